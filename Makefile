@@ -1,0 +1,69 @@
+# make train   set up and run the main job: pretrain on the embedded data, evaluate, print the results
+# make test    set up and run the tests, on every supported Python that is here
+# make lint    ruff, pyright and the import order
+# make setup   only set up; make clean removes environments and caches (never runs/)
+
+.PHONY: train test lint setup format clean help
+.DEFAULT_GOAL := help
+
+# Interpreters are tried by running them: pyenv puts shims on PATH for versions that are not switched on.
+PYENV := $(or $(PYENV_ROOT),$(HOME)/.pyenv)
+find = $(shell for python in python$(1) python3 "$(PYENV)"/versions/$(1).*/bin/python3; do \
+	"$$python" -c 'import sys, ensurepip, venv; sys.version_info[:2] == tuple(map(int, "$(1)".split("."))) \
+	or sys.exit(1); print(sys.executable)' 2>/dev/null && break; done)
+PYTHON_3.12 := $(call find,3.12)
+PYTHON_3.11 := $(call find,3.11)
+
+# The newest serves `make train`; each has its own environment.
+FOUND := $(if $(PYTHON_3.12),3.12) $(if $(PYTHON_3.11),3.11)
+MAIN := $(firstword $(FOUND))
+venv = .venv$(if $(filter-out $(MAIN),$(1)),-$(1))
+BIN = .venv/bin
+
+help:
+	@sed -n 's/^# \(make.*\)/\1/p' Makefile
+
+setup: .venv/ready
+
+train: .venv/ready
+	@$(BIN)/mmjax train experiments/quickstart.py
+
+test: $(foreach version,$(FOUND),$(call venv,$(version))/ready) .venv/ready
+	@$(foreach version,$(FOUND),echo "tests on Python $(version)" && \
+		$(call venv,$(version))/bin/python -m pytest $(PYTEST) && ) true
+
+# pytest's arguments, such as PYTEST="-x tests/test_cli.py".
+PYTEST ?= -n 2
+
+lint: .venv/ready
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports
+
+format: .venv/ready
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf .venv .venv-* build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# `ready` is written last, so that an interrupted set-up starts over; when it is newer than its inputs, nothing is done.
+define environment
+$(call venv,$(1))/ready: setup.cfg pyproject.toml constraints/py$(subst .,,$(1)).txt
+	@echo "setting up $$(@D) with $(PYTHON_$(1)): a few minutes, once"
+	@rm -rf $$(@D)
+	@"$(PYTHON_$(1))" -m venv $$(@D)
+	@$$(@D)/bin/python -m pip install -qq --disable-pip-version-check \
+		--constraint constraints/py$(subst .,,$(1)).txt --editable '.[dev]'
+	@touch $$@
+endef
+$(foreach version,$(FOUND),$(eval $(call environment,$(version))))
+
+ifeq ($(strip $(FOUND)),)
+.venv/ready:
+	@echo "mmjax needs Python 3.11 or 3.12 with venv, and found neither." >&2
+	@echo "Install one (Debian and Ubuntu: apt install python3-venv), then run make again." >&2
+	@exit 2
+endif

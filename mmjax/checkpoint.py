@@ -1,0 +1,190 @@
+"""Checkpoints: asynchronous Orbax, with checksums of our own and a walk back to the newest whole step.
+
+A step holds ``state`` (any pytree of arrays), ``about`` (JSON: step, data position, the experiment's text)
+and ``sha256.json``, written before Orbax commits the step by renaming its folder: Orbax alone restores
+flipped bytes as wrong values without an error.
+
+Order on resume: the experiment's text, the mesh, the abstract state with shardings, ``restore``, then the
+data from the state's step.
+"""
+
+import dataclasses
+import hashlib
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from mmjax.errors import InputError
+
+SEAL = "sha256.json"
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass
+class Checkpoints:
+    """The checkpoints of one run. ``save`` returns while files are being written: ``wait`` or ``close``."""
+
+    folder: Path
+    max_to_keep: int = 2
+    experiment: str = ""  # the experiment's text, saved beside the state
+    read_only: bool = False  # look and restore; create and delete nothing
+    _saved: int | None = dataclasses.field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.folder = Path(self.folder).resolve()  # Orbax wants absolute paths
+        if self.read_only:
+            options = ocp.CheckpointManagerOptions(read_only=True)
+        else:
+            options = ocp.CheckpointManagerOptions(
+                max_to_keep=self.max_to_keep,
+                cleanup_tmp_directories=True,  # what a killed save left
+                async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
+            )
+        handlers = {"state": ocp.StandardCheckpointHandler(), "about": ocp.JsonCheckpointHandler()}
+        with jax.transfer_guard("allow"):
+            self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
+
+    def steps(self) -> list[int]:
+        """Every committed step, oldest first, whether or not it verifies."""
+        return sorted(self._manager.all_steps())
+
+    def latest(self) -> int | None:
+        """The newest committed step, or None before the first."""
+        return max(self.steps(), default=None)
+
+    def save(self, step: int, state: Any, *, force: bool = False) -> bool:
+        """Starts saving ``state``; False if ``step`` is the one saved last and ``force`` is off.
+
+        Steps at or after ``step`` that a walk back left behind are deleted first: Orbax would silently save
+        nothing.
+        """
+        if not force and step == self._saved:
+            return False
+        for stale in [s for s in self.steps() if s >= step]:
+            self._manager.wait_until_finished()
+            log.warning("deleting checkpoint %d: training goes on from before it", stale)
+            self._manager.delete(stale)
+        about = {"step": step, "data_position": step, "experiment": self.experiment}
+        items = ocp.args.Composite(state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(about))
+        with jax.transfer_guard("allow"):  # the training loop forbids implicit transfers; this one is meant
+            saved = self._manager.save(step, args=items, force=True)
+        if not saved:
+            raise RuntimeError(
+                f"expected Orbax to save step {step}, but it declined; committed steps: {self.steps()}"
+            )
+        self._saved = step
+        return True
+
+    def restore(self, abstract: Any, step: int | None = None) -> Any | None:
+        """The state of ``step``, or of the newest step that is whole; None when there is no checkpoint.
+
+        ``abstract``: the state's pytree with ShapeDtypeStructs that carry shardings.
+        Raises InputError if the step asked for does not verify, or if checkpoints exist and none does.
+        """
+        return self._walk(step, lambda s: self._read(s, abstract))
+
+    def restore_arrays(self, step: int | None = None) -> dict[str, Any] | None:
+        """As ``restore``, without an abstract state: nested dicts of NumPy arrays, from any mesh."""
+        return self._walk(step, self._read_arrays)
+
+    def about(self, step: int) -> dict[str, Any]:
+        """What was written beside the state: step, data_position, experiment."""
+        return self._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore())).about
+
+    def wait(self) -> None:
+        """Returns once everything saved is on disk. Raises what a failed save raised."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        self.wait()
+        self._manager.close()
+
+    def _walk(self, step: int | None, read: Any) -> Any | None:
+        steps = self.steps()
+        if step is not None and step not in steps:
+            raise InputError(
+                f"expected a checkpoint of step {step} in {self.folder}, found {steps or 'none'}"
+            )
+        faults = []
+        for candidate in reversed(steps) if step is None else [step]:
+            fault = self._fault(candidate)
+            if fault is None:
+                try:
+                    with jax.transfer_guard("allow"):
+                        restored = read(candidate)
+                    self._saved = candidate  # saving it again would first delete it
+                    return restored
+                except InputError:
+                    raise
+                except Exception as error:  # Orbax raises many kinds for files that it cannot read
+                    # A whole file that does not fit the state is no damage: going back is no help.
+                    raise InputError(
+                        f"checkpoint {candidate} in {self.folder} is whole, but does not fit the experiment: "
+                        f"{type(error).__name__}: {str(error)[:500]}"
+                    ) from error
+            faults.append(f"step {candidate}: {fault}")
+            log.warning(
+                "checkpoint %d is damaged (%s)%s", candidate, fault, "; going back" if step is None else ""
+            )
+        if faults:
+            raise InputError(
+                f"expected a checkpoint that verifies in {self.folder}, found {'; '.join(faults)}"
+            )
+        return None
+
+    def _read(self, step: int, abstract: Any) -> Any:
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+        state = self._manager.restore(step, args=args).state
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+            if isinstance(
+                leaf, jax.ShapeDtypeStruct
+            ):  # Orbax leaves these where a key is missing, without an error
+                raise InputError(
+                    f"checkpoint {step} has no value for {jax.tree_util.keystr(path)}: expected an array"
+                )
+        return state
+
+    def _read_arrays(self, step: int) -> dict[str, Any]:
+        shapes = self._manager.item_metadata(step).state
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        abstract = jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=here), shapes)
+        return jax.tree.map(np.asarray, self._read(step, abstract))
+
+    def _seal(self) -> None:
+        """Runs in Orbax's thread, when a step's files are complete and its folder is not yet renamed."""
+        if jax.process_index() != 0:
+            return
+        for folder in self.folder.iterdir():
+            if (folder / "state").is_dir() and not (folder / SEAL).exists():
+                (folder / SEAL).write_text(json.dumps(_digests(folder), indent=1))
+
+    def _fault(self, step: int) -> str | None:
+        """Why a committed step cannot be trusted, or None."""
+        folder = self.folder / str(step)
+        try:
+            expected = json.loads((folder / SEAL).read_text())
+            found = _digests(folder)
+        except (OSError, ValueError) as error:
+            return f"{type(error).__name__}: {error}"
+        if not expected:
+            return "its list of checksums is empty"
+        wrong = sorted(name for name in expected | found if expected.get(name) != found.get(name))
+        return f"missing or changed: {', '.join(wrong[:3])}" if wrong else None
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """sha256 of every file of a step's items. Files beside them are Orbax's notes, completed later."""
+    files = sorted(
+        file for item in ("state", "about") for file in (folder / item).rglob("*") if file.is_file()
+    )
+    return {str(file.relative_to(folder)): _sha256(file) for file in files}
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,150 @@
+"""``mmjax train | eval | describe | export``. Heavy imports stand inside the verbs: help comes at once.
+
+Exit codes: 0 done; 2 bad usage, configuration or data; 3 training stopped on a non-finite value; 75 stopped
+by a signal after saving (the same command goes on). ``--debug`` shows the traceback of a refusal.
+"""
+
+import argparse
+import json
+import logging
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmjax import __version__
+from mmjax.errors import InputError, Interrupted, NonFiniteError
+
+EXIT_CODES = {InputError: 2, NonFiniteError: 3, Interrupted: 75}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one verb; returns the exit code. argparse itself exits with 2 on bad usage."""
+    parser = make_parser()
+    # Overrides may stand before or after options, which argparse's "*" alone does not allow.
+    arguments, rest = parser.parse_known_args(argv)
+    stray = [text for text in rest if text.startswith("-") or "=" not in text or "overrides" not in arguments]
+    if stray:
+        parser.error(f"unrecognized arguments: {' '.join(stray)}")
+    if rest:
+        arguments.overrides += rest
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    logging.getLogger("mmjax").setLevel(logging.INFO)
+    # Orbax warns about choices that mmjax makes on purpose.
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    try:
+        arguments.verb(arguments)
+    except (InputError, NonFiniteError, Interrupted) as error:
+        if arguments.debug:
+            logging.getLogger("mmjax").exception("%s", type(error).__name__)
+        print(f"mmjax: {error}", file=sys.stderr)
+        return EXIT_CODES[type(error)] if type(error) in EXIT_CODES else 2
+    except KeyboardInterrupt:  # before or after the loop, which saves
+        print("mmjax: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="mmjax",
+        description="Pretrain models that read text, images and audio together.",
+        epilog="Exit codes: 0 done; 2 bad usage, configuration or data; 3 stopped on a non-finite value; "
+        "75 stopped by a signal after saving: the same command goes on.",
+    )
+    parser.add_argument("--version", action="version", version=f"mmjax {__version__}")
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+
+    verb = verbs.add_parser("train", help="train, evaluate and report; the same command again resumes")
+    _add_experiment(verb)
+    verb.add_argument(
+        "--run-dir", metavar="DIR", type=Path, help="the run's folder (default: runs/<experiment's name>)"
+    )
+    verb.set_defaults(verb=train)
+
+    verb = verbs.add_parser("eval", help="run the experiment's evaluations on a run's newest checkpoint")
+    verb.add_argument("run_dir", metavar="RUN_DIR", type=Path)
+    verb.add_argument("--data", metavar="FILE_OR_DIR", help="evaluate on another shard in the same layout")
+    verb.add_argument("--json", action="store_true", help="make the last line of output one JSON object")
+    verb.set_defaults(verb=evaluate)
+
+    verb = verbs.add_parser("describe", help="print an experiment: parameters, FLOPs, views, every field")
+    _add_experiment(verb)
+    verb.set_defaults(verb=describe)
+
+    verb = verbs.add_parser("export", help="write a run's parameters to a safetensors file")
+    verb.add_argument("run_dir", metavar="RUN_DIR", type=Path)
+    verb.add_argument("file", metavar="FILE.safetensors", type=Path)
+    verb.add_argument(
+        "--step", metavar="N", type=int, help="the checkpoint of this step (default: the newest)"
+    )
+    verb.set_defaults(verb=export)
+
+    for verb in verbs.choices.values():
+        verb.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def _add_experiment(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("experiment", metavar="EXPERIMENT.py", type=Path)
+    verb.add_argument("overrides", metavar="path.to.field=value", nargs="*")
+
+
+def train(arguments: argparse.Namespace) -> None:
+    from mmjax import precheck
+
+    precheck.check(arguments.experiment, arguments.overrides)
+
+    from mmjax import loop, report
+    from mmjax.experiment import load
+
+    experiment = load(arguments.experiment, arguments.overrides)
+    run_dir = arguments.run_dir or Path("runs") / experiment.name
+    results = loop.run(experiment, run_dir)
+    print(report.table(results))
+    print(f"run: {run_dir}")
+
+
+def evaluate(arguments: argparse.Namespace) -> None:
+    from mmjax.run_folder import RunFolder
+
+    RunFolder(arguments.run_dir)  # refuses what is no run, before JAX loads
+
+    from mmjax import loop, report
+
+    results = loop.evaluate(arguments.run_dir, arguments.data)
+    if arguments.json:
+        print(json.dumps(_without_nan(results)))
+    else:
+        print(report.table(results))
+
+
+def describe(arguments: argparse.Namespace) -> None:
+    from mmjax import precheck
+
+    precheck.check(arguments.experiment, arguments.overrides)
+
+    from mmjax.describe import describe
+    from mmjax.experiment import load
+
+    print(describe(load(arguments.experiment, arguments.overrides)), end="")
+
+
+def export(arguments: argparse.Namespace) -> None:
+    from mmjax.run_folder import RunFolder
+
+    RunFolder(arguments.run_dir)
+
+    from mmjax.export import export
+
+    num_arrays, num_parameters, step = export(arguments.run_dir, arguments.file, step=arguments.step)
+    print(f"{arguments.file}: {num_parameters:,} parameters in {num_arrays} arrays, of step {step}")
+
+
+def _without_nan(results: dict[str, dict[str, float]]) -> dict[str, dict[str, float | None]]:
+    """JSON has no NaN or infinity: they become null."""
+    return {
+        name: {metric: float(value) if math.isfinite(value) else None for metric, value in metrics.items()}
+        for name, metrics in results.items()
+    }

@@ -1,0 +1,92 @@
+"""A source and the streams that its records become."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from mmjax.batch import Stream
+from mmjax.data.records import BadExample, MissingField
+from mmjax.data.sources.paths import Reader, Source, replace_path, shared
+from mmjax.data.transform import Transform
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """Examples: every record of a source, seen through a transform a stream.
+
+    Args:
+        source: where the records are.
+        streams: the transform of each stream.
+        cache: keep what is decoded in memory (uint8 pixels, int16 samples, token ids): later epochs only
+            augment.
+    """
+
+    source: Source
+    streams: dict[str, Transform]
+    cache: bool = False
+
+    def open(self) -> "Examples":
+        """The examples. Equal datasets share them and their cache. Raises InputError as the source does."""
+        return _open(self.source.open(), tuple(self.streams.items()), self.cache)
+
+    def empty(self) -> dict[str, Stream]:
+        """An example in which everything is missing; its shapes are those of every example."""
+        return {name: transform.empty() for name, transform in self.streams.items()}
+
+
+def with_path(dataset: Dataset, path: str) -> Dataset:
+    """The same dataset read from another file or folder in the same layout. Tokenizers stay as they are."""
+    return dataclasses.replace(dataset, source=replace_path(dataset.source, path))
+
+
+@shared
+def _open(reader: Reader, streams: tuple[tuple[str, Transform], ...], cache: bool) -> "Examples":
+    return Examples(reader, dict(streams), cache)
+
+
+class Examples:
+    """An open dataset. Safe to call from several threads."""
+
+    def __init__(self, reader: Reader, streams: dict[str, Transform], cache: bool):
+        self._reader, self._streams = reader, streams
+        # A slot is written whole, and two threads that race for one write the same: no lock is needed.
+        self._cache: list[dict[str, Any] | BadExample | None] | None = [None] * len(reader) if cache else None
+
+    def __len__(self) -> int:
+        return len(self._reader)
+
+    def example(self, index: int, rng: np.random.Generator | None = None) -> dict[str, Stream]:
+        """The streams of one example, without those that it lacks; ``rng`` None does not augment.
+
+        Raises:
+            BadExample: it cannot be used.
+        """
+        decoded = self._decoded(index)
+        return {name: self._streams[name].augment(value, rng) for name, value in decoded.items()}
+
+    def _decoded(self, index: int) -> dict[str, Any]:
+        if self._cache is None:
+            return self._decode(index)
+        if (found := self._cache[index]) is None:
+            try:
+                found = self._decode(index)
+            except BadExample as error:
+                found = BadExample(
+                    error.key, error.reason
+                )  # without the traceback, which would keep the bytes alive
+            self._cache[index] = found
+        if isinstance(found, BadExample):
+            raise BadExample(found.key, found.reason)
+        return found
+
+    def _decode(self, index: int) -> dict[str, Any]:
+        record = self._reader[index]
+        decoded: dict[str, Any] = {}
+        for name, transform in self._streams.items():
+            try:
+                decoded[name] = transform.decode(record)
+            except MissingField:
+                if not transform.optional:
+                    raise
+        return decoded

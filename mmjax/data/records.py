@@ -1,0 +1,114 @@
+"""A record is what a source yields, ``{"__key__": str, field: bytes | str}``; a path finds a value."""
+
+import json
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+Record: TypeAlias = Mapping[str, Any]
+
+
+class BadExample(Exception):
+    """One example that cannot be used: skipped, counted and logged. The run goes on unless there are many.
+
+    Args:
+        key: the record's ``__key__``.
+        reason: what was expected and what was found.
+    """
+
+    def __init__(self, key: str, reason: str):
+        super().__init__(
+            key, reason
+        )  # both in args, so that the exception survives pickling between processes
+        self.key = key
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.reason}"
+
+
+class MissingField(BadExample):
+    """The record has no value at the path: an error unless the stream is optional."""
+
+
+def lookup(record: Record, path: str) -> Any:
+    """The value at a dotted path: the longest field that starts the path, then keys of the JSON in it.
+
+    ``"noto.png"`` is the field of that name; ``"json.names.de"`` is the field ``json``, parsed, then its
+    ``names``,
+    then ``de``; ``"json.keywords.0"`` is the first of a list.
+
+    Raises:
+        MissingField: no such field or key.
+        BadExample: the JSON on the way is not valid.
+    """
+    parts = path.split(".")
+    for end in range(len(parts), 0, -1):
+        field = ".".join(parts[:end])
+        if field in record:
+            return _descend(record, path, field, parts[end:])
+    fields = sorted(name for name in record if name != "__key__")
+    raise MissingField(record["__key__"], f"expected the field {path!r}, found only {fields}")
+
+
+def _descend(record: Record, path: str, field: str, keys: list[str]) -> Any:
+    value = record[field]
+    if field.rpartition(".")[2] == "json" and isinstance(value, bytes):
+        value = _parse_json(record["__key__"], field, value)
+    for depth, key in enumerate(keys):
+        if isinstance(value, Mapping) and key in value:
+            value = value[key]
+        elif isinstance(value, list) and key.isdecimal() and int(key) < len(value):
+            value = value[int(key)]
+        else:
+            where = ".".join([field, *keys[:depth]])
+            found = f"the keys {sorted(value)}" if isinstance(value, Mapping) else f"a {type(value).__name__}"
+            raise MissingField(record["__key__"], f"expected {key!r} of {path!r} in {where!r}, found {found}")
+    if value is None:
+        raise MissingField(record["__key__"], f"expected a value at {path!r}, found null")
+    return value
+
+
+def _parse_json(key: str, field: str, raw: bytes) -> Any:
+    try:
+        return json.loads(raw)
+    except UnicodeDecodeError as error:
+        raise BadExample(
+            key, f"expected UTF-8 in {field!r}, found the byte {raw[error.start]:#04x} at {error.start}"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise BadExample(key, f"expected JSON in {field!r}, found {raw[:40]!r}: {error}") from error
+
+
+def text_at(record: Record, path: str, join: str = ", ") -> str:
+    """The text at a path, stripped. A list of texts is joined; bytes must be UTF-8.
+
+    Raises:
+        MissingField: no such path, or an empty list there.
+        BadExample: empty, not UTF-8, or not text at all.
+    """
+    key, value = record["__key__"], lookup(record, path)
+    if isinstance(value, bytes):
+        try:
+            value = value.decode("utf-8")
+        except UnicodeDecodeError as error:
+            found = f"the byte {value[error.start]:#04x} at {error.start}"
+            raise BadExample(key, f"expected UTF-8 text in {path!r}, found {found}") from error
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        if not value:
+            raise MissingField(key, f"expected at least one text in {path!r}, found an empty list")
+        value = join.join(value)
+    if not isinstance(value, str):
+        raise BadExample(key, f"expected text or a list of texts in {path!r}, found a {type(value).__name__}")
+    if not (value := value.strip()):
+        raise BadExample(key, f"expected text in {path!r}, found nothing but white space")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:  # JSON can escape half of a surrogate pair, which is no character
+        found = f"{value[error.start]!r} at {error.start}"
+        raise BadExample(key, f"expected text in {path!r} that UTF-8 can hold, found {found}") from error
+    return value
+
+
+def as_paths(field: str | tuple[str, ...]) -> tuple[str, ...]:
+    """One path or several, always as a tuple."""
+    return (field,) if isinstance(field, str) else tuple(field)

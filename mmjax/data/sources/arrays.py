@@ -1,0 +1,87 @@
+"""Records from arrays: in memory, or in one .npz file."""
+
+import dataclasses
+import zipfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mmjax.data.records import Record
+from mmjax.data.sources.paths import Reader, find_files, shared, stamp
+from mmjax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Arrays:
+    """Record i holds element i of every array (or list): ``{"image": uint8 "n height width", "label": int
+    "n"}``.
+
+    Equal only to itself: arrays have no hash, and comparing them would be slow.
+    """
+
+    arrays: dict[str, Any]
+
+    def open(self) -> Reader:
+        """Raises InputError when the arrays' lengths differ or there is none."""
+        return _rows(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class Npz:
+    """The arrays of one .npz file, whole in memory. Never unpickles.
+
+    Args:
+        path: the file.
+        fields: the arrays to read; none named means all of them.
+        hint: how to get the data; the end of the message when nothing is there.
+    """
+
+    path: str
+    fields: tuple[str, ...] = ()
+    hint: str = ""
+
+    def open(self) -> Reader:
+        """Raises InputError when the file is missing, damaged, lacks a field, or holds pickled objects."""
+        return _open(stamp(find_files(self.path, ".npz", self.hint)), tuple(self.fields))
+
+
+@shared
+def _rows(spec: Arrays) -> Reader:
+    return _Rows("arrays", spec.arrays)
+
+
+@shared
+def _open(stamps: tuple[tuple[str, int, int], ...], fields: tuple[str, ...]) -> Reader:
+    if len(stamps) != 1:
+        raise InputError(
+            f"expected one .npz file, found {[path for path, _, _ in stamps]}. Name one of them."
+        )
+    path = stamps[0][0]
+    try:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+            if missing := [field for field in fields if field not in archive.files]:
+                raise InputError(f"expected the arrays {missing} in {path}, found {sorted(archive.files)}")
+            return _Rows(path.rpartition("/")[2], {name: archive[name] for name in fields or archive.files})
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"expected an .npz file of plain arrays, found {path}: {error}") from error
+
+
+class _Rows:
+    def __init__(self, name: str, arrays: Mapping[str, Sequence[Any]]):
+        if not arrays:
+            raise InputError(f"expected at least one array in {name}, found none")
+        sizes = {field: len(values) for field, values in arrays.items()}
+        if len(set(sizes.values())) != 1:
+            raise InputError(f"expected arrays of one length in {name}, found the lengths {sizes}")
+        self._name, self._arrays, self._size = name, arrays, next(iter(sizes.values()))
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, index: int) -> Record:
+        if not 0 <= index < self._size:
+            raise IndexError(index)
+        return {"__key__": f"{self._name}[{index}]"} | {
+            field: values[index] for field, values in self._arrays.items()
+        }

@@ -1,0 +1,61 @@
+"""TensorFlow Datasets that were prepared as ArrayRecord, read without TensorFlow."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from mmjax.data.records import Record
+from mmjax.data.sources.paths import Reader, shared
+from mmjax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Tfds:
+    """A prepared dataset's split; its features are the fields, nested ones by path (``"objects.label"``).
+
+    Args:
+        path: the version's folder (``.../name/config/1.0.0``), the one that holds ``dataset_info.json``.
+        split: a split or a slice of one, ``"train[:10%]"``.
+        hint: how to get the data; the end of the message when nothing is there.
+    """
+
+    path: str
+    split: str = "train"
+    hint: str = ""
+
+    def open(self) -> Reader:
+        """Raises InputError when the folder holds no dataset prepared as ArrayRecord, or not that split."""
+        folder = Path(self.path).expanduser().absolute()
+        if not (folder / "dataset_info.json").is_file():
+            advice = (
+                self.hint
+                or "Prepare it with tfds (file_format='array_record') and name the version's folder."
+            )
+            raise InputError(f"expected a prepared dataset in {folder}, found no dataset_info.json. {advice}")
+        return _open(str(folder), self.split)
+
+
+@shared
+def _open(folder: str, split: str) -> Reader:
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder_from_directory(folder)
+    if split.partition("[")[0] not in (*builder.info.splits, "all"):
+        raise InputError(
+            f"expected one of the splits {sorted(builder.info.splits)} of {folder}, found {split!r}"
+        )
+    try:
+        return _Examples(f"{builder.info.name}/{split}", builder.as_data_source(split=split))
+    except (NotImplementedError, ValueError) as error:
+        raise InputError(f"expected {folder} as ArrayRecord with the split {split!r}: {error}") from error
+
+
+class _Examples:
+    def __init__(self, name: str, examples: Any):
+        self._name, self._examples = name, examples
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def __getitem__(self, index: int) -> Record:
+        return {"__key__": f"{self._name}[{index}]"} | self._examples[index]

@@ -1,0 +1,96 @@
+"""One record -> token ids of static length."""
+
+import dataclasses
+from typing import Literal
+
+import numpy as np
+
+from mmjax.batch import Text
+from mmjax.data.records import BadExample, MissingField, Record, as_paths, lookup, text_at
+from mmjax.data.vocabulary import TokenizerSpec
+from mmjax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class TextTransform:
+    """``[CLS] tokens [SEP]``, cut and padded to ``length``.
+
+    Args:
+        field: a path, or several that say the same in other words. Those that a record lacks are left out.
+        tokenizer: :class:`WordPiece`, :class:`Pretrained` or alike.
+        length: number of positions L.
+        choose: of several paths, train on the ``"first"`` or a ``"random"`` one. Evaluation takes the first.
+        join: what stands between the texts of a list.
+        classes: names of the numbers that the field holds, where it holds a class and not a text.
+        optional: a record with none of the paths is an example without this stream.
+    """
+
+    field: str | tuple[str, ...]
+    tokenizer: TokenizerSpec
+    length: int
+    choose: Literal["first", "random"] = "first"
+    join: str = ", "
+    classes: tuple[str, ...] | None = None
+    optional: bool = False
+
+    def __post_init__(self):
+        if self.length < 3:
+            raise InputError(
+                f"expected a length of at least 3, for [CLS], a token and [SEP], found {self.length}"
+            )
+        if self.choose not in ("first", "random"):
+            raise InputError(f"expected choose='first' or 'random', found {self.choose!r}")
+
+    def decode(self, record: Record) -> list[Text]:
+        """Token ids for each path that the record has; one for ``choose="first"``."""
+        texts: list[Text] = []
+        missing: MissingField | None = None
+        for path in as_paths(self.field):
+            try:
+                texts.append(self.encode(self._text(record, path), record["__key__"]))
+            except MissingField as error:
+                missing = missing or error
+                continue
+            if self.choose == "first":
+                break
+        if not texts and missing is not None:
+            raise missing
+        return texts
+
+    def _text(self, record: Record, path: str) -> str:
+        if self.classes is None:
+            return text_at(record, path, self.join)
+        key, value = record["__key__"], lookup(record, path)
+        if not (np.ndim(value) == 0 and np.issubdtype(np.asarray(value).dtype, np.integer)):
+            raise BadExample(key, f"expected the number of a class in {path!r}, found {value!r}")
+        if not 0 <= int(value) < len(self.classes):
+            raise BadExample(
+                key, f"expected a class from 0 to {len(self.classes) - 1} in {path!r}, found {value}"
+            )
+        return self.classes[int(value)]
+
+    def encode(self, text: str, key: str = "text") -> Text:
+        """The stream of any text, such as a prompt. Raises BadExample when it holds no token."""
+        vocabulary = self.tokenizer.open()
+        ids, words = vocabulary.encode(text)
+        if not ids:
+            raise BadExample(
+                key, f"expected text, found {text[:40]!r}, of which the tokenizer makes no token"
+            )
+        size = min(len(ids), self.length - 2)
+        tokens = np.full(self.length, vocabulary.pad_id, np.int32)
+        tokens[0], tokens[1 : size + 1], tokens[size + 1] = vocabulary.cls_id, ids[:size], vocabulary.sep_id
+        word = np.full(self.length, -1, np.int32)
+        word[1 : size + 1] = words[:size]
+        return Text(tokens, np.arange(self.length) < size + 2, np.zeros(self.length, np.int32), word)
+
+    def augment(self, decoded: list[Text], rng: np.random.Generator | None) -> Text:
+        """One of the texts."""
+        if rng is None or len(decoded) == 1:
+            return decoded[0]
+        return decoded[int(rng.integers(len(decoded)))]
+
+    def empty(self) -> Text:
+        """No text."""
+        zeros = np.zeros(self.length, np.int32)
+        return Text(zeros, np.zeros(self.length, bool), zeros, zeros - 1)

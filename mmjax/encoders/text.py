@@ -1,0 +1,63 @@
+"""Text towers."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mmjax.batch import Encoded, Text
+from mmjax.layers import LearnedPositions, Transformer
+from mmjax.sharding import param_axes
+
+
+class TextTransformer(nn.Module):
+    """Token, position and sentence-type embeddings, then the trunk.
+
+    The token table starts at standard deviation width^-1/2 and its rows are scaled by width^1/2 when read
+    (Vaswani et al. 2017, section 3.4): unit-scale inputs, and unit-scale logits for a head tied to the table.
+
+    `hash_ngrams`, e.g. (2, 3), adds to every position a learned vector of each n-gram that ends there, found by
+    hashing into `hash_buckets` rows (Pagnoni et al. 2024, Byte Latent Transformer, section 3.2.1). A small
+    vocabulary then costs little knowledge of whole words. An n-gram that contains a masked token hashes the mask.
+    """
+
+    vocab: int
+    trunk: Transformer
+    max_length: int = 512
+    num_token_types: int = 2
+    hash_ngrams: tuple[int, ...] = ()
+    hash_buckets: int = 4096
+    position_scale: float = 1.0
+
+    def setup(self):
+        width = self.trunk.width
+        init = param_axes(nn.initializers.normal(width**-0.5), "vocab", "embed")
+        self.table = self.param("table", init, (self.vocab, width))
+        self.types = self.param(
+            "types", param_axes(nn.initializers.normal(0.02), None, "embed"), (self.num_token_types, width)
+        )
+        if self.hash_ngrams:
+            # Near zero: an n-gram never seen in training must say nothing.
+            init = param_axes(nn.initializers.normal(0.02), "vocab", "embed")
+            self.ngrams = self.param("ngrams", init, (len(self.hash_ngrams) * self.hash_buckets, width))
+        self.positions = LearnedPositions(self.max_length, self.position_scale)
+
+    def __call__(self, text: Text, train: bool = False) -> Encoded:
+        """Text ``"B L"`` -> Encoded ``"B L D"``."""
+        width = self.trunk.width
+        x = jnp.take(self.table, text.tokens, axis=0) * width**0.5
+        x = x + jnp.take(self.types, text.token_types, axis=0)
+        for i, n in enumerate(self.hash_ngrams):
+            bucket = hash_ngram(text.tokens, n, self.hash_buckets) + i * self.hash_buckets
+            x = x + jnp.take(self.ngrams, bucket, axis=0) * width**0.5
+        return Encoded(self.trunk(self.positions(x), text.mask, train), text.mask)
+
+
+def hash_ngram(tokens: jax.Array, n: int, buckets: int) -> jax.Array:
+    """A bucket for the n tokens that end at each position (padding 0 before the start): int32 ``"B L"``."""
+    length = tokens.shape[1]
+    padded = jnp.pad(tokens, ((0, 0), (n - 1, 0))).astype(jnp.uint32)
+    value = jnp.zeros(tokens.shape, jnp.uint32)
+    for offset in range(n):
+        # FNV-1a over whole token ids, with a final shift because its low bits mix poorly.
+        value = (value ^ padded[:, offset : offset + length]) * jnp.uint32(16_777_619) + jnp.uint32(n)
+    return ((value ^ (value >> 15)) % jnp.uint32(buckets)).astype(jnp.int32)

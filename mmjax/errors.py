@@ -1,0 +1,13 @@
+"""The three ways in which a run ends early. Every layer may raise them; only the command line turns them into exit codes."""
+
+
+class InputError(Exception):
+    """Bad usage, configuration or data. Says what was expected, what was found and what to do. Exit code 2."""
+
+
+class NonFiniteError(Exception):
+    """A loss or a gradient became NaN or infinite. Names the step and the objective. Exit code 3."""
+
+
+class Interrupted(Exception):
+    """A signal asked the run to stop, and its state is saved. The same command resumes it. Exit code 75."""

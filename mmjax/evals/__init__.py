@@ -1,0 +1,9 @@
+"""Evaluations: a trained model and a dataset -> numbers by name, and pictures."""
+
+from mmjax.evals.base import Eval as Eval
+from mmjax.evals.base import Result as Result
+from mmjax.evals.masked_words import MaskedWords as MaskedWords
+from mmjax.evals.matching import Matching as Matching
+from mmjax.evals.next_sentence import NextSentence as NextSentence
+from mmjax.evals.retrieval import Retrieval as Retrieval
+from mmjax.evals.zero_shot import ZeroShot as ZeroShot

@@ -1,0 +1,104 @@
+"""Scores that need no learning, printed beside the learned ones: transfer by raw neighbours, majority."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from mmjax import data
+from mmjax.batch import Audio, Image, Stream, Text
+from mmjax.errors import InputError
+from mmjax.evals import features
+from mmjax.evals.base import rows_present
+from mmjax.evals.cards import texts
+
+
+def raw_rows(stream: Stream, transform: Any) -> np.ndarray:
+    """Raw features of a batch's stream, float32 "B F"; zeros where it is missing."""
+    kept = rows_present({"": stream}, "")
+    match stream:
+        case Text():
+            rows = [features.ngrams(text) for text in texts(stream, transform)]
+        case Image(pixels=pixels):
+            rows = [features.picture(row) for row in np.asarray(pixels)]
+        case Audio():
+            rows = [features.sound(mel) for mel in features.clips(stream, transform.sample_rate_hz)]
+        case _:
+            raise TypeError(f"expected a Text, Image or Audio, found {type(stream).__name__}")
+    return np.stack(rows) * kept[:, None]
+
+
+@dataclasses.dataclass(frozen=True)
+class RawSpace:
+    """Raw features of the training data, centred and of length one: dot products are cosines."""
+
+    mean: np.ndarray  # float32 "F"
+    units: np.ndarray  # float32 "T F"
+    present: np.ndarray  # bool "T"
+
+    @classmethod
+    def of(cls, rows: np.ndarray, present: np.ndarray) -> "RawSpace":
+        mean = _unit(rows[present]).mean(axis=0)
+        return cls(mean, _unit(_unit(rows) - mean) * present[:, None], present)
+
+    def place(self, rows: np.ndarray) -> np.ndarray:
+        """Rows of other data in the same space."""
+        return _unit(_unit(rows) - self.mean)
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-12)
+
+
+def raw_spaces(
+    dataset: data.Dataset, streams: tuple[str, ...], *, batch_size: int, limit: int | None
+) -> dict[str, RawSpace]:
+    """The raw features of these streams of a (training) dataset, in order and without augmentation."""
+    rows, present = {stream: [] for stream in streams}, {stream: [] for stream in streams}
+    for batch in data.epoch(dataset, batch_size, limit):
+        for stream in streams:
+            rows[stream].append(raw_rows(batch[stream], dataset.streams[stream]))
+            present[stream].append(rows_present(batch, stream))
+    absent = [stream for stream in streams if not np.concatenate(present[stream]).any()]
+    if absent:
+        raise InputError(
+            f"baseline: no training example has {absent}: give `train` a dataset that does, or None"
+        )
+    return {
+        stream: RawSpace.of(np.concatenate(rows[stream]), np.concatenate(present[stream]))
+        for stream in streams
+    }
+
+
+def transfer(query: RawSpace, target: RawSpace, rows: np.ndarray, num_neighbours: int = 5) -> np.ndarray:
+    """What raw neighbours suggest: float32 "N F_target", to be compared in the target's space.
+
+    Each of the N raw query ``rows`` finds its nearest training examples in the query's own modality (the most
+    alike pictures); their other modality (these pictures' names), weighted by similarity, is the guess.
+    """
+    known = np.flatnonzero(query.present & target.present)
+    if not len(known):
+        raise InputError(
+            "transfer baseline: no training example has both streams: give another `train`, or None"
+        )
+    guesses = np.empty((len(rows), target.units.shape[1]), np.float32)
+    for start in range(0, len(rows), 256):
+        similarities = query.place(rows[start : start + 256]) @ query.units[known].T
+        nearest = np.argsort(-similarities, axis=1)[:, :num_neighbours]
+        weights = np.maximum(np.take_along_axis(similarities, nearest, axis=1), 1e-6)
+        guesses[start : start + 256] = np.einsum("nk,nkf->nf", weights, target.units[known[nearest]])
+    return guesses
+
+
+def nearest_label(space: RawSpace, labels: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Class of the nearest training example in raw features: int "N". ``labels`` "T", -1 where unknown."""
+    known = np.flatnonzero(space.present & (labels >= 0))
+    chunks = [
+        space.place(rows[start : start + 256]) @ space.units[known].T for start in range(0, len(rows), 256)
+    ]
+    return np.concatenate([labels[known[similarities.argmax(axis=1)]] for similarities in chunks])
+
+
+def majority(values: np.ndarray) -> float:
+    """Accuracy of always giving the most common answer."""
+    return float(np.unique(values, return_counts=True)[1].max() / len(values))

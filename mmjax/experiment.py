@@ -1,0 +1,189 @@
+"""An Experiment is everything that a run is, as one frozen value made by a Python function."""
+
+import dataclasses
+import importlib.util
+import math
+import re
+import sys
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmjax import notation
+from mmjax.errors import InputError
+from mmjax.notation import fields, is_module, to_text
+from mmjax.overrides import override
+
+if TYPE_CHECKING:
+    from mmjax.data import Mixture
+    from mmjax.evals import Eval
+    from mmjax.model import MultimodalModel
+    from mmjax.objectives import Objective
+    from mmjax.sharding import MeshShape, Rules
+    from mmjax.train import OptimizerSpec
+
+__all__ = ["Experiment", "from_text", "load", "override", "to_text", "validate"]
+
+
+def _one_device() -> "MeshShape":
+    from mmjax.sharding import MeshShape
+
+    return MeshShape()
+
+
+def _replicated() -> "Rules":
+    from mmjax.sharding import REPLICATED
+
+    return REPLICATED
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """Everything that a run is. Making one touches no device, disk or network."""
+
+    name: str  # also the default folder: runs/<name>
+    num_steps: int
+    data: "Mixture"
+    model: "MultimodalModel"
+    objectives: "dict[str, Objective]"
+    optimizer: "OptimizerSpec"
+    evals: "dict[str, Eval]" = dataclasses.field(default_factory=dict)
+    seed: int = 0  # of parameters, dropout, views and the order of the data
+    mesh: "MeshShape" = dataclasses.field(default_factory=_one_device)
+    rules: "Rules" = dataclasses.field(default_factory=_replicated)
+    log_every: int = 20  # steps
+    save_every: int = 500  # steps
+    eval_every: int = 0  # steps; 0: only at the end
+    max_to_keep: int = 2  # checkpoints
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
+    """The experiment of a file that defines ``experiment()``, with overrides applied, validated.
+
+    Raises InputError if the file is missing or fails, an override leads nowhere, or the parts do not fit.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"expected an experiment file, found nothing at {path}")
+    spec = importlib.util.spec_from_file_location("mmjax_experiment_" + re.sub(r"\W", "_", path.stem), path)
+    if spec is None or spec.loader is None:
+        raise InputError(f"expected a Python file that defines experiment(), found {path}")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses and pickle look their module up by name
+    try:
+        spec.loader.exec_module(module)
+        make = vars(module).get("experiment")
+        made = make() if callable(make) else None
+    except InputError:
+        raise
+    except Exception as error:  # the file is the user's: whatever it raises is a fault of the configuration
+        line = next(
+            (
+                f.lineno
+                for f in reversed(traceback.extract_tb(error.__traceback__))
+                if f.filename == str(path)
+            ),
+            None,
+        )
+        where = f"{path}, line {line}" if line else str(path)
+        raise InputError(
+            f"{where}: {type(error).__name__}: {error}. Run with --debug for the traceback"
+        ) from error
+    if not isinstance(made, Experiment):
+        raise InputError(f"expected {path} to define experiment() -> Experiment, found {type(made).__name__}")
+    for assignment in overrides:
+        made = override(made, assignment)
+    validate(made)
+    return made
+
+
+def from_text(text: str) -> Experiment:
+    """The experiment that ``to_text`` printed. Raises InputError if it uses classes from outside mmjax."""
+    made = notation.from_text(text)
+    if not isinstance(made, Experiment):
+        raise InputError(f"expected the text of an Experiment, found one of {type(made).__name__}")
+    return made
+
+
+def validate(experiment: Experiment, num_devices: int | None = None) -> None:
+    """Refuses, by InputError, an experiment whose parts do not fit together, before any of it costs time.
+
+    ``num_devices`` resolves a mesh size of -1; without it such a size is not checked.
+    """
+    if not re.fullmatch(r"\w[\w.-]*", experiment.name):
+        raise InputError(f"expected a name of letters, digits, '_', '-' and '.', found {experiment.name!r}")
+    for name, least in dict(
+        num_steps=1, log_every=1, save_every=1, eval_every=0, max_to_keep=1, seed=0
+    ).items():
+        found = getattr(experiment, name)
+        if not isinstance(found, int) or isinstance(found, bool) or found < least:
+            raise InputError(f"{name} expects an integer of at least {least}, found {found!r}")
+    if not experiment.objectives:
+        raise InputError("expected at least one objective, found none: a model without one learns nothing")
+    _refuse_shared_modules(experiment)
+    _refuse_unread_heads(experiment)
+    _refuse_unread_streams(experiment)
+
+    mesh = experiment.mesh
+    sizes = (mesh.data, mesh.fsdp) if num_devices is None else mesh.resolve(num_devices)[:2]
+    ways = math.prod(size for size in sizes if size != -1)
+    if experiment.data.batch_size % ways:
+        raise InputError(
+            f"the batch is split over mesh.data x mesh.fsdp = {ways} devices: expected data.batch_size to be "
+            f"a multiple of {ways}, found {experiment.data.batch_size}"
+        )
+
+
+def _refuse_unread_streams(experiment: Experiment) -> None:
+    """What an objective's heads need must be given by the data or the view, and read by a tower."""
+    model, given = experiment.model, set(experiment.data.streams())
+    for name, objective in experiment.objectives.items():
+        for stream in model.streams_for(objective.reads()):
+            if model.encoder_of(stream) not in model.encoders:
+                raise InputError(
+                    f"objective {name!r} needs the stream {stream!r}, but the model encodes "
+                    f"{sorted(model.encoders)}: add an encoder, or name in `shared` one that reads it"
+                )
+            if stream not in given | set(objective.view.changes()):
+                raise InputError(
+                    f"objective {name!r} needs the stream {stream!r}, but the data give {sorted(given)}: "
+                    "add a transform that makes it"
+                )
+
+
+def _refuse_unread_heads(experiment: Experiment) -> None:
+    made = sorted(experiment.model.produces())
+    readers = [("objective", *item) for item in experiment.objectives.items()]
+    readers += [("eval", *item) for item in experiment.evals.items()]
+    for kind, name, reader in readers:
+        reads = sorted(reader.reads())
+        if not set(reads) <= set(made):
+            raise InputError(f"{kind} {name!r} reads {reads}, but the model's heads produce {made}")
+
+
+def _refuse_shared_modules(experiment: Experiment) -> None:
+    """flax shares the weights of a module object that is used twice, silently."""
+    seen: dict[int, str] = {}
+    for path, module in _modules(experiment, ()):
+        first = seen.setdefault(id(module), path)
+        if first != path:
+            raise InputError(
+                f"'{first}' and '{path}' are the same {type(module).__name__} object, so would share "
+                "their weights: expected one module each; make it in a function that is called twice"
+            )
+
+
+def _modules(value: Any, path: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
+    if is_module(value):
+        yield ".".join(path), value
+    if isinstance(value, Mapping):
+        children = [(str(key), child) for key, child in value.items()]
+    elif isinstance(value, tuple | list):
+        children = [(str(index), child) for index, child in enumerate(value)]
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        children = [(f.name, getattr(value, f.name)) for f in fields(value)]
+    else:
+        return
+    for name, child in children:
+        yield from _modules(child, (*path, name))

@@ -1,0 +1,15 @@
+"""No fusion: streams meet only in the loss."""
+
+import flax.linen as nn
+
+from mmjax.batch import Encoded
+
+
+class Late(nn.Module):
+    """Returns every stream as it is (dual encoders, CLIP)."""
+
+    streams: tuple[str, ...] = ()
+
+    def __call__(self, encoded: dict[str, Encoded], train: bool = False) -> dict[str, Encoded]:
+        """{stream: Encoded} -> the same."""
+        return encoded

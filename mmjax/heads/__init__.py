@@ -1,0 +1,8 @@
+"""Encoded -> prediction."""
+
+from mmjax.heads.classes import Classes
+from mmjax.heads.embedding import PooledEmbedding
+from mmjax.heads.matching import MatchingLogit
+from mmjax.heads.tokens import TokenLogits
+
+__all__ = ["Classes", "MatchingLogit", "PooledEmbedding", "TokenLogits"]

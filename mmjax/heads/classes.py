@@ -1,0 +1,27 @@
+"""One of several classes, or one yes or no."""
+
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mmjax.batch import Encoded
+from mmjax.heads.pooling import pool
+from mmjax.layers import Einsum
+
+
+class Classes(nn.Module):
+    """Logits over classes from the pooled stream, through one tanh layer (BERT's pooler): float32 ``"B num_classes"``."""
+
+    stream: str
+    num_classes: int
+    pooling: Literal["mean", "first"] = "first"
+    after: Literal["encoder", "fusion"] = "fusion"
+
+    @nn.compact
+    def __call__(self, encoded: Encoded, table: jax.Array | None = None) -> jax.Array:
+        x = pool(encoded, self.pooling)
+        width = x.shape[-1]
+        x = jnp.tanh(Einsum("B D, D M -> B M", shape=(width, width), axes=("patch", "embed"), name="pooler")(x))
+        return Einsum("B D, D C -> B C", shape=(width, self.num_classes), axes=("embed", "classes"), name="linear")(x)

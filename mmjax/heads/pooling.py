@@ -1,0 +1,15 @@
+"""One vector an example."""
+
+import jax
+import jax.numpy as jnp
+
+from mmjax.batch import Encoded
+
+
+def pool(encoded: Encoded, how: str) -> jax.Array:
+    """``"B L D" -> "B D"`` in float32: the "mean" of unmasked positions, or the "first" position."""
+    x = encoded.embeddings.astype(jnp.float32)
+    if how == "first":
+        return x[:, 0]
+    weight = encoded.mask[..., None].astype(jnp.float32)
+    return (x * weight).sum(1) / jnp.maximum(weight.sum(1), 1.0)

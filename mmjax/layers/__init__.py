@@ -1,0 +1,14 @@
+"""Layers that know no modality and no loss."""
+
+from mmjax.layers.attention import MultiHeadAttention
+from mmjax.layers.conv import Conv1d, Conv2d
+from mmjax.layers.einsum import Einsum
+from mmjax.layers.mlp import ACTIVATIONS, Mlp
+from mmjax.layers.norm import LayerNorm
+from mmjax.layers.positions import LearnedPositions, SinusoidalPositions
+from mmjax.layers.transformer import Block, Transformer
+
+__all__ = [
+    "ACTIVATIONS", "Block", "Conv1d", "Conv2d", "Einsum", "LayerNorm", "LearnedPositions", "Mlp", "MultiHeadAttention",
+    "SinusoidalPositions", "Transformer",
+]  # fmt: skip

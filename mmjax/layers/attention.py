@@ -1,0 +1,45 @@
+"""Multi-head attention, to itself or to another stream."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mmjax.layers.einsum import Einsum
+from mmjax.sharding import shard
+
+
+class MultiHeadAttention(nn.Module):
+    """Vaswani et al. 2017, eq. 1 and section 3.2.2; the softmax is in float32.
+
+    A query whose keys are all masked attends evenly to them and must be masked by its reader; it is never NaN.
+    """
+
+    num_heads: int
+    causal: bool = False
+    use_bias: bool = True
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: jax.Array, context: jax.Array, context_mask: jax.Array) -> jax.Array:
+        """x ``"B L D"`` attends to context ``"B M D"`` where context_mask ``"B M"`` is True. Returns ``"B L D"``."""
+        width = x.shape[-1]
+        if width % self.num_heads:
+            raise ValueError(f"width {width} is not divisible by num_heads {self.num_heads}")
+        heads = (self.num_heads, width // self.num_heads)
+
+        def project(name: str, inputs: jax.Array) -> jax.Array:
+            return Einsum(
+                "B L D, D H K -> B L H K", shape=(inputs.shape[-1], *heads), axes=("embed", "heads", "head_width"),
+                use_bias=self.use_bias, dtype=self.dtype, name=name,
+            )(inputs)  # fmt: skip
+
+        query, key, value = project("query", x), project("key", context), project("value", context)
+        query = shard(query, "act_batch", "act_length", "act_heads", "act_head_width")
+        attended = jax.nn.dot_product_attention(
+            query, key, value, mask=context_mask[:, None, None, :], is_causal=self.causal
+        )
+        attended = shard(attended, "act_batch", "act_length", "act_heads", "act_head_width")
+        return Einsum(
+            "B L H K, H K D -> B L D", shape=(*heads, width), axes=("heads", "head_width", "embed"),
+            use_bias=self.use_bias, dtype=self.dtype, name="out",
+        )(attended)  # fmt: skip

@@ -1,0 +1,37 @@
+"""The position-wise feed-forward half of a block."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mmjax.layers.einsum import Einsum
+from mmjax.sharding import shard
+
+ACTIVATIONS = {
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),  # CLIP's
+    "relu": jax.nn.relu,
+}
+
+
+class Mlp(nn.Module):
+    """``activation(x W1) W2``, ``"B L D" -> "B L D"``."""
+
+    mlp_width: int
+    activation: str = "gelu_tanh"
+    use_bias: bool = True
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        width = x.shape[-1]
+        hidden = Einsum(
+            "B L D, D F -> B L F", shape=(width, self.mlp_width), axes=("embed", "mlp"),
+            use_bias=self.use_bias, dtype=self.dtype, name="up",
+        )(x)  # fmt: skip
+        hidden = shard(ACTIVATIONS[self.activation](hidden), "act_batch", "act_length", "act_mlp")
+        return Einsum(
+            "B L F, F D -> B L D", shape=(self.mlp_width, width), axes=("mlp", "embed"),
+            use_bias=self.use_bias, dtype=self.dtype, name="down",
+        )(hidden)  # fmt: skip

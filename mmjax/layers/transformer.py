@@ -1,0 +1,111 @@
+"""The one trunk under every encoder."""
+
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mmjax.layers.attention import MultiHeadAttention
+from mmjax.layers.mlp import Mlp
+from mmjax.layers.norm import LayerNorm
+from mmjax.sharding import shard
+from mmjax.sharding.annotate import LAYERS_METADATA
+
+REMAT_POLICIES = {
+    "none": None,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+class Block(nn.Module):
+    """Attention and MLP with residuals; pre-norm (GPT-2, ViT) or post-norm (BERT)."""
+
+    num_heads: int
+    mlp_width: int
+    norm: Literal["pre", "post"] = "pre"
+    activation: str = "gelu_tanh"
+    causal: bool = False
+    use_bias: bool = True
+    epsilon: float = 1e-6
+    dropout: float = 0.0
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: jax.Array, mask: jax.Array, train: bool) -> jax.Array:
+        """x ``"B L D"``, mask ``"B L"``."""
+
+        def normalise(x, name):
+            return LayerNorm(epsilon=self.epsilon, use_bias=self.use_bias, dtype=self.dtype, name=name)(x)
+
+        def drop(x):
+            return nn.Dropout(self.dropout, deterministic=not train)(x)
+
+        attention = MultiHeadAttention(
+            num_heads=self.num_heads, causal=self.causal, use_bias=self.use_bias, dtype=self.dtype, name="attention"
+        )
+        mlp = Mlp(
+            mlp_width=self.mlp_width, activation=self.activation, use_bias=self.use_bias, dtype=self.dtype, name="mlp"
+        )
+        if self.norm == "pre":
+            y = normalise(x, "attention_norm")
+            x = x + drop(attention(y, y, mask))
+            x = x + drop(mlp(normalise(x, "mlp_norm")))
+        else:
+            x = normalise(x + drop(attention(x, x, mask)), "attention_norm")
+            x = normalise(x + drop(mlp(x)), "mlp_norm")
+        return shard(x, "act_batch", "act_length", "act_embed")
+
+
+class Transformer(nn.Module):
+    """`depth` blocks; a final norm if pre-norm.
+
+    `scan` compiles one block whatever the depth, and stacks parameters along "layers". `remat` trades compute for
+    memory in the backward pass: "dots" keeps matrix products, "full" keeps only each block's input. Parameters
+    are float32, arithmetic is in `dtype`.
+    """
+
+    depth: int
+    width: int
+    num_heads: int
+    mlp_width: int
+    norm: Literal["pre", "post"] = "pre"
+    activation: str = "gelu_tanh"
+    causal: bool = False
+    use_bias: bool = True
+    epsilon: float = 1e-6
+    dropout: float = 0.0
+    scan: bool = True
+    remat: Literal["none", "dots", "full"] = "none"
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: jax.Array, mask: jax.Array, train: bool = False) -> jax.Array:
+        """x ``"B L D"``, mask ``"B L"``; returns ``"B L D"``."""
+        if x.shape[-1] != self.width:
+            raise ValueError(f"the trunk has width {self.width}, and its input has width {x.shape[-1]}")
+        block = Block
+        if self.remat != "none":
+            # Under scan there is nothing for XLA to merge the recomputation with, so its barrier is not needed.
+            block = nn.remat(
+                Block, policy=REMAT_POLICIES[self.remat], prevent_cse=not self.scan, static_argnums=(3,)
+            )
+        options = dict(
+            num_heads=self.num_heads, mlp_width=self.mlp_width, norm=self.norm, activation=self.activation,
+            causal=self.causal, use_bias=self.use_bias, epsilon=self.epsilon, dropout=self.dropout, dtype=self.dtype,
+        )  # fmt: skip
+        x = shard(x.astype(self.dtype), "act_batch", "act_length", "act_embed")
+        if self.scan:
+            layers = nn.scan(
+                lambda module, carry, _: (module(carry, mask, train), None),
+                variable_axes={"params": 0}, split_rngs={"params": True, "dropout": True}, length=self.depth,
+                metadata_params=LAYERS_METADATA,
+            )  # fmt: skip
+            x, _ = layers(block(**options, name="layers"), x, None)
+        else:
+            for i in range(self.depth):
+                x = block(**options, name=f"layer_{i}")(x, mask, train)
+        if self.norm == "pre":
+            x = LayerNorm(epsilon=self.epsilon, use_bias=self.use_bias, dtype=self.dtype, name="final_norm")(x)
+        return x

@@ -1,0 +1,100 @@
+"""Model, views and weighted objectives as one function: batch -> (loss, metrics)."""
+
+from collections.abc import Mapping
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mmjax.batch import Batch, Encoded
+from mmjax.errors import InputError
+from mmjax.model import MultimodalModel
+from mmjax.objectives import Outputs
+from mmjax.views import Clean
+
+
+class Learner(nn.Module):
+    """Encodes each distinct input once, whatever the number of objectives that look at it.
+
+    objectives: {name: objective}; an objective has `weight`, `view`, `reads()` and (Outputs) -> (loss, metrics).
+    """
+
+    model: MultimodalModel
+    objectives: Mapping[str, nn.Module]
+
+    def __call__(self, batch: Batch, train: bool = False) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """The weighted sum of the objectives' losses, and {"loss/<objective>", "<objective>/<metric>"}."""
+        outputs = self.look(batch, self.requests(), train)
+        total, metrics = jnp.zeros((), jnp.float32), {}
+        for name, objective in self.objectives.items():
+            with jax.named_scope(f"objective_{name}"):
+                loss, more = objective(outputs[objective.view])
+            total += objective.weight * loss
+            metrics |= {f"loss/{name}": loss} | {f"{name}/{metric}": value for metric, value in more.items()}
+        return total, metrics
+
+    def predict(self, batch: Batch, view: Clean, heads: tuple[str, ...]) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+        """What `heads` answer at `view`, and the view's targets. No dropout, no augmentation."""
+        outputs = self.look(batch, {view: tuple(heads)}, train=False)[view]
+        return {head: outputs.predictions[head] for head in heads}, outputs.targets
+
+    def requests(self) -> dict[Clean, tuple[str, ...]]:
+        """{distinct view: the heads that objectives read there}; a view's comparisons join the clean view's."""
+        requests: dict[Clean, dict[str, None]] = {Clean(): {}}
+        for objective in self.objectives.values():
+            requests.setdefault(objective.view, {}).update(dict.fromkeys(objective.reads()))
+            requests[Clean()].update(dict.fromkeys(objective.view.compares()))
+        return {view: tuple(heads) for view, heads in requests.items()}
+
+    def look(self, batch: Batch, requests: Mapping[Clean, tuple[str, ...]], train: bool) -> dict[Clean, Outputs]:
+        """One Outputs for every requested view."""
+        model, key = self.model, self.make_rng("views")
+        compared = tuple(head for view in requests for head in view.compares())
+        clean: dict[str, Encoded] = {}
+
+        def encode_clean(stream: str) -> Encoded:
+            if stream not in clean:
+                clean[stream] = model.encode(stream, take(batch, stream), train)
+            return clean[stream]
+
+        clean_heads = tuple(dict.fromkeys((*requests.get(Clean(), ()), *compared)))
+        encoded = {stream: encode_clean(stream) for stream in model.streams_for(clean_heads)}
+        predictions = model.predict(encoded, clean_heads, train)
+        outputs = {Clean(): Outputs(predictions, {}, batch)}
+        for i, (view, heads) in enumerate(requests.items()):
+            if view == Clean():
+                continue
+            input_key, encoding_key = jax.random.split(jax.random.fold_in(key, i))
+            inputs, targets = view.inputs(batch, input_key)
+            encoded = {
+                stream: model.encode(stream, inputs[stream], train) if stream in view.changes() else encode_clean(stream)
+                for stream in model.streams_for(heads)
+            }
+            encoded, more = view.encodings(encoded, predictions, inputs, encoding_key)
+            outputs[view] = Outputs(model.predict(encoded, heads, train), targets | more, inputs)
+        return outputs
+
+    def plan(self) -> list[str]:
+        """A line per view: what is encoded for it, what is shared, and who looks."""
+        lines, seen = [], set()
+        for view, heads in self.requests().items():
+            if not heads:
+                continue
+            streams = self.model.streams_for(heads)
+            fresh = [stream for stream in streams if stream in view.changes() or stream not in seen]
+            reused = [stream for stream in streams if stream not in fresh]
+            seen |= {stream for stream in fresh if stream not in view.changes()}
+            lookers = [name for name, objective in self.objectives.items() if objective.view == view]
+            fused = any(self.model.heads[head].after == "fusion" for head in heads)
+            lines.append(
+                f"{type(view).__name__}: encodes {fresh}, reuses {reused}, {'fuses' if fused else 'no fusion'}, "
+                f"heads {list(heads)}, for {lookers}"
+            )
+        return lines
+
+
+def take(batch: Batch, stream: str):
+    """The stream, or an InputError that lists what the batch holds."""
+    if stream not in batch:
+        raise InputError(f"the model reads the stream {stream!r}, and the data gives {sorted(batch)}")
+    return batch[stream]

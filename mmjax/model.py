@@ -1,0 +1,62 @@
+"""The model on one page: encoders -> fusion -> heads."""
+
+from collections.abc import Iterable, Mapping
+
+import flax.linen as nn
+import jax
+
+from mmjax.batch import Encoded, Stream
+
+
+class MultimodalModel(nn.Module):
+    """A tower for each stream, a fusion that lets streams read each other, and heads that predict.
+
+    encoders: {stream: module (stream value, train) -> Encoded}.
+    fusion: {stream: Encoded} -> {stream: Encoded}, over `fusion.streams`.
+    heads: {name: module}; each names its `stream` and reads it `after` its "encoder" or after "fusion".
+    shared: {stream: other stream}, for streams read by another stream's encoder with the same weights,
+      e.g. {"keywords": "text"}.
+    """
+
+    encoders: Mapping[str, nn.Module]
+    fusion: nn.Module
+    heads: Mapping[str, nn.Module]
+    shared: Mapping[str, str] | None = None
+
+    def encoder_of(self, stream: str) -> str:
+        """The key in `encoders` of the tower that reads `stream`."""
+        return (self.shared or {}).get(stream, stream)
+
+    def encode(self, stream: str, value: Stream, train: bool = False) -> Encoded:
+        """One stream through its tower."""
+        with jax.named_scope(f"encode_{stream}"):
+            return self.encoders[self.encoder_of(stream)](value, train)
+
+    def predict(self, encoded: dict[str, Encoded], heads: Iterable[str], train: bool = False) -> dict[str, jax.Array]:
+        """Encodings -> {head: prediction}. Fusion runs only if one of `heads` reads what it makes."""
+        heads = tuple(heads)
+        fused: dict[str, Encoded] = {}
+        if any(self.heads[name].after == "fusion" for name in heads):
+            with jax.named_scope("fusion"):
+                fused = self.fusion(encoded, train)
+        predictions = {}
+        for name in heads:
+            head = self.heads[name]
+            source = fused if head.after == "fusion" else encoded
+            table = getattr(self.encoders[self.encoder_of(head.stream)], "table", None)
+            with jax.named_scope(f"head_{name}"):
+                predictions[name] = head(source[head.stream], table)
+        return predictions
+
+    def streams_for(self, heads: Iterable[str]) -> tuple[str, ...]:
+        """The streams that must be encoded before `heads` can predict, in a fixed order."""
+        needed: dict[str, None] = {}
+        for name in heads:
+            head = self.heads[name]
+            needed |= dict.fromkeys(self.fusion.streams if head.after == "fusion" else ())
+            needed |= {head.stream: None}
+        return tuple(needed)
+
+    def produces(self) -> tuple[str, ...]:
+        """The names of the heads, sorted."""
+        return tuple(sorted(self.heads))

@@ -1,0 +1,9 @@
+"""Outputs of a view -> (loss, metrics)."""
+
+from mmjax.objectives.contrastive import InfoNCE, SigmoidPairs
+from mmjax.objectives.masked_language import MaskedLanguage
+from mmjax.objectives.matching import Matching
+from mmjax.objectives.next_sentence import NextSentence
+from mmjax.objectives.outputs import Outputs
+
+__all__ = ["InfoNCE", "MaskedLanguage", "Matching", "NextSentence", "Outputs", "SigmoidPairs"]

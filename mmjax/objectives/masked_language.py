@@ -1,0 +1,35 @@
+"""Read the words that a view has hidden."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mmjax.objectives.outputs import Outputs, masked_mean
+from mmjax.views import Clean
+
+
+class MaskedLanguage(nn.Module):
+    """Cross-entropy at hidden positions (Devlin et al. 2019, section 3.1).
+
+    head: a TokenLogits head. view: one with targets `tokens` and `masked`, such as MaskTokens.
+    """
+
+    head: str
+    view: Clean
+    weight: float = 1.0
+
+    def reads(self) -> tuple[str, ...]:
+        """The heads that it needs."""
+        return (self.head,)
+
+    def __call__(self, outputs: Outputs) -> tuple[jax.Array, dict[str, jax.Array]]:
+        logits, targets = outputs.predictions[self.head], outputs.targets
+        loss = masked_cross_entropy(logits, targets["tokens"], targets["masked"])
+        right = (logits.argmax(-1) == targets["tokens"]).astype(jnp.float32)
+        return loss, {"accuracy": masked_mean(right, targets["masked"])}
+
+
+def masked_cross_entropy(logits: jax.Array, tokens: jax.Array, masked: jax.Array) -> jax.Array:
+    """Mean of -log p(token) over masked positions. logits ``"B L V"``, tokens int and masked bool ``"B L"``."""
+    log_probability = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
+    return masked_mean(-jnp.take_along_axis(log_probability, tokens[..., None], axis=-1)[..., 0], masked)

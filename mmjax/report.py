@@ -1,0 +1,44 @@
+"""The table of results that ends a run."""
+
+from collections.abc import Mapping
+
+SPREAD = ("low", "high")  # ends of an interval: one column
+
+
+def table(results: Mapping[str, Mapping[str, float]]) -> str:
+    """Evaluations as text: a row a metric, and what belongs to it (``metric/chance``, ``/low``) beside it."""
+    return "\n".join(_one(name, metrics) for name, metrics in results.items())
+
+
+def _one(name: str, metrics: Mapping[str, float]) -> str:
+    rows: dict[str, dict[str, float]] = {}
+    for metric, value in metrics.items():
+        owner, _, detail = metric.rpartition("/")
+        if owner in metrics:
+            rows.setdefault(owner, {})[detail] = value
+        else:
+            rows.setdefault(metric, {})[""] = value
+    details = dict.fromkeys(d for row in rows.values() for d in row if d not in ("", *SPREAD))
+    has_interval = any("low" in row for row in rows.values())
+    header = [name, "score", *(["95 % interval"] if has_interval else []), *details]
+    lines = [header]
+    for metric, row in rows.items():
+        interval = f"{number(row['low'])} - {number(row['high'])}" if "low" in row and "high" in row else ""
+        cells = [metric, number(row[""]), *([interval] if has_interval else [])]
+        lines.append(cells + [number(row[detail]) if detail in row else "" for detail in details])
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    text = [
+        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip()
+        for line in lines
+    ]
+    text.insert(1, "-" * (sum(widths) + 2 * (len(widths) - 1)))
+    return "\n".join(text) + "\n"
+
+
+def number(value: float) -> str:
+    """Whole numbers as they are, shares with three decimals."""
+    return (
+        f"{value:.0f}"
+        if value == int(value if value - value == 0 else 0) and abs(value) > 1
+        else f"{value:.3f}"
+    )

@@ -1,0 +1,238 @@
+"""A run's folder: what the run is (experiment.txt), what it measured, its pictures and its checkpoints."""
+
+import contextlib
+import fcntl
+import json
+import math
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mmjax.errors import InputError
+from mmjax.notation import differences
+
+EXPERIMENT = "experiment.txt"
+METRICS = "metrics.jsonl"
+EVALS = "evals.jsonl"
+MOVABLE = ("mesh", "rules")  # a run may go on with other devices: the mathematics is the same
+
+
+class RunFolder:
+    """Readers make one of an existing run; ``claim`` makes one to train in, and holds it until ``close``."""
+
+    def __init__(self, path: str | Path) -> None:
+        """Opens an existing run for reading. Raises InputError if ``path`` is none."""
+        self.path = Path(path)
+        self._lock: Any = None
+        self._events: Any = None
+        if not (self.path / EXPERIMENT).is_file():
+            there = "a folder without experiment.txt" if self.path.is_dir() else "nothing"
+            raise InputError(
+                f"expected the folder of a run (made by `mmjax train`), found {there} at {self.path}"
+            )
+
+    @classmethod
+    def claim(cls, path: str | Path, text: str) -> "RunFolder":
+        """The folder to train the experiment ``text`` in: made if absent, resumed if it is this experiment's.
+
+        Raises InputError if it belongs to another experiment (mesh and rules may differ), holds other files,
+        cannot be written, or another process trains in it.
+        """
+        path = Path(path)
+        with contextlib.ExitStack() as on_refusal:
+            return cls._claim(path, text, on_refusal)
+
+    @classmethod
+    def _claim(cls, path: Path, text: str, on_refusal: contextlib.ExitStack) -> "RunFolder":
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            _refuse_read_only(path)
+            started = (path / EXPERIMENT).is_file()
+            if not started:
+                _refuse_other_files(path)
+            lock = on_refusal.enter_context(_lock(path))
+            if started:
+                _refuse_another_experiment(path, text)
+            _write_atomically(path / EXPERIMENT, text)
+            for name in ("pictures", "checkpoints"):
+                (path / name).mkdir(exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise InputError(
+                f"expected a folder to train in, found a file at {error.filename or path}"
+            ) from error
+        except OSError as error:
+            raise _not_writable(path, error) from error
+        folder = cls(path)
+        folder._lock = lock
+        on_refusal.pop_all()
+        return folder
+
+    @property
+    def text(self) -> str:
+        """The resolved experiment, as ``mmjax.experiment.to_text`` printed it."""
+        return (self.path / EXPERIMENT).read_text()
+
+    @property
+    def pictures(self) -> Path:
+        return self.path / "pictures"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def resume(self, step: int) -> None:
+        """Forgets what was recorded after ``step``: those steps will run again. Step 0 forgets everything."""
+        for name in (METRICS, EVALS):
+            file = self.path / name
+            if file.exists():
+                kept = [row for row in _rows(file) if row["step"] <= step and step > 0]
+                _write_atomically(file, "".join(json.dumps(row) + "\n" for row in kept))
+        self._open_events(purge_step=step + 1)
+
+    def write_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Appends one logged step to metrics.jsonl and the TensorBoard events."""
+        self._append(METRICS, {"step": step, **_plain(metrics)})
+        self._add_scalars(step, metrics, prefix="train")
+
+    def write_eval(self, step: int, name: str, metrics: Mapping[str, float]) -> None:
+        """Appends one evaluation's result to evals.jsonl and the TensorBoard events."""
+        self._append(EVALS, {"step": step, "eval": name, **_plain(metrics)})
+        self._add_scalars(step, metrics, prefix=f"eval/{name}")
+
+    def write_pictures(self, name: str, pictures: Mapping[str, Callable[[Path], None]]) -> list[Path]:
+        """Lets each picture draw itself to ``pictures/<name>_<picture>.png``."""
+        files = []
+        self.pictures.mkdir(exist_ok=True)
+        for title, draw in pictures.items():
+            safe = "".join(
+                c if c.isalnum() or c in "-_." else "_" for c in f"{name}_{title}".replace("->", "-to-")
+            )
+            files.append(self.pictures / f"{safe}.png")
+            draw(files[-1])
+        return files
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Every logged step so far, oldest first."""
+        return _rows(self.path / METRICS)
+
+    def evals(self) -> list[dict[str, Any]]:
+        """Every evaluation so far, oldest first."""
+        return _rows(self.path / EVALS)
+
+    def close(self) -> None:
+        """Flushes the events and lets another process train here."""
+        if self._events is not None:
+            self._events.close()
+            self._events = None
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def __enter__(self) -> "RunFolder":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _append(self, name: str, row: dict[str, Any]) -> None:
+        with (self.path / name).open("a") as stream:  # opened anew: a line is on disk when the call returns
+            stream.write(json.dumps(row) + "\n")
+
+    def _open_events(self, purge_step: int | None) -> None:
+        from tensorboardX import SummaryWriter
+
+        if self._events is not None:
+            self._events.close()
+        self._events = SummaryWriter(str(self.path / "tensorboard"), purge_step=purge_step)
+
+    def _add_scalars(self, step: int, metrics: Mapping[str, float], *, prefix: str) -> None:
+        if self._events is None:
+            self._open_events(purge_step=None)
+        for name, value in metrics.items():
+            if math.isfinite(value):
+                tag = f"{prefix}/{name}".replace("->", "-to-").replace(" ", "_")
+                self._events.add_scalar(tag, float(value), step)
+        self._events.flush()
+
+
+def _plain(metrics: Mapping[str, float]) -> dict[str, float | int | None]:
+    """JSON has no NaN or infinity: they become null."""
+    plain = {}
+    for name, value in metrics.items():
+        number = value if isinstance(value, int) else float(value)
+        plain[name] = number if math.isfinite(number) else None
+    return plain
+
+
+def _rows(file: Path) -> list[dict[str, Any]]:
+    """The rows of a JSON-lines file. A killed run may leave half a line at the end: it is left out."""
+    rows = []
+    lines = file.read_text().splitlines() if file.exists() else []
+    for number, line in enumerate(lines, 1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            if number < len(lines):
+                raise InputError(
+                    f"expected a JSON object in {file}, line {number}, found {line[:60]!r}"
+                ) from error
+    return rows
+
+
+def _refuse_read_only(path: Path) -> None:
+    # Trying beats asking os.access: network file systems, and the superuser, answer otherwise.
+    probe = path / ".writable"
+    try:
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise _not_writable(path, error) from error
+
+
+def _not_writable(path: Path, error: OSError) -> InputError:
+    return InputError(
+        f"expected a run folder that can be written, found {path} read-only ({error.strerror}): choose "
+        "another with --run-dir"
+    )
+
+
+def _refuse_other_files(path: Path) -> None:
+    others = sorted(entry.name for entry in path.iterdir() if entry.name != "lock")
+    if others:
+        raise InputError(
+            f"expected an empty folder or a run to resume, found {path} with {', '.join(others[:5])} and no "
+            f"{EXPERIMENT}: choose another with --run-dir"
+        )
+
+
+def _refuse_another_experiment(path: Path, text: str) -> None:
+    changed = differences((path / EXPERIMENT).read_text(), text, ignore=MOVABLE)
+    if changed:
+        shown = "".join(f"\n  {line}" for line in changed[:12]) + ("\n  ..." if len(changed) > 12 else "")
+        raise InputError(
+            f"{path} belongs to another experiment: expected the same (only mesh and rules may differ), "
+            f"found (the run's -> this one's){shown}\nChoose another with --run-dir, or delete this one"
+        )
+
+
+def _lock(path: Path) -> Any:
+    """Held for as long as the file is open, so a killed process lets go of it."""
+    stream = (path / "lock").open("a+")
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        stream.close()
+        raise InputError(
+            f"another process trains in {path}: wait for it, or choose another with --run-dir"
+        ) from error
+    return stream
+
+
+def _write_atomically(file: Path, text: str) -> None:
+    new = file.with_name(file.name + ".new")
+    with new.open("w") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    new.replace(file)

@@ -1,0 +1,49 @@
+"""Logical axes on parameters and activations: the only callers of flax's logical-axis API.
+
+Flax is silent about a misspelt axis (it replicates), so every name is checked here.
+"""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+
+from mmjax.errors import InputError
+from mmjax.sharding.axes import KNOWN_AXES
+
+
+def check_axes(axes: tuple[str | None, ...]) -> None:
+    """Raises InputError for a name that `axes.py` does not list."""
+    for axis in axes:
+        if axis is not None and axis not in KNOWN_AXES:
+            raise InputError(f"unknown logical axis {axis!r}; known axes: {sorted(KNOWN_AXES)}")
+
+
+def param_axes(init: Callable, *axes: str | None) -> Callable:
+    """Names the axes of the parameter that `init` makes; None is an axis that is never split."""
+    check_axes(axes)
+    return nn.with_logical_partitioning(init, axes)
+
+
+def shard(x: jax.Array, *axes: str | None) -> jax.Array:
+    """Constrains an activation's layout; does nothing outside a mesh."""
+    check_axes(axes)
+    if len(axes) != x.ndim:
+        raise InputError(f"shard() got {len(axes)} axes {axes} for an array of shape {x.shape}")
+    return nn.with_logical_constraint(x, axes)
+
+
+def logical_specs(boxed):
+    """Logical PartitionSpecs of a pytree that still carries flax's boxes."""
+    return nn.get_partition_spec(boxed)
+
+
+def unbox(boxed):
+    """The pytree without flax's boxes. Unlike flax's own, adds no constraint, so it works on abstract values too."""
+    is_box = lambda x: isinstance(x, nn.meta.AxisMetadata)  # noqa: E731
+    return jax.tree.map(lambda x: x.unbox(apply_constraint=False) if is_box(x) else x, boxed, is_leaf=is_box)
+
+
+axis_rules = nn.logical_axis_rules
+to_mesh_sharding = nn.logical_to_mesh_sharding
+LAYERS_METADATA = {nn.PARTITION_NAME: "layers"}

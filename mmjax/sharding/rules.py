@@ -1,0 +1,97 @@
+"""A sharding strategy is a value: for every logical axis, the mesh axes that split it."""
+
+import dataclasses
+
+from mmjax.errors import InputError
+from mmjax.sharding.axes import KNOWN_AXES, MESH_AXES
+
+MeshAxes = str | tuple[str, ...] | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rules:
+    """One field per logical axis (`axes.py` gives their meanings); None means replicated.
+
+    Raises:
+      InputError: a mesh axis that does not exist, or a parameter kernel whose axes would collide.
+    """
+
+    embed: MeshAxes = None
+    heads: MeshAxes = None
+    head_width: MeshAxes = None
+    mlp: MeshAxes = None
+    vocab: MeshAxes = None
+    positions: MeshAxes = None
+    patch: MeshAxes = None
+    shared: MeshAxes = None
+    classes: MeshAxes = None
+    layers: MeshAxes = None
+    scalar: MeshAxes = None
+    act_batch: MeshAxes = ("data", "fsdp")
+    act_length: MeshAxes = None
+    act_embed: MeshAxes = None
+    act_heads: MeshAxes = None
+    act_head_width: MeshAxes = None
+    act_mlp: MeshAxes = None
+    act_vocab: MeshAxes = None
+    act_shared: MeshAxes = None
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            for mesh_axis in self.mesh_axes(field.name):
+                if mesh_axis not in MESH_AXES:
+                    raise InputError(
+                        f"sharding rule {field.name}={getattr(self, field.name)!r} names the mesh axis "
+                        f"{mesh_axis!r}; the mesh has {list(MESH_AXES)}"
+                    )
+        for axes in CO_OCCURRING:
+            self.refuse_collision(axes)
+
+    def mesh_axes(self, axis: str) -> tuple[str, ...]:
+        """The mesh axes that split logical axis `axis`, outermost first."""
+        value = getattr(self, axis)
+        return () if value is None else (value,) if isinstance(value, str) else tuple(value)
+
+    def refuse_collision(self, axes: tuple[str | None, ...]) -> None:
+        """Raises InputError if two axes of one array would be split over the same mesh axis."""
+        owner: dict[str, str] = {}
+        for axis in axes:
+            for mesh_axis in self.mesh_axes(axis) if axis else ():
+                if mesh_axis in owner:
+                    raise InputError(
+                        f"sharding rules collide: {owner[mesh_axis]!r} and {axis!r} are axes of one array and both "
+                        f"map to the mesh axis {mesh_axis!r}; give one of them another mesh axis or None"
+                    )
+                owner[mesh_axis] = axis
+
+    def pairs(self) -> tuple[tuple[str, MeshAxes], ...]:
+        """(logical axis, mesh axes) for flax."""
+        return tuple((name, getattr(self, name)) for name in sorted(KNOWN_AXES))
+
+
+# Arrays that every model has; a rule that splits two of their axes alike can never work.
+CO_OCCURRING = (
+    ("layers", "embed", "heads", "head_width"),
+    ("layers", "embed", "mlp"),
+    ("vocab", "embed"),
+    ("positions", "embed"),
+    ("patch", "embed"),
+    ("embed", "shared"),
+    ("embed", "classes"),
+    ("act_batch", "act_length", "act_embed"),
+    ("act_batch", "act_length", "act_heads", "act_head_width"),
+    ("act_batch", "act_length", "act_mlp"),
+    ("act_batch", "act_length", "act_vocab"),
+    ("act_batch", "act_shared"),
+)
+
+# Every device holds everything; the batch is split.
+REPLICATED = Rules()
+# ZeRO-3: every kernel is split along the residual width and gathered where it is used.
+FSDP = Rules(embed="fsdp")
+# Megatron: attention by heads, MLP by hidden units, the token table by rows; one all-reduce after each half block.
+TENSOR = Rules(
+    heads="tensor", mlp="tensor", vocab="tensor", act_heads="tensor", act_mlp="tensor", act_vocab="tensor"
+)
+# Both. The token table stays whole along its width: split on two sides, XLA gathers it for every lookup.
+FSDP_TENSOR = dataclasses.replace(TENSOR, embed="fsdp")

@@ -1,0 +1,35 @@
+"""A trained model as a function of NumPy batches."""
+
+import functools
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from mmjax.batch import Batch
+from mmjax.learner import Learner
+from mmjax.sharding import Rules, using
+from mmjax.views import Clean
+
+
+class Predictor:
+    """(batch, view, heads) -> (predictions, targets) as NumPy; compiled once for each view, heads and shapes."""
+
+    def __init__(self, learner: Learner, params: dict, mesh: Mesh, rules: Rules):
+        self.learner, self.params, self.mesh, self.rules = learner, params, mesh, rules
+        self._compiled = functools.cache(self._compile)
+
+    def __call__(
+        self, batch: Batch, view: Clean, heads: tuple[str, ...], seed: int = 0
+    ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """Deterministic: what is random in `view` is drawn from `seed`."""
+        with using(self.mesh, self.rules):
+            outputs = self._compiled(view, tuple(heads))(self.params, batch, np.uint32(seed))
+        return jax.tree.map(np.asarray, jax.device_get(outputs))
+
+    def _compile(self, view: Clean, heads: tuple[str, ...]):
+        def predict(params, batch, seed):
+            rngs = {"views": jax.random.key(seed)}
+            return self.learner.apply({"params": params}, batch, view, heads, rngs=rngs, method="predict")
+
+        return jax.jit(predict)

@@ -1,0 +1,228 @@
+"""Pictures: geometry, modes, augmentation, refusals."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mmjax import data
+from mmjax.errors import InputError
+
+PLAIN = dict(mean=0.0, std=1.0)
+
+
+def one(transform, value, rng=None):
+    return transform.augment(transform.decode({"__key__": "k", "png": value}), rng).pixels
+
+
+def reason(transform, value) -> str:
+    with pytest.raises(data.BadExample) as caught:
+        transform.decode({"__key__": "k", "png": value})
+    return str(caught.value)
+
+
+def halves(height=8, width=8):
+    """Left black, right white."""
+    pixels = np.zeros((height, width, 3), np.uint8)
+    pixels[:, width // 2 :] = 255
+    return pixels
+
+
+def test_a_picture_becomes_normalised_pixels_of_the_size(make):
+    transform = data.ImageTransform("png", (4, 6))
+    pixels = one(transform, make.picture(np.full((9, 20, 3), 255)))
+    assert pixels.shape == (4, 6, 3) and pixels.dtype == np.float32
+    np.testing.assert_allclose(pixels, 1.0, atol=1e-6)
+    by_channel = data.ImageTransform("png", (2, 2), mean=(0.0, 0.5, 1.0), std=(1.0, 0.5, 0.25))
+    np.testing.assert_allclose(
+        one(by_channel, make.picture(np.full((2, 2, 3), 255)))[0, 0], [1, 1, 0], atol=1e-6
+    )
+
+
+def test_scaling_covers_and_cuts_evenly(make):
+    wide = np.zeros((4, 12, 3), np.uint8)
+    wide[:, 4:8] = 255  # the middle third is all that a square shows
+    np.testing.assert_allclose(one(data.ImageTransform("png", (4, 4), **PLAIN), make.picture(wide)), 1.0)
+
+
+@pytest.mark.parametrize(
+    "mode, expected",
+    [
+        ("RGB", 0.0),
+        ("L", 0.0),
+        ("1", 0.0),
+        ("P", 0.0),
+        ("CMYK", 0.0),
+        ("I;16", 0.0),
+        ("RGBA", 1.0),
+        ("LA", 1.0),
+    ],
+)
+def test_every_mode_becomes_rgb_and_transparency_white(make, mode, expected):
+    if mode == "CMYK":
+        picture = make.picture(Image.new("RGB", (8, 8)).convert("CMYK"), "JPEG")
+    else:
+        picture = make.picture(Image.new(mode, (8, 8)))  # black, wholly transparent where there is alpha
+    for channels in (1, 3):
+        pixels = one(data.ImageTransform("png", (4, 4), channels=channels, **PLAIN), picture)
+        assert pixels.shape == (4, 4, channels)
+        np.testing.assert_allclose(pixels, expected, atol=0.01)
+
+
+def test_sixteen_bits_keep_their_grey(make):
+    picture = make.picture(Image.fromarray(np.full((4, 4), 0x8000, np.uint16)))
+    np.testing.assert_allclose(
+        one(data.ImageTransform("png", (4, 4), **PLAIN), picture), 0x80 / 255, atol=1e-6
+    )
+
+
+def test_exif_orientation_is_applied(make):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held upright: turn by 90 degrees
+    turned = make.picture(halves(16, 16), "JPEG", exif=exif.tobytes(), quality=95)
+    pixels = one(data.ImageTransform("png", (4, 4), **PLAIN), turned)
+    assert pixels[0].mean() < 0.1 and pixels[-1].mean() > 0.9
+
+
+def test_arrays_are_taken_like_encoded_pictures(make):
+    pixels = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    transform = data.ImageTransform("png", (4, 4))
+    np.testing.assert_array_equal(one(transform, pixels), one(transform, make.picture(pixels)))
+    assert one(data.ImageTransform("png", (4, 4), channels=1), pixels[..., 0]).shape == (4, 4, 1)
+    assert "expected a uint8 array" in reason(transform, np.zeros((4, 4)))
+    assert "found uint8 [4, 4, 7]" in reason(transform, np.zeros((4, 4, 7), np.uint8))
+
+
+def test_crops_are_random_in_training_only_and_repeat_with_the_seed(make):
+    gradient = np.tile(np.arange(0, 256, 4, dtype=np.uint8)[None, :, None], (64, 1, 3))
+    transform = data.ImageTransform("png", (8, 8), crop_scale=(0.2, 0.5), **PLAIN)
+    decoded = transform.decode({"__key__": "k", "png": make.picture(gradient)})
+    assert decoded[0].shape == (18, 18, 3)  # the smallest crop fills the size; more is not kept
+    crops = [transform.augment(decoded, np.random.default_rng(seed)).pixels for seed in (1, 1, 2)]
+    np.testing.assert_array_equal(crops[0], crops[1])
+    assert np.abs(crops[0] - crops[2]).max() > 0.01
+    spread = [np.ptp(crop) for crop in crops]
+    assert max(spread) < 0.85 < np.ptp(transform.augment(decoded, None).pixels)
+
+
+def test_shift_and_flip_move_whole_pixels(make):
+    picture = make.picture(halves())
+    shifted = data.ImageTransform("png", (8, 8), shift=2, **PLAIN)
+    seen = {int(one(shifted, picture, np.random.default_rng(seed)).mean() * 8 + 0.5) for seed in range(40)}
+    assert seen == {2, 3, 4, 5, 6}
+    flipped = data.ImageTransform("png", (8, 8), flip=True, **PLAIN)
+    means = {float(one(flipped, picture, np.random.default_rng(seed))[:, :4].mean()) for seed in range(20)}
+    assert means == {0.0, 1.0}
+    assert one(flipped, picture)[:, :4].mean() == 0.0
+
+
+def test_tiles_move_alike_and_lose_their_mean(make):
+    rng = np.random.default_rng(0)
+    sheet = rng.integers(0, 256, (8, 12, 3), dtype=np.uint8)  # 2 x 3 tiles of 4 x 4
+    transform = data.ImageTransform("png", (8, 12), channels=1, std=1.0, shift=1, subtract_mean_tile=(2, 3))
+    tiles = one(transform, make.picture(sheet)).reshape(2, 4, 3, 4)
+    np.testing.assert_allclose(tiles.mean(axis=(0, 2)), 0.0, atol=1e-6)
+    grey = np.asarray(Image.fromarray(sheet).convert("L"), np.float32).reshape(2, 4, 3, 4) / 255
+    np.testing.assert_allclose(tiles, grey - grey.mean(axis=(0, 2), keepdims=True), atol=1e-6)
+    for seed in range(9):
+        down, right = np.random.default_rng(seed).integers(-1, 2, 2)
+        moved = one(transform, make.picture(sheet), np.random.default_rng(seed)).reshape(2, 4, 3, 4)
+        rows, columns = np.clip(np.arange(4) - down, 0, 3), np.clip(np.arange(4) - right, 0, 3)
+        np.testing.assert_allclose(moved, tiles[:, rows][..., columns], atol=1e-6)
+    assert "expected a sheet of 2 x 3 equal tiles in 'png', found 9 x 12 pixels" in reason(
+        transform, make.picture(np.zeros((9, 12, 3)))
+    )
+
+
+def test_tiles_are_scaled_each_by_itself(make):
+    sheet = halves(8, 16)  # two tiles, one black and one white: no grey seam may appear
+    transform = data.ImageTransform("png", (4, 8), channels=1, subtract_mean_tile=(1, 2))
+    assert set(np.unique(transform.decode({"__key__": "k", "png": make.picture(sheet)})[0])) == {0, 255}
+
+
+def test_several_fields_are_chosen_at_random_in_training(make):
+    record = {
+        "__key__": "k",
+        "a": make.picture(np.zeros((2, 2, 3))),
+        "b": make.picture(np.full((2, 2, 3), 255)),
+    }
+    transform = data.ImageTransform(("none", "a", "b"), (2, 2), **PLAIN)
+    decoded = transform.decode(record)
+    seen = {
+        float(transform.augment(decoded, np.random.default_rng(seed)).pixels.mean()) for seed in range(20)
+    }
+    assert seen == {0.0, 1.0} and transform.augment(decoded, None).pixels.mean() == 0.0
+    with pytest.raises(data.MissingField, match="expected the field 'x'"):
+        data.ImageTransform(("x", "y"), (2, 2)).decode(record)
+
+
+def test_truncated_jpeg_is_a_bad_example(make):
+    whole = make.picture(np.random.default_rng(0).integers(0, 256, (64, 64, 3)), "JPEG")
+    message = reason(data.ImageTransform("png", (8, 8)), whole[: len(whole) // 2])
+    assert "k: expected a picture in 'png' that Pillow can decode, found image file is truncated" in message
+
+
+@pytest.mark.parametrize(
+    "value", [b"", b"no picture", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "text"]
+)
+def test_what_is_no_picture_is_a_bad_example(value):
+    message = reason(data.ImageTransform("png", (8, 8)), value)
+    assert message.startswith("k: expected a") and "picture in 'png'" in message
+
+
+def png_header(width, height):
+    """A PNG that promises many pixels and holds none."""
+
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("width, height", [(9000, 8000), (10000, 10000), (60000, 60000)])
+def test_huge_pictures_are_refused_before_they_are_decoded(monkeypatch, width, height):
+    monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))
+    message = reason(data.ImageTransform("png", (8, 8)), png_header(width, height))
+    assert "k: expected at most 67108864 pixels (max_pixels) in 'png', found" in message
+
+
+def test_max_pixels_can_be_set(make):
+    picture = make.picture(np.zeros((10, 11, 3)))
+    assert one(data.ImageTransform("png", (2, 2), max_pixels=110), picture).shape == (2, 2, 3)
+    assert "at most 109 pixels (max_pixels) in 'png', found 11 x 10" in reason(
+        data.ImageTransform("png", (2, 2), max_pixels=109), picture
+    )
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (dict(channels=2), "expected channels 1 (grey) or 3 (RGB), found 2"),
+        (dict(mean=(0.5, 0.5)), "expected mean as one number or 3"),
+        (dict(crop_scale=(0.0, 1.0)), "expected crop_scale (least, most) between 0 and 1"),
+        (dict(subtract_mean_tile=(3, 1)), "expected a size that divides into 3 x 1 tiles, found (8, 8)"),
+        (dict(subtract_mean_tile=(2, 2), crop_scale=(0.5, 1.0)), "expected crop_scale=None"),
+        (dict(shift=-1), "expected shift >= 0, found -1"),
+    ],
+)
+def test_ill_made_specs_are_refused(options, words):
+    with pytest.raises(InputError) as caught:
+        data.ImageTransform("png", (8, 8), **options)
+    assert words in str(caught.value)
+
+
+def test_empty_has_the_shapes_of_a_picture(make):
+    transform = data.ImageTransform("png", (3, 5), channels=1)
+    full, empty = one(transform, make.picture(np.zeros((3, 5, 3)))), transform.empty()
+    assert empty.pixels.shape == full.shape and empty.pixels.dtype == full.dtype and not empty.mask
+
+
+def test_jpegs_are_decoded_small_but_not_too_small(make):
+    smooth = np.tile(np.linspace(0, 255, 256)[None, :, None], (256, 1, 3))
+    file = io.BytesIO(make.picture(smooth, "JPEG", quality=95)).getvalue()
+    pixels = one(data.ImageTransform("png", (16, 16), **PLAIN), file)
+    np.testing.assert_allclose(pixels[0, :, 0], np.linspace(0.5 / 16, 15.5 / 16, 16), atol=0.02)

@@ -1,0 +1,115 @@
+"""Tiny in-memory data with every modality, and predictors that answer as a test wishes."""
+
+import dataclasses
+import zlib
+
+import numpy as np
+
+from mmjax import data
+
+NAMES = ("red fox", "blue whale", "green frog", "red fox", "black cat", "white owl", "grey wolf")
+RATE_HZ = 8000
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Records:
+    """A source, and its own reader."""
+
+    records: tuple[dict, ...]
+
+    def open(self):
+        return self
+
+    def __len__(self):
+        return len(self.records)
+
+    def __getitem__(self, index):
+        return self.records[index]
+
+
+@dataclasses.dataclass(frozen=True)
+class TwoTokensAWord:
+    """A tokenizer: word n is tokens 5 + 2 n and 6 + 2 n. Its own spec and vocabulary."""
+
+    words: tuple[str, ...]
+    pad_id, cls_id, sep_id, mask_id = data.PAD_ID, data.CLS_ID, data.SEP_ID, data.MASK_ID
+
+    @property
+    def vocab_size(self):
+        return 5 + 2 * len(self.words)
+
+    size = vocab_size
+
+    def open(self):
+        return self
+
+    def encode(self, text):
+        places = [self.words.index(word) for word in text.split()]
+        ids = [token for place in places for token in (5 + 2 * place, 6 + 2 * place)]
+        return ids, [n // 2 for n in range(len(ids))]
+
+    def decode(self, ids):
+        return " ".join(self.words[(token - 5) // 2] for token in ids if token >= 5 and token % 2)
+
+
+def dataset(
+    names: tuple[str, ...] = NAMES,
+    *,
+    missing: tuple[tuple[int, str], ...] = (),
+    seed: int = 0,
+    length: int = 8,
+) -> data.Dataset:
+    """An example a name, with text, image, audio and label, without the (example, stream) that are missing.
+
+    Pictures are noise and sounds are tones: every example has others, whatever its name.
+    """
+    rng = np.random.default_rng(seed)
+    records = []
+    for n, name in enumerate(names):
+        tone = np.sin(2 * np.pi * (300 + 150 * n + 7 * seed) * np.arange(1600) / RATE_HZ)
+        record = {
+            "__key__": f"example{n}",
+            "text": name,
+            "image": rng.integers(0, 255, (8, 8, 3), dtype=np.uint8),
+            "audio": (0.5 * tone).astype(np.float32),
+            "label": n % 3,
+        }
+        for stream in (stream for example, stream in missing if example == n):
+            del record[stream]
+        records.append(record)
+    source = Records(tuple(records))
+    words = tuple(sorted({word for name in names for word in name.split()} | {"zero", "one", "two"}))
+    return data.Dataset(
+        source,
+        {
+            "text": data.TextTransform("text", TwoTokensAWord(words), length=length, optional=True),
+            "image": data.ImageTransform("image", (8, 8), optional=True),
+            "audio": data.AudioTransform("audio", RATE_HZ, 0.25, optional=True),
+            "label": data.LabelTransform("label", ("zero", "one", "two"), optional=True),
+        },
+    )
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    """Rows of length one, as an embedding head gives them."""
+    return (rows / np.linalg.norm(rows, axis=-1, keepdims=True)).astype(np.float32)
+
+
+class Embedder:
+    """A predictor of embeddings: a fixed random function of each row's raw input, whatever is around it."""
+
+    def __init__(self, width: int = 16, blind: bool = False):
+        self.width, self.blind, self.calls = width, blind, 0
+
+    def __call__(self, batch, view, heads, seed=0):
+        self.calls += 1
+        return {head: self.embed(batch[head]) for head in heads}, {}
+
+    def embed(self, stream):
+        if self.blind:
+            return unit(np.ones((len(stream.mask), self.width)))
+        values = next(
+            v for v in (getattr(stream, n, None) for n in ("tokens", "pixels", "samples")) if v is not None
+        )
+        digests = [zlib.crc32(np.ascontiguousarray(row).tobytes()) for row in np.asarray(values)]
+        return unit(np.stack([np.random.default_rng(digest).normal(size=self.width) for digest in digests]))

@@ -1,0 +1,93 @@
+"""Every picture is drawn without a warning, also with odd names and few examples; features equal loops."""
+
+import json
+
+import numpy as np
+import pytest
+from fakes import Embedder, dataset
+
+from mmjax.errors import InputError
+from mmjax.evals import MaskedWords, Retrieval, ZeroShot, features, pictures
+from mmjax.evals.cards import Card
+
+
+def assert_png(path):
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        assert picture.format == "PNG" and min(picture.size) > 300
+        assert np.asarray(picture.convert("L")).std() > 5, "nothing is drawn"
+
+
+@pytest.mark.parametrize("count", [7, 1])
+def test_sheets_and_matrices(tmp_path, count):
+    examples = dataset(
+        ("red fox", "blue whale", "green frog", "red fox", "black cat", "white owl", "red cat")[:count]
+    )
+    result = Retrieval(data=examples, heads=("image", "text", "audio"), batch_size=4, num_shown=2)(Embedder())
+    assert len(result.pictures) == 9
+    for name in ("image_to_text", "text_to_audio", "audio_to_image", "image_audio_similarity"):
+        result.pictures[name](tmp_path / "new" / f"{name}.png")
+        assert_png(tmp_path / "new" / f"{name}.png")
+
+
+def test_confusion_and_bars(tmp_path):
+    zero_shot = ZeroShot(data=dataset(), heads=("image", "text"), batch_size=4)(Embedder())
+    zero_shot.pictures["image_confusion"](tmp_path / "confusion.png")
+    assert_png(tmp_path / "confusion.png")
+
+    def predictor(batch, view, heads, seed=0):
+        return {"words": np.eye(64, dtype=np.float32)[batch["text"].tokens]}, {}
+
+    words = MaskedWords(data=dataset(), context=("audio",), slots=("color", "animal"), all_masked=True)(
+        predictor
+    )
+    assert set(words.pictures) == {"masked_words", "all_masked_words"}
+    words.pictures["masked_words"](tmp_path / "bars.png")
+    assert_png(tmp_path / "bars.png")
+
+
+def test_loss_curves(tmp_path):
+    rows = [{"step": step, "loss": 3 / step, "loss/a": 2 / step, "loss/b": 1 / step} for step in range(1, 30)]
+    rows.append({"step": 30, "examples_per_second": 7.0})
+    log = tmp_path / "metrics.jsonl"
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pictures.loss_curves(log, tmp_path / "loss.png")
+    assert_png(tmp_path / "loss.png")
+    log.write_text("")
+    with pytest.raises(InputError, match="no logged step has a loss"):
+        pictures.loss_curves(log, tmp_path / "loss.png")
+
+
+def test_names_in_any_script_and_with_dollars(tmp_path):
+    cards = [Card("text", name) for name in ("パンダ", "$x_1$ and $", "कुत्ता", "панда", "\U0001f43c")]
+    pictures.retrieval_sheet(
+        tmp_path / "sheet.png",
+        title="any script",
+        subtitle="",
+        queries=cards[:1],
+        nearest=[[(card, n == 2, 0.5) for n, card in enumerate(cards)]],
+        ranks=[3],
+        num_candidates=5,
+    )
+    assert_png(tmp_path / "sheet.png")
+
+
+def test_log_mel_puts_a_tone_where_it_belongs():
+    seconds = np.arange(8000) / 8000
+    tones = np.stack([np.sin(2 * np.pi * hertz * seconds) for hertz in (500, 1000, 2000)])
+    mel = features.log_mel(tones, 8000, num_mels=40)
+    assert mel.shape == (3, 98, 40) and mel.dtype == np.float32
+    top = 2595 * np.log10(1 + 4000 / 700)
+    for row, hertz in enumerate((500, 1000, 2000)):
+        expected = 2595 * np.log10(1 + hertz / 700) / top * 41 - 1
+        assert abs(mel[row].mean(axis=0).argmax() - expected) <= 0.5
+
+
+def test_block_means_equal_a_loop():
+    values = np.random.default_rng(0).normal(size=(3, 10))
+    edges = [n * 10 // 4 for n in range(5)]
+    expected = np.stack(
+        [values[:, a:b].mean(axis=1) for a, b in zip(edges[:-1], edges[1:], strict=True)], axis=1
+    )
+    np.testing.assert_allclose(features.block_means(values, 4, axis=1), expected)

@@ -1,0 +1,182 @@
+"""An experiment is a value: made, checked, written down and read back."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from mmjax import data, notation, objectives, sharding
+from mmjax.errors import InputError
+from mmjax.experiment import Experiment, from_text, load, to_text, validate
+from mmjax.layers import Transformer
+
+
+@pytest.fixture
+def experiment(tmp_path) -> Experiment:
+    return load(tiny.write(tmp_path))
+
+
+def test_text_round_trips(experiment):
+    text = to_text(experiment)
+    assert from_text(text) == experiment
+    assert to_text(from_text(text)) == text
+
+
+def test_text_prints_every_field_by_the_names_of_the_package(experiment):
+    text = to_text(experiment)
+    assert text.startswith("Experiment(\n    name='tiny',\n    num_steps=4,\n    data=data.Mixture(\n")
+    for expected in (
+        "encoders.ViT(",
+        "layers.Transformer(",
+        "fusion.Late(",
+        "rules=sharding.Rules(",
+        "max_to_keep=2,",
+    ):
+        assert expected in text
+    assert "parent=" not in text
+
+
+def test_text_keeps_values_exactly():
+    value = {
+        "numbers": (1, -2.5, 1e-9, float("inf"), True, None),
+        "long": tuple(f"it's {n}, \n a 'word'" for n in range(40)),
+        "dtype": jnp.bfloat16,
+        "one": (1,),
+        "empty": {"a": (), "b": {}, "c": []},
+    }
+    text = notation.to_text(value)
+    assert notation.from_text(text) == value
+    assert max(map(len, text.splitlines())) < 130
+
+
+def test_text_tells_arrays_apart_and_refuses_to_read_them():
+    first, second = (notation.to_text(data.Arrays({"x": np.full(3, fill)})) for fill in (1, 2))
+    assert first != second
+    with pytest.raises(InputError, match="'array' is no class or constant of mmjax"):
+        notation.from_text(first)
+
+
+def test_text_of_foreign_classes_is_printed_but_not_read(experiment):
+    text = to_text(dataclasses.replace(experiment, data=Foreign(batch_size=8)))
+    assert "data=test_experiment.Foreign(" in text.replace("tests.", "")
+    with pytest.raises(InputError, match="Foreign' is no class or constant of mmjax"):
+        from_text(text)
+
+
+@dataclasses.dataclass(frozen=True)
+class Foreign:
+    batch_size: int
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "__import__('os').system('true')",
+        "().__class__",
+        "(lambda: 1)()",
+        "[x for x in (1, 2)]",
+        "1 + 1",
+        "f'{1}'",
+        "experiment.Path('/')",
+        "experiment.load('x.py')",
+        "sharding.MeshShape(*[1])",
+        "sharding.MeshShape(**{'data': 1})",
+        "sharding.MeshShape(1)",
+        "sharding.MeshShape.make()",
+        "sharding.mesh.jax",
+        "sharding.MeshShape",
+        "cli.main()",
+        "os.path",
+        "sharding.MeshShape(nosuch=1)",
+        "Experiment(",
+        "",
+    ],
+)
+def test_reading_refuses_all_but_literals_and_our_classes(text):
+    with pytest.raises(InputError):
+        notation.from_text(text)
+
+
+def test_differences_name_paths(experiment):
+    changed = dataclasses.replace(experiment, seed=3, mesh=sharding.MeshShape(fsdp=2))
+    texts = to_text(experiment), to_text(changed)
+    assert notation.differences(*texts) == ["seed: 0 -> 3", "mesh.fsdp: 1 -> 2"]
+    assert notation.differences(*texts, ignore=("mesh",)) == ["seed: 0 -> 3"]
+
+
+def test_shared_module_is_refused_by_both_paths(experiment):
+    trunk = Transformer(depth=1, width=16, num_heads=2, mlp_width=32)
+    towers = {name: tower.clone(trunk=trunk) for name, tower in experiment.model.encoders.items()}
+    with pytest.raises(InputError) as refusal:
+        validate(dataclasses.replace(experiment, model=experiment.model.clone(encoders=towers)))
+    assert "'model.encoders.image.trunk' and 'model.encoders.text.trunk' are the same Transformer" in str(
+        refusal.value
+    )
+
+
+def test_objective_that_reads_what_no_head_makes(experiment):
+    wrong = {"x": objectives.InfoNCE("video", "text")}
+    with pytest.raises(InputError) as refusal:
+        validate(dataclasses.replace(experiment, objectives=wrong))
+    expected = "objective 'x' reads ['text', 'video'], but the model's heads produce ['image', 'text']"
+    assert str(refusal.value) == expected
+
+
+def test_eval_that_reads_what_no_head_makes(experiment):
+    wrong = {
+        "x": dataclasses.replace(experiment.evals["retrieval"], heads={"image": "picture", "text": "text"})
+    }
+    with pytest.raises(
+        InputError, match=r"eval 'x' reads \['picture', 'text'\], but the model's heads produce"
+    ):
+        validate(dataclasses.replace(experiment, evals=wrong))
+
+
+def test_objective_that_needs_a_stream_the_data_lack(experiment):
+    (_, dataset), *_ = experiment.data.datasets.values()
+    pictures = dataclasses.replace(dataset, streams={"image": dataset.streams["image"]})
+    with pytest.raises(InputError, match=r"'pairs' needs the stream 'text', but the data give \['image'\]"):
+        validate(dataclasses.replace(experiment, data=data.Mixture({"x": (1.0, pictures)}, batch_size=8)))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"mesh": sharding.MeshShape(data=3)}, "expected data.batch_size to be a multiple of 3, found 8"),
+        ({"num_steps": 0}, "num_steps expects an integer of at least 1, found 0"),
+        ({"name": "../x"}, "expected a name of letters"),
+        ({"objectives": {}}, "expected at least one objective"),
+    ],
+)
+def test_validate_refuses(experiment, change, message):
+    with pytest.raises(InputError, match=message):
+        validate(dataclasses.replace(experiment, **change))
+
+
+def test_mesh_that_fills_is_checked_when_the_devices_are_known(experiment):
+    validate(experiment)
+    with pytest.raises(InputError, match="multiple of 3, found 8"):
+        validate(experiment, num_devices=3)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("def experiment(:\n", "SyntaxError"),
+        ("import nosuchmodule\n", "line 1: ModuleNotFoundError: No module named 'nosuchmodule'"),
+        ("def experiment():\n    return 1 / 0\n", "line 2: ZeroDivisionError"),
+        ("x = 1\n", r"to define experiment\(\) -> Experiment, found NoneType"),
+        ("def experiment():\n    return 3\n", r"to define experiment\(\) -> Experiment, found int"),
+    ],
+)
+def test_load_refuses_a_broken_file(source, message, tmp_path):
+    (tmp_path / "broken.py").write_text(source)
+    with pytest.raises(InputError, match=message):
+        load(tmp_path / "broken.py")
+
+
+def test_load_refuses_a_missing_file(tmp_path):
+    with pytest.raises(InputError, match="expected an experiment file, found nothing at"):
+        load(tmp_path / "nosuch.py")

@@ -1,0 +1,131 @@
+"""A run's folder: claimed by one experiment and one process, readable after a kill."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from mmjax.errors import InputError
+from mmjax.run_folder import RunFolder
+
+TEXT = "Experiment(\n    name='x',\n    seed=0,\n    mesh=sharding.MeshShape(data=1),\n)\n"
+
+
+def test_claim_makes_the_folder_and_claims_it_again(tmp_path):
+    for _ in range(2):
+        with RunFolder.claim(tmp_path / "a" / "b", TEXT) as folder:
+            assert folder.text == TEXT
+            assert folder.pictures.is_dir() and folder.checkpoints.is_dir()
+
+
+def test_another_experiment_is_refused_with_what_differs(tmp_path):
+    RunFolder.claim(tmp_path / "run", TEXT).close()
+    with pytest.raises(InputError) as refusal:
+        RunFolder.claim(tmp_path / "run", TEXT.replace("seed=0", "seed=1"))
+    assert "belongs to another experiment" in str(refusal.value) and "seed: 0 -> 1" in str(refusal.value)
+    assert "name" not in str(refusal.value).split("differ")[1]
+
+
+def test_mesh_may_change(tmp_path):
+    RunFolder.claim(tmp_path / "run", TEXT).close()
+    moved = TEXT.replace("data=1", "data=8")
+    with RunFolder.claim(tmp_path / "run", moved) as folder:
+        assert folder.text == moved
+
+
+def test_folder_of_something_else_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(InputError, match="found .* with thesis.tex and no experiment.txt"):
+        RunFolder.claim(tmp_path, TEXT)
+    assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_file_in_the_place_of_the_folder_is_refused(tmp_path):
+    (tmp_path / "run").touch()
+    with pytest.raises(InputError, match="expected a folder to train in, found a file"):
+        RunFolder.claim(tmp_path / "run", TEXT)
+
+
+def test_read_only_folder_is_refused(tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    folder.chmod(0o555)
+    if os.access(folder, os.W_OK):  # the superuser may write anywhere: let the file system say no
+        monkeypatch.setattr("pathlib.Path.touch", refuse)
+    with pytest.raises(InputError, match=r"expected a run folder that can be written, found .*run read-only"):
+        RunFolder.claim(folder, TEXT)
+
+
+def refuse(*_, **__):
+    raise OSError(30, "Read-only file system")
+
+
+def test_what_is_no_run_is_refused(tmp_path):
+    with pytest.raises(InputError, match="expected the folder of a run .* found nothing at"):
+        RunFolder(tmp_path / "nosuch")
+    with pytest.raises(InputError, match="found a folder without experiment.txt"):
+        RunFolder(tmp_path)
+
+
+def test_one_process_at_a_time(tmp_path):
+    with RunFolder.claim(tmp_path / "run", TEXT):
+        with pytest.raises(InputError, match="another process trains in"):
+            RunFolder.claim(tmp_path / "run", TEXT)
+    RunFolder.claim(tmp_path / "run", TEXT).close()
+
+
+def test_lock_of_a_killed_process_is_let_go(tmp_path):
+    program = (
+        "import os, sys; from mmjax.run_folder import RunFolder; "
+        "folder = RunFolder.claim(sys.argv[1], sys.argv[2]); os.kill(os.getpid(), 9)"
+    )
+    killed = subprocess.run([sys.executable, "-c", program, tmp_path / "run", TEXT], check=False)
+    assert killed.returncode == -9
+    RunFolder.claim(tmp_path / "run", TEXT).close()
+
+
+def test_metrics_and_evals_are_lines_of_json(tmp_path):
+    with RunFolder.claim(tmp_path / "run", TEXT) as folder:
+        folder.write_metrics(20, {"loss": 1.5, "loss/pairs": float("nan")})
+        folder.write_eval(20, "retrieval", {"image->text/R@5": 0.25})
+        lines = (folder.path / "metrics.jsonl").read_text().splitlines()
+        assert [json.loads(line) for line in lines] == [{"step": 20, "loss": 1.5, "loss/pairs": None}]
+        assert folder.evals() == [{"step": 20, "eval": "retrieval", "image->text/R@5": 0.25}]
+    assert list((tmp_path / "run" / "tensorboard").glob("events.out.tfevents.*"))
+
+
+def test_resume_forgets_what_will_be_done_again(tmp_path):
+    with RunFolder.claim(tmp_path / "run", TEXT) as folder:
+        for step in (10, 20, 30):
+            folder.write_metrics(step, {"loss": 0.5})
+            folder.write_eval(step, "x", {"score": 0.5})
+    with (tmp_path / "run" / "metrics.jsonl").open("a") as stream:
+        stream.write('{"step": 40, "lo')  # killed while it wrote
+    with RunFolder.claim(tmp_path / "run", TEXT) as folder:
+        assert [row["step"] for row in folder.metrics()] == [10, 20, 30]
+        folder.resume(20)
+        assert [row["step"] for row in folder.metrics()] == [10, 20]
+        assert [row["step"] for row in folder.evals()] == [10, 20]
+        folder.write_metrics(30, {"loss": 0.25})
+        assert folder.metrics()[-1] == {"step": 30, "loss": 0.25}
+        folder.resume(0)
+        assert folder.metrics() == []
+
+
+def test_damaged_metrics_name_the_line(tmp_path):
+    folder = RunFolder.claim(tmp_path / "run", TEXT)
+    (folder.path / "metrics.jsonl").write_text('{"step": 1}\nnonsense\n{"step": 2}\n')
+    with pytest.raises(InputError, match="metrics.jsonl, line 2, found 'nonsense'"):
+        folder.metrics()
+    folder.close()
+
+
+def test_pictures_have_safe_names(tmp_path):
+    with RunFolder.claim(tmp_path / "run", TEXT) as folder:
+        files = folder.write_pictures(
+            "scores", {"image->text/five best": lambda path: path.write_bytes(b"png")}
+        )
+    assert [file.name for file in files] == ["scores_image-to-text_five_best.png"]
+    assert files[0].read_bytes() == b"png"
