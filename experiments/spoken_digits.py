@@ -49,7 +49,7 @@ def pictures_alone() -> data.Dataset:
 def vocabulary() -> data.WordPiece:
     """The ten words, each one token."""
     source = data.WebDataset(str(FOLDER / "train.tar"), hint=HINT)
-    return data.WordPiece(source, fields=("json.text",), vocab_size=40)
+    return data.WordPiece(source, fields=("json.text",), vocab_size=60)
 
 
 def trunk(depth: int) -> Transformer:
@@ -70,7 +70,7 @@ def experiment() -> Experiment:
                     augment=encoders.SpecAugment(num_time_masks=1, num_mel_masks=1, max_mels=6),
                 ),
                 "image": encoders.ViT(stem=encoders.LinearPatches(patch=(7, 7)), trunk=trunk(2)),
-                "text": encoders.TextTransformer(vocab=40, max_length=3, trunk=trunk(1)),
+                "text": encoders.TextTransformer(vocab=60, max_length=3, trunk=trunk(1)),
             },
             fusion=fusion.Late(),
             heads={stream: heads.PooledEmbedding(stream, dim=WIDTH) for stream in ("audio", "image", "text")},

@@ -34,11 +34,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.getLogger("absl").setLevel(logging.ERROR)
     try:
         arguments.verb(arguments)
-    except (InputError, NonFiniteError, Interrupted) as error:
+    except tuple(EXIT_CODES) as error:
         if arguments.debug:
             logging.getLogger("mmjax").exception("%s", type(error).__name__)
         print(f"mmjax: {error}", file=sys.stderr)
-        return EXIT_CODES[type(error)] if type(error) in EXIT_CODES else 2
+        return next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind))
     except KeyboardInterrupt:  # before or after the loop, which saves
         print("mmjax: interrupted", file=sys.stderr)
         return 130

@@ -161,7 +161,7 @@ def _class_called(dotted: str, module: Module) -> tuple[ast.ClassDef | None, Mod
     owner, _, method = dotted.rpartition(".")
     located = module.locate(owner)
     if located and isinstance(located[0], ast.ClassDef):
-        cls, home = located
+        cls, home = located[0], located[1]
         for statement in cls.body:
             if isinstance(statement, ast.FunctionDef) and statement.name == method and statement.returns:
                 if ast.unparse(statement.returns).strip("'") == cls.name:

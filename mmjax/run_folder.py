@@ -139,21 +139,21 @@ class RunFolder:
         with (self.path / name).open("a") as stream:  # opened anew: a line is on disk when the call returns
             stream.write(json.dumps(row) + "\n")
 
-    def _open_events(self, purge_step: int | None) -> None:
+    def _open_events(self, purge_step: int | None) -> Any:
         from tensorboardX import SummaryWriter
 
         if self._events is not None:
             self._events.close()
         self._events = SummaryWriter(str(self.path / "tensorboard"), purge_step=purge_step)
+        return self._events
 
     def _add_scalars(self, step: int, metrics: Mapping[str, float], *, prefix: str) -> None:
-        if self._events is None:
-            self._open_events(purge_step=None)
+        events = self._events or self._open_events(purge_step=None)
         for name, value in metrics.items():
             if math.isfinite(value):
                 tag = f"{prefix}/{name}".replace("->", "-to-").replace(" ", "_")
-                self._events.add_scalar(tag, float(value), step)
-        self._events.flush()
+                events.add_scalar(tag, float(value), step)
+        events.flush()
 
 
 def _plain(metrics: Mapping[str, float]) -> dict[str, float | int | None]:

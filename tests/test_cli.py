@@ -6,12 +6,15 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import tiny
+from safetensors.numpy import load_file
 
 from mmjax import loop
 from mmjax.cli import main
 from mmjax.errors import InputError, Interrupted, NonFiniteError
+from mmjax.export import flatten
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +68,21 @@ def test_eval_prints_json_last(trained, capsys):
     assert main(["eval", str(run_dir), "--json", "--data", str(run_dir.parent / "colours.npz")]) == 0
     other = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert other["retrieval"]["image->text/R@5"] == results["retrieval"]["image->text/R@5"]
+
+
+def test_export_equals_what_restore_gives(trained, tmp_path, capsys):
+    _, run_dir, _ = trained
+    assert main(["export", str(run_dir), str(tmp_path / "out.safetensors")]) == 0
+    assert "arrays, of step 4" in capsys.readouterr().out
+    arrays = load_file(tmp_path / "out.safetensors")
+    expected = dict(flatten(loop.restore(run_dir)[1].params))
+    assert {
+        "encoders.text.table",
+        "encoders.image.stem.linear.kernel",
+        "objectives.pairs.log_scale",
+    } <= arrays.keys()
+    assert arrays.keys() == expected.keys()
+    assert all((arrays[name] == np.asarray(expected[name])).all() for name in arrays)
 
 
 def test_eval_on_missing_data_is_refused(trained, capsys):

@@ -72,9 +72,8 @@ class Examples:
             try:
                 found = self._decode(index)
             except BadExample as error:
-                found = BadExample(
-                    error.key, error.reason
-                )  # without the traceback, which would keep the bytes alive
+                # A new one without the traceback, which would keep the record's bytes alive.
+                found = BadExample(error.key, error.reason)
             self._cache[index] = found
         if isinstance(found, BadExample):
             raise BadExample(found.key, found.reason)

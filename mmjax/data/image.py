@@ -253,9 +253,8 @@ def _cover(picture: Any, size: tuple[int, int]) -> Any:
 def _resize(picture: Any, size: tuple[int, int], box: tuple[float, float, float, float] | None = None) -> Any:
     from PIL import Image as Pillow
 
-    return picture.resize(
-        (size[1], size[0]), Pillow.Resampling.BILINEAR, box=box
-    )  # antialiased when it shrinks
+    # Pillow's filters are antialiased when they shrink, unlike those of some libraries.
+    return picture.resize((size[1], size[0]), Pillow.Resampling.BILINEAR, box=box)
 
 
 def _picture(pixels: np.ndarray) -> Any:

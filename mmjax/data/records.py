@@ -16,9 +16,8 @@ class BadExample(Exception):
     """
 
     def __init__(self, key: str, reason: str):
-        super().__init__(
-            key, reason
-        )  # both in args, so that the exception survives pickling between processes
+        # Both in args, so that the exception survives pickling between processes.
+        super().__init__(key, reason)
         self.key = key
         self.reason = reason
 

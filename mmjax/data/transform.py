@@ -12,9 +12,8 @@ from mmjax.data.records import Record
 class Transform(Protocol):
     """A frozen value that turns a record into one stream of an example. No batch axis anywhere here."""
 
-    optional: (
-        bool  # a record without the field is an example without the stream; otherwise it is a bad example
-    )
+    # A record without the field is an example without the stream; if not optional, it is a bad example.
+    optional: bool
 
     def decode(self, record: Record) -> Any:
         """The deterministic part, compact enough to be cached. Raises BadExample."""

@@ -120,9 +120,8 @@ def _train(spec: WordPiece, records: Any) -> Vocabulary:
         limit_alphabet=len(alphabet),
         show_progress=False,
     )
-    raw = Tokenizer(
-        models.WordPiece(unk_token="[UNK]")
-    )  # no normalizer, no pre-tokenizer: a "text" is a word already
+    # No normalizer and no pre-tokenizer: what it is trained on are words already.
+    raw = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     raw.train_from_iterator((word for word in sorted(words) for _ in range(words[word])), trainer)
     _check_size(f"the vocabulary trained on {list(spec.fields)}", raw.get_vocab_size(), spec.vocab_size)
     tokenizer = _pipeline(Tokenizer(models.WordPiece(raw.get_vocab(), unk_token="[UNK]")), spec.lowercase)

@@ -9,7 +9,7 @@ import numpy as np
 from mmjax.batch import Audio, Image, Stream, Text
 from mmjax.evals import features
 
-THUMBNAIL_SIDE = 96
+THUMBNAIL_SIDE = 128  # pixels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,8 +58,9 @@ def _thumbnail(pixels: np.ndarray, transform: Any) -> np.ndarray:
         pixels = pixels * np.asarray(transform.std) + np.asarray(transform.mean)
     else:  # the mean is gone: stretch what is left
         pixels = (pixels - pixels.min()) / max(float(np.ptp(pixels)), 1e-6)
+    shrink = min(1, THUMBNAIL_SIDE / max(pixels.shape[:2]))  # one for both sides, to keep the proportions
     for axis in (0, 1):
-        pixels = features.block_means(pixels, THUMBNAIL_SIDE, axis)
+        pixels = features.block_means(pixels, max(1, round(pixels.shape[axis] * shrink)), axis)
     small = (pixels.clip(0, 1) * 255).round().astype(np.uint8)
     return small[..., 0] if small.shape[-1] == 1 else small
 

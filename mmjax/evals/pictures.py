@@ -81,7 +81,7 @@ def _drawing(function):
     return drawn
 
 
-def _show(axes: "Axes", card: Card, colour: str | None = None, size: float = 10) -> None:
+def _show(axes: "Axes", card: Card, colour: str | None = None, size: float = 9) -> None:
     """One example: its picture, its spectrogram (time to the right, pitch upwards) or its words, framed."""
     axes.set(xticks=[], yticks=[])
     for spine in axes.spines.values():
@@ -89,7 +89,7 @@ def _show(axes: "Axes", card: Card, colour: str | None = None, size: float = 10)
         spine.set(visible=True, color=colour or PALE, linewidth=3 if colour == RIGHT else 1)
     if card.kind == "text":
         axes.set(xlim=(0, 1), ylim=(0, 1), facecolor=PAPER, box_aspect=1)
-        words = textwrap.wrap(_legible(card.caption), 13, max_lines=6, placeholder=" …")
+        words = textwrap.wrap(_legible(card.caption), 16, max_lines=6, placeholder=" …")
         axes.text(0.5, 0.5, "\n".join(words), ha="center", va="center", fontsize=size, linespacing=1.25)
     elif card.kind == "audio":
         axes.imshow(card.values.T, origin="lower", aspect="auto", cmap="magma")

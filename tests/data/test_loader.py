@@ -93,6 +93,8 @@ def test_processes_that_load_parts_together_load_the_whole(make):
 def test_seeds_give_other_orders_and_other_augmentation(make):
     one, two = take(mixture(make), 0, 1, seed=1)[0], take(mixture(make), 0, 1, seed=2)[0]
     assert one["label"].values.tolist() != two["label"].values.tolist()
+    lonely = data.Mixture.of(small(make, num=1), batch_size=1)
+    one, two = take(lonely, 0, 1, seed=1)[0], take(lonely, 0, 1, seed=2)[0]
     assert np.abs(one["image"].pixels - two["image"].pixels).max() > 0
 
 
@@ -129,9 +131,10 @@ def test_counter_logs_each_bad_example_once_and_stops_above_the_share(make, capl
     counter = data.BadCounter(mixed)
     ((_, bad),) = data.batches(mixed, seed=0, start_step=0, num_steps=1)
     with caplog.at_level(logging.WARNING), pytest.raises(InputError) as caught:
-        counter.add(bad)
+        counter.add(data.Bad(bad.examples, 1000))  # 2 of 1000: goes on
+        counter.add(data.Bad(bad.examples * 60, 10))
     message = str(caught.value)
-    assert "expected at most 10.00% bad examples (max_bad_share), found 2 of 10" in message
+    assert "expected at most 10.00% bad examples (max_bad_share), found 122 of 1010" in message
     assert "  arrays[3]: expected a class number" in message and "  arrays[7]:" in message
     assert sum("skipped the bad example arrays[3]" in line for line in caplog.messages) == 1
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -95,11 +96,7 @@ def test_webdataset_refuses_a_truncated_tar(make, size):
     with open(path, "rb+") as file:
         file.truncate(size)
     message = refusal(data.WebDataset(path))
-    assert (
-        f"found {path} truncated or damaged" in message
-        and f"of {size}" in message
-        and "Fetch it again" in message
-    )
+    assert re.search(rf"found {path} truncated or damaged: .* byte \d+ of {size}\. Fetch it again", message)
 
 
 def test_webdataset_refuses_a_damaged_header(make):
@@ -306,7 +303,9 @@ def test_tfds_is_read_without_tensorflow(make, tmp_path):
 
 def test_lookup_names_what_is_there():
     record = {"__key__": "k", "json": b'{"a": {"b": null, "c": [5]}}', "noto.png": b"P"}
-    assert data.lookup(record, "noto.png") == b"P" and data.lookup(record, "json.a.c.0") == 5
+    assert (
+        data.lookup(record | {"noto": b"{}"}, "noto.png") == b"P" and data.lookup(record, "json.a.c.0") == 5
+    )
     for path, words in {
         "jpg": r"k: expected the field 'jpg', found only \['json', 'noto.png'\]",
         "json.a.x": r"k: expected 'x' of 'json.a.x' in 'json.a', found the keys \['b', 'c'\]",

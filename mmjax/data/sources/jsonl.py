@@ -35,9 +35,8 @@ def _open(stamps: tuple[tuple[str, int, int], ...]) -> Reader:
 class _Lines:
     def __init__(self, files: list[Path]):
         self._files = files
-        self._places = array(
-            "q"
-        )  # file, line number from 1, offset, size; flat, since there may be very many
+        # File, line number from 1, offset, size of each line; flat, since there may be very many.
+        self._places = array("q")
         for number, file in enumerate(files):
             offset = 0
             with file.open("rb") as lines:

@@ -51,9 +51,7 @@ class _Pairs:
         try:
             return max(0, len(self._sentences(self._documents[index])) - 1)
         except BadExample:
-            return (
-                1  # a pair that raises the same when it is read, so that the document is counted and logged
-            )
+            return 1  # a pair that raises the same when it is read: the document will be counted and logged
 
     def _sentences(self, document: Record) -> list[Any]:
         sentences = lookup(document, self._spec.sentences)

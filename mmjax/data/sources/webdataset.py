@@ -161,7 +161,7 @@ def _check_end(path: Path, size: int, end: int) -> None:
 
 def _truncated(path: Path, size: int, found: str) -> InputError:
     return InputError(
-        f"expected a whole tar file, found {path} truncated or damaged: {found}, {size} bytes in all. Fetch it again."
+        f"expected a whole tar file, found {path} truncated or damaged: {found} of {size}. Fetch it again."
     )
 
 

@@ -1,0 +1,90 @@
+"""Which word was said? Hidden words of a sentence read from its speech, from the speaker's lips, or from both.
+
+    mmjax train experiments/lips.py
+
+Data: `grid_s1` under $MMJAX_DATA (one talker of the GRID corpus: mouth video as 24 tiles, speech, sentence).
+"""
+
+import os
+from pathlib import Path
+
+from mmjax import data, encoders, evals, fusion, heads, objectives, train, views
+from mmjax.experiment import Experiment
+from mmjax.layers import Transformer
+from mmjax.model import MultimodalModel
+
+FOLDER = Path(os.environ.get("MMJAX_DATA", Path(__file__).parents[2] / "shared" / "data")) / "grid_s1"
+HINT = "Set MMJAX_DATA to the folder that holds grid_s1/ (see docs/data.md)"
+SLOTS = ("command", "color", "preposition", "letter", "digit", "adverb")
+WIDTH = 64
+VOCAB = 115  # 51 words and the letters that they are made of
+
+
+def clips(split: str, *, augment: bool) -> data.Dataset:
+    """24 mouth frames as one sheet of 4 x 6 tiles, three seconds of speech, six words."""
+    source = data.WebDataset(str(FOLDER / "train.tar"), hint=HINT)
+    return data.Dataset(
+        source=data.WebDataset(str(FOLDER / f"{split}.tar"), hint=HINT),
+        streams={
+            # Without the clip's mean frame only what moves is left.
+            "image": data.ImageTransform(
+                "jpg", size=(96, 192), channels=1, subtract_mean_tile=(4, 6), std=0.1, shift=1 if augment else 0
+            ),
+            "audio": data.AudioTransform(
+                "ogg", sample_rate_hz=16_000, seconds=3.0, shift_seconds=0.08 if augment else 0.0
+            ),
+            "text": data.TextTransform(
+                "json.text", tokenizer=data.WordPiece(source, fields=("json.text",), vocab_size=VOCAB), length=8
+            ),
+        },
+        cache=True,
+    )
+
+
+def trunk(depth: int) -> Transformer:
+    return Transformer(depth=depth, width=WIDTH, num_heads=4, mlp_width=4 * WIDTH, dropout=0.1, scan=False)
+
+
+def without_some(mask: views.MaskTokens) -> views.Chain:
+    """Speech and lips each missing from a third of the examples, so that one model learns to read any subset."""
+    return views.Chain((mask, views.Drop((("audio", 0.35), ("image", 0.25)))))
+
+
+def experiment() -> Experiment:
+    test = clips("test", augment=False)
+    # Masking every word is what makes it learn to listen; masking some, to use the words that are there.
+    every = views.MaskTokens("text", vocab=VOCAB, unit="all", mask_share=1.0, random_share=0.0)
+    some = views.MaskTokens("text", vocab=VOCAB, rate=0.4, mask_share=1.0, random_share=0.0)
+    return Experiment(
+        name="lips",
+        num_steps=1600,
+        data=data.Mixture.of(clips("train", augment=True), batch_size=64),
+        model=MultimodalModel(
+            encoders={
+                "image": encoders.ViT(stem=encoders.ConvPatches(patch=(24, 32)), trunk=trunk(2)),
+                "audio": encoders.SpectrogramTransformer(
+                    mel=encoders.LogMel(sample_rate_hz=16_000, num_mels=40),
+                    stem=encoders.ConvFrames(depth=2, size=5, stride=2),
+                    augment=encoders.SpecAugment(num_time_masks=1, max_time_frames=8),
+                    trunk=trunk(2),
+                ),
+                "text": encoders.TextTransformer(vocab=VOCAB, max_length=8, trunk=trunk(1)),
+            },
+            fusion=fusion.CoAttention(
+                streams=("text", "image", "audio"), updated=("text",), depth=2, width=WIDTH, num_heads=4,
+                mlp_width=4 * WIDTH, dropout=0.1,
+            ),  # fmt: skip
+            heads={"words": heads.TokenLogits("text")},
+        ),
+        objectives={
+            "every_word": objectives.MaskedLanguage("words", view=without_some(every)),
+            "some_words": objectives.MaskedLanguage("words", view=without_some(some)),
+        },
+        optimizer=train.AdamW(peak_learning_rate=2e-3, schedule=train.Schedule(warmup_steps=100), weight_decay=0.05),
+        evals={
+            "words": evals.MaskedWords(
+                data=test, context=("image", "audio"), slots=SLOTS, all_masked=True, train=clips("train", augment=False)
+            )
+        },
+        save_every=400,
+    )

@@ -1,0 +1,100 @@
+"""Pictures, spoken names and written names of emoji, aligned pairwise, with hidden words read in their light.
+
+    make train          (or: mmjax train experiments/quickstart.py)
+
+Pictures and names are real; the speech is synthesised (eSpeak NG). The data are in the repository.
+"""
+
+from pathlib import Path
+
+from mmjax import data, encoders, evals, fusion, heads, objectives, train, views
+from mmjax.experiment import Experiment
+from mmjax.layers import Transformer
+from mmjax.model import MultimodalModel
+
+FOLDER = Path(__file__).parent / "data" / "emoji_speech"
+WIDTH = 64
+VOCAB = 600
+SHARED = 128
+
+
+def emoji(split: str, *, pictures: str | tuple[str, ...], speech: str = "ogg", augment: bool = False) -> data.Dataset:
+    """A picture, the spoken name, the written name, and a line of keywords."""
+    words = data.WordPiece(
+        data.WebDataset(str(FOLDER / "train.tar")), fields=("json.name", "json.keywords"), vocab_size=VOCAB
+    )
+    return data.Dataset(
+        source=data.WebDataset(str(FOLDER / f"{split}.tar")),
+        streams={
+            "image": data.ImageTransform(pictures, size=(32, 32), crop_scale=(0.6, 1.0) if augment else None),
+            "audio": data.AudioTransform(speech, sample_rate_hz=16_000, seconds=1.6, gain_db=6.0 if augment else 0.0),
+            "text": data.TextTransform("json.name", tokenizer=words, length=16),
+            "keywords": data.TextTransform("json.keywords", tokenizer=words, length=12, optional=True),
+        },
+        cache=True,
+    )
+
+
+def trunk(depth: int) -> Transformer:
+    return Transformer(depth=depth, width=WIDTH, num_heads=4, mlp_width=4 * WIDTH, scan=False)
+
+
+def experiment() -> Experiment:
+    learn = emoji("train", pictures=("noto.png", "twemoji.png"), augment=True)
+    known = emoji("train", pictures="noto.png")
+    test = emoji("test", pictures="noto.png")
+    new_voices = emoji("test", pictures="noto.png", speech="unseen.ogg")
+    three = ("image", "audio", "text")
+    return Experiment(
+        name="quickstart",
+        num_steps=900,
+        data=data.Mixture.of(learn, batch_size=128),
+        model=MultimodalModel(
+            encoders={
+                "image": encoders.ViT(stem=encoders.LinearPatches(patch=(8, 8)), trunk=trunk(2)),
+                "audio": encoders.SpectrogramTransformer(
+                    mel=encoders.LogMel(sample_rate_hz=16_000, num_mels=40),
+                    stem=encoders.FramePatches(frames=4),
+                    augment=encoders.SpecAugment(time_stretch=0.25, mel_stretch=0.1),
+                    trunk=trunk(2),
+                ),
+                "text": encoders.TextTransformer(
+                    vocab=VOCAB, max_length=27, hash_ngrams=(2, 3), hash_buckets=2048, trunk=trunk(2)
+                ),
+            },
+            shared={"keywords": "text", "pair": "text"},
+            fusion=fusion.CoAttention(
+                streams=three, updated=("text",), depth=1, width=WIDTH, num_heads=4, mlp_width=4 * WIDTH
+            ),
+            heads={
+                "image": heads.PooledEmbedding("image", dim=SHARED),
+                "audio": heads.PooledEmbedding("audio", dim=SHARED),
+                "text": heads.PooledEmbedding("text", dim=SHARED),
+                "keywords": heads.PooledEmbedding("keywords", dim=SHARED),
+                "words": heads.TokenLogits("text"),
+                "follows": heads.Classes("pair", num_classes=2, after="encoder"),
+            },
+        ),
+        objectives={
+            "image_text": objectives.InfoNCE("image", "text", same="text"),
+            "audio_text": objectives.InfoNCE("audio", "text", same="text"),
+            "image_audio": objectives.InfoNCE("image", "audio", same="text"),
+            "image_keywords": objectives.InfoNCE("image", "keywords", same="text"),
+            "masked_words": objectives.MaskedLanguage(
+                "words", weight=0.5, view=views.Chain((views.MaskTokens("text", vocab=VOCAB, rate=0.3), DROP))
+            ),
+            "next_sentence": objectives.NextSentence("follows", weight=0.5, view=views.Pairs("text", "keywords")),
+        },
+        optimizer=train.AdamW(peak_learning_rate=2e-3, schedule=train.Schedule(warmup_steps=100), weight_decay=0.1),
+        evals={
+            "unseen_concepts": evals.Retrieval(data=test, heads=three, train=known),
+            "unseen_voices": evals.Retrieval(data=new_voices, heads=three, pairs=(("audio", "text"),), train=known),
+            "masked_words": evals.MaskedWords(data=test, context=("image", "audio"), train=known),
+            "next_sentence": evals.NextSentence(data=test, view=views.Pairs("text", "keywords")),
+        },
+        save_every=300,
+    )
+
+
+# Each modality is missing from a part of the masked sentences, so that every subset can be read.
+DROP = views.Drop((("image", 0.3), ("audio", 0.3)))

@@ -1,0 +1,76 @@
+"""Hidden words and next sentences on web text: BERT's two objectives, on documents.
+
+    mmjax train experiments/web_text.py
+
+Data: `ud_ewt` under $MMJAX_DATA (Universal Dependencies English EWT, 540 documents, 12,544 sentences).
+"""
+
+import os
+from pathlib import Path
+
+from mmjax import data, encoders, evals, fusion, heads, objectives, train, views
+from mmjax.experiment import Experiment
+from mmjax.layers import Transformer
+from mmjax.model import MultimodalModel
+
+FOLDER = Path(os.environ.get("MMJAX_DATA", Path(__file__).parents[2] / "shared" / "data")) / "ud_ewt"
+HINT = "Set MMJAX_DATA to the folder that holds ud_ewt/ (see docs/data.md)"
+WIDTH = 128
+VOCAB = 4000
+LENGTH = 32
+
+
+def sentences(split: str) -> data.ConsecutiveSentences:
+    return data.ConsecutiveSentences(data.Jsonl(str(FOLDER / f"{split}.jsonl"), hint=HINT))
+
+
+def words(field: str) -> data.TextTransform:
+    tokenizer = data.WordPiece(sentences("train"), fields=("first",), vocab_size=VOCAB)
+    return data.TextTransform(field, tokenizer=tokenizer, length=LENGTH)
+
+
+def pairs(split: str) -> data.Dataset:
+    """Two sentences that follow each other in a document."""
+    return data.Dataset(sentences(split), {"first": words("first"), "second": words("second")}, cache=True)
+
+
+def sentences_alone(split: str) -> data.Dataset:
+    """One sentence, in the place of a pair."""
+    return data.Dataset(sentences(split), {"pair": words("first")}, cache=True)
+
+
+def experiment() -> Experiment:
+    # One view serves both objectives: the pair is masked, and encoded once.
+    pair = views.Pairs("first", "second")
+    masked_pair = views.Chain((pair, views.MaskTokens("pair", vocab=VOCAB)))
+    test = pairs("test")
+    return Experiment(
+        name="web_text",
+        num_steps=2000,
+        data=data.Mixture.of(pairs("train"), batch_size=32),
+        model=MultimodalModel(
+            encoders={
+                "pair": encoders.TextTransformer(
+                    vocab=VOCAB, max_length=2 * LENGTH,
+                    trunk=Transformer(depth=2, width=WIDTH, num_heads=4, mlp_width=4 * WIDTH, dropout=0.1, scan=False),
+                )
+            },
+            shared={"first": "pair", "second": "pair"},
+            fusion=fusion.Late(),
+            heads={
+                "words": heads.TokenLogits("pair", after="encoder"),
+                "follows": heads.Classes("pair", num_classes=2, after="encoder"),
+            },
+        ),
+        objectives={
+            "masked_words": objectives.MaskedLanguage("words", view=masked_pair),
+            "next_sentence": objectives.NextSentence("follows", view=masked_pair),
+        },
+        optimizer=train.AdamW(peak_learning_rate=1e-3, schedule=train.Schedule(warmup_steps=200), weight_decay=0.05),
+        evals={
+            "next_sentence": evals.NextSentence(data=test, view=pair),
+            # Sentences alone: their neighbours do not help.
+            "masked_words": evals.MaskedWords(data=sentences_alone("test"), stream="pair", train=sentences_alone("train")),
+        },
+        save_every=500,
+    )
