@@ -14,11 +14,13 @@ from mmjax.model import MultimodalModel
 
 FOLDER = Path(__file__).parent / "data" / "emoji_speech"
 WIDTH = 64
-VOCAB = 600
+VOCAB = 115  # characters, at the start of a word and within it
 SHARED = 128
 
 
-def emoji(split: str, *, pictures: str | tuple[str, ...], speech: str = "ogg", augment: bool = False) -> data.Dataset:
+def emoji(
+    split: str, *, pictures: str | tuple[str, ...], speech: str = "ogg", augment: bool = False
+) -> data.Dataset:
     """A picture, the spoken name, the written name, and a line of keywords."""
     words = data.WordPiece(
         data.WebDataset(str(FOLDER / "train.tar")), fields=("json.name", "json.keywords"), vocab_size=VOCAB
@@ -26,10 +28,12 @@ def emoji(split: str, *, pictures: str | tuple[str, ...], speech: str = "ogg", a
     return data.Dataset(
         source=data.WebDataset(str(FOLDER / f"{split}.tar")),
         streams={
-            "image": data.ImageTransform(pictures, size=(32, 32), crop_scale=(0.6, 1.0) if augment else None),
-            "audio": data.AudioTransform(speech, sample_rate_hz=16_000, seconds=1.6, gain_db=6.0 if augment else 0.0),
-            "text": data.TextTransform("json.name", tokenizer=words, length=16),
-            "keywords": data.TextTransform("json.keywords", tokenizer=words, length=12, optional=True),
+            "image": data.ImageTransform(pictures, size=(32, 32), crop_scale=(0.5, 1.0) if augment else None),
+            "audio": data.AudioTransform(
+                speech, sample_rate_hz=16_000, seconds=1.6, gain_db=6.0 if augment else 0.0
+            ),
+            "text": data.TextTransform("json.name", tokenizer=words, length=24),
+            "keywords": data.TextTransform("json.keywords", tokenizer=words, length=24, optional=True),
         },
         cache=True,
     )
@@ -47,7 +51,7 @@ def experiment() -> Experiment:
     three = ("image", "audio", "text")
     return Experiment(
         name="quickstart",
-        num_steps=900,
+        num_steps=800,
         data=data.Mixture.of(learn, batch_size=128),
         model=MultimodalModel(
             encoders={
@@ -55,11 +59,13 @@ def experiment() -> Experiment:
                 "audio": encoders.SpectrogramTransformer(
                     mel=encoders.LogMel(sample_rate_hz=16_000, num_mels=40),
                     stem=encoders.FramePatches(frames=4),
-                    augment=encoders.SpecAugment(time_stretch=0.25, mel_stretch=0.1),
+                    augment=encoders.SpecAugment(
+                        time_stretch=0.25, mel_stretch=0.15, num_time_masks=2, max_time_frames=10, num_mel_masks=1, max_mels=6
+                    ),
                     trunk=trunk(2),
                 ),
                 "text": encoders.TextTransformer(
-                    vocab=VOCAB, max_length=27, hash_ngrams=(2, 3), hash_buckets=2048, trunk=trunk(2)
+                    vocab=VOCAB, max_length=47, hash_ngrams=(3, 4), hash_buckets=4096, trunk=trunk(2)
                 ),
             },
             shared={"keywords": "text", "pair": "text"},
@@ -76,19 +82,25 @@ def experiment() -> Experiment:
             },
         ),
         objectives={
-            "image_text": objectives.InfoNCE("image", "text", same="text"),
-            "audio_text": objectives.InfoNCE("audio", "text", same="text"),
-            "image_audio": objectives.InfoNCE("image", "audio", same="text"),
-            "image_keywords": objectives.InfoNCE("image", "keywords", same="text"),
+            "image_text": objectives.InfoNCE("image", "text", same="text", label_smoothing=0.1),
+            "audio_text": objectives.InfoNCE("audio", "text", same="text", label_smoothing=0.1),
+            "image_audio": objectives.InfoNCE("image", "audio", same="text", label_smoothing=0.1),
+            "image_keywords": objectives.InfoNCE("image", "keywords", same="text", label_smoothing=0.1),
             "masked_words": objectives.MaskedLanguage(
                 "words", weight=0.5, view=views.Chain((views.MaskTokens("text", vocab=VOCAB, rate=0.3), DROP))
             ),
-            "next_sentence": objectives.NextSentence("follows", weight=0.5, view=views.Pairs("text", "keywords")),
+            "next_sentence": objectives.NextSentence(
+                "follows", weight=0.5, view=views.Pairs("text", "keywords")
+            ),
         },
-        optimizer=train.AdamW(peak_learning_rate=2e-3, schedule=train.Schedule(warmup_steps=100), weight_decay=0.1),
+        optimizer=train.AdamW(
+            peak_learning_rate=2e-3, schedule=train.Schedule(warmup_steps=100), weight_decay=0.1
+        ),
         evals={
             "unseen_concepts": evals.Retrieval(data=test, heads=three, train=known),
-            "unseen_voices": evals.Retrieval(data=new_voices, heads=three, pairs=(("audio", "text"),), train=known),
+            "unseen_voices": evals.Retrieval(
+                data=new_voices, heads=three, pairs=(("audio", "text"),), train=known
+            ),
             "masked_words": evals.MaskedWords(data=test, context=("image", "audio"), train=known),
             "next_sentence": evals.NextSentence(data=test, view=views.Pairs("text", "keywords")),
         },

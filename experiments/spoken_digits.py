@@ -25,7 +25,9 @@ def paired(split: str, *, augment: bool) -> data.Dataset:
     return data.Dataset(
         source=data.WebDataset(str(FOLDER / f"{split}.tar"), hint=HINT),
         streams={
-            "audio": data.AudioTransform("flac", sample_rate_hz=8000, seconds=1.0, shift_seconds=0.1 if augment else 0.0),
+            "audio": data.AudioTransform(
+                "flac", sample_rate_hz=8000, seconds=1.0, shift_seconds=0.1 if augment else 0.0
+            ),
             "image": data.ImageTransform("png", size=(28, 28), channels=1, shift=2 if augment else 0),
             "text": data.TextTransform("json.text", tokenizer=vocabulary(), length=3),
             "label": data.LabelTransform("json.label"),
@@ -62,11 +64,16 @@ def experiment() -> Experiment:
     return Experiment(
         name="spoken_digits",
         num_steps=1600,
-        data=data.Mixture({"paired": (1.0, paired("train", augment=True)), "pictures": (2.0, pictures_alone())}, batch_size=192),
+        data=data.Mixture(
+            {"paired": (1.0, paired("train", augment=True)), "pictures": (2.0, pictures_alone())},
+            batch_size=192,
+        ),
         model=MultimodalModel(
             encoders={
                 "audio": encoders.SpectrogramTransformer(
-                    mel=mel, stem=encoders.FramePatches(frames=4), trunk=trunk(2),
+                    mel=mel,
+                    stem=encoders.FramePatches(frames=4),
+                    trunk=trunk(2),
                     augment=encoders.SpecAugment(num_time_masks=1, num_mel_masks=1, max_mels=6),
                 ),
                 "image": encoders.ViT(stem=encoders.LinearPatches(patch=(7, 7)), trunk=trunk(2)),
@@ -81,9 +88,16 @@ def experiment() -> Experiment:
             "image_text": objectives.InfoNCE("image", "text", same="text"),
             "audio_image": objectives.InfoNCE("audio", "image", same="text"),
         },
-        optimizer=train.AdamW(peak_learning_rate=2e-3, schedule=train.Schedule(warmup_steps=100), weight_decay=0.05),
+        optimizer=train.AdamW(
+            peak_learning_rate=2e-3, schedule=train.Schedule(warmup_steps=100), weight_decay=0.05
+        ),
         evals={
-            "words": evals.ZeroShot(data=test, heads=("audio", "image", "text"), classes=WORDS, train=paired("train", augment=False)),
+            "words": evals.ZeroShot(
+                data=test,
+                heads=("audio", "image", "text"),
+                classes=WORDS,
+                train=paired("train", augment=False),
+            ),
             "retrieval": evals.Retrieval(data=test, heads=("audio", "image", "text")),
         },
         save_every=400,

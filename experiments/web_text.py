@@ -51,8 +51,11 @@ def experiment() -> Experiment:
         model=MultimodalModel(
             encoders={
                 "pair": encoders.TextTransformer(
-                    vocab=VOCAB, max_length=2 * LENGTH,
-                    trunk=Transformer(depth=2, width=WIDTH, num_heads=4, mlp_width=4 * WIDTH, dropout=0.1, scan=False),
+                    vocab=VOCAB,
+                    max_length=2 * LENGTH,
+                    trunk=Transformer(
+                        depth=2, width=WIDTH, num_heads=4, mlp_width=4 * WIDTH, dropout=0.1, scan=False
+                    ),
                 )
             },
             shared={"first": "pair", "second": "pair"},
@@ -66,11 +69,15 @@ def experiment() -> Experiment:
             "masked_words": objectives.MaskedLanguage("words", view=masked_pair),
             "next_sentence": objectives.NextSentence("follows", view=masked_pair),
         },
-        optimizer=train.AdamW(peak_learning_rate=1e-3, schedule=train.Schedule(warmup_steps=200), weight_decay=0.05),
+        optimizer=train.AdamW(
+            peak_learning_rate=1e-3, schedule=train.Schedule(warmup_steps=200), weight_decay=0.05
+        ),
         evals={
             "next_sentence": evals.NextSentence(data=test, view=pair),
             # Sentences alone: their neighbours do not help.
-            "masked_words": evals.MaskedWords(data=sentences_alone("test"), stream="pair", train=sentences_alone("train")),
+            "masked_words": evals.MaskedWords(
+                data=sentences_alone("test"), stream="pair", train=sentences_alone("train")
+            ),
         },
         save_every=500,
     )

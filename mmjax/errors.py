@@ -1,8 +1,8 @@
-"""The three ways in which a run ends early. Every layer may raise them; only the command line turns them into exit codes."""
+"""The ways in which a run ends early. Every layer may raise them; the command line turns them into exit codes."""
 
 
 class InputError(Exception):
-    """Bad usage, configuration or data. Says what was expected, what was found and what to do. Exit code 2."""
+    """Bad usage, configuration or data. Says what was expected, what was found, what to do. Exit code 2."""
 
 
 class NonFiniteError(Exception):

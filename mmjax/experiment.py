@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mmjax.model import MultimodalModel
     from mmjax.objectives import Objective
     from mmjax.sharding import MeshShape, Rules
-    from mmjax.train import OptimizerSpec
+    from mmjax.train.optimizer import Optimizer
 
 __all__ = ["Experiment", "from_text", "load", "override", "to_text", "validate"]
 
@@ -47,7 +47,7 @@ class Experiment:
     data: "Mixture"
     model: "MultimodalModel"
     objectives: "dict[str, Objective]"
-    optimizer: "OptimizerSpec"
+    optimizer: "Optimizer"
     evals: "dict[str, Eval]" = dataclasses.field(default_factory=dict)
     seed: int = 0  # of parameters, dropout, views and the order of the data
     mesh: "MeshShape" = dataclasses.field(default_factory=_one_device)

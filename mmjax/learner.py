@@ -16,7 +16,7 @@ from mmjax.views import Clean
 class Learner(nn.Module):
     """Encodes each distinct input once, whatever the number of objectives that look at it.
 
-    objectives: {name: objective}; an objective has `weight`, `view`, `reads()` and (Outputs) -> (loss, metrics).
+    objectives: {name: objective}, each as `mmjax.objectives.Objective` says.
     """
 
     model: MultimodalModel
@@ -33,20 +33,24 @@ class Learner(nn.Module):
             metrics |= {f"loss/{name}": loss} | {f"{name}/{metric}": value for metric, value in more.items()}
         return total, metrics
 
-    def predict(self, batch: Batch, view: Clean, heads: tuple[str, ...]) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+    def predict(
+        self, batch: Batch, view: Clean, heads: tuple[str, ...]
+    ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
         """What `heads` answer at `view`, and the view's targets. No dropout, no augmentation."""
         outputs = self.look(batch, {view: tuple(heads)}, train=False)[view]
         return {head: outputs.predictions[head] for head in heads}, outputs.targets
 
     def requests(self) -> dict[Clean, tuple[str, ...]]:
-        """{distinct view: the heads that objectives read there}; a view's comparisons join the clean view's."""
+        """{distinct view: the heads that objectives read there}; what a view compares joins the clean one."""
         requests: dict[Clean, dict[str, None]] = {Clean(): {}}
         for objective in self.objectives.values():
             requests.setdefault(objective.view, {}).update(dict.fromkeys(objective.reads()))
             requests[Clean()].update(dict.fromkeys(objective.view.compares()))
         return {view: tuple(heads) for view, heads in requests.items()}
 
-    def look(self, batch: Batch, requests: Mapping[Clean, tuple[str, ...]], train: bool) -> dict[Clean, Outputs]:
+    def look(
+        self, batch: Batch, requests: Mapping[Clean, tuple[str, ...]], train: bool
+    ) -> dict[Clean, Outputs]:
         """One Outputs for every requested view."""
         model, key = self.model, self.make_rng("views")
         compared = tuple(head for view in requests for head in view.compares())
@@ -67,7 +71,9 @@ class Learner(nn.Module):
             input_key, encoding_key = jax.random.split(jax.random.fold_in(key, i))
             inputs, targets = view.inputs(batch, input_key)
             encoded = {
-                stream: model.encode(stream, inputs[stream], train) if stream in view.changes() else encode_clean(stream)
+                stream: model.encode(stream, inputs[stream], train)
+                if stream in view.changes()
+                else encode_clean(stream)
                 for stream in model.streams_for(heads)
             }
             encoded, more = view.encodings(encoded, predictions, inputs, encoding_key)

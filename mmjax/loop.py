@@ -88,7 +88,9 @@ def train_steps(
     )
     flops = train_flops(setup.learner, setup.abstract.params, experiment.data.spec())
     meter = Meter(experiment.data.batch_size, flops)
-    bar = tqdm(total=experiment.num_steps, initial=first, desc=experiment.name, unit="step", dynamic_ncols=True)
+    bar = tqdm(
+        total=experiment.num_steps, initial=first, desc=experiment.name, unit="step", dynamic_ncols=True
+    )
     with contextlib.closing(Feed(setup, first)) as feed, bar:
         unread = first + 1
         for step in range(first + 1, experiment.num_steps + 1):
@@ -105,14 +107,18 @@ def train_steps(
             if saving or step % experiment.log_every == 0 or step == first + 1:
                 row = meter.read(unread)
                 unread = step + 1
-                row["learning_rate"] = float(experiment.optimizer.learning_rate(experiment.num_steps, step - 1))
+                row["learning_rate"] = float(
+                    experiment.optimizer.learning_rate(experiment.num_steps, step - 1)
+                )
                 folder.write_metrics(step, row | {"bad_examples": feed.counter.num_bad})
                 bar.set_postfix_str(progress(row), refresh=False)
             if saving:
                 checkpoints.save(step, state)
             if stopping and not last:
                 checkpoints.wait()
-                raise Interrupted(f"stopped by {stop.name} after step {step}, which is saved; the same command goes on")
+                raise Interrupted(
+                    f"stopped by {stop.name} after step {step}, which is saved; the same command goes on"
+                )
             if not last:
                 due = {name: e for name, e in experiment.evals.items() if e.every and step % e.every == 0}
                 if experiment.eval_every and step % experiment.eval_every == 0:
@@ -182,7 +188,9 @@ class StopSignal:
 
 def progress(row: dict[str, float]) -> str:
     """One line of numbers beside the bar."""
-    losses = [f"{name.removeprefix('loss/')} {value:.3f}" for name, value in row.items() if name.startswith("loss/")]
+    losses = [
+        f"{name.removeprefix('loss/')} {value:.3f}" for name, value in row.items() if name.startswith("loss/")
+    ]
     speed = ""
     if "examples_per_second" in row:
         speed = f"; {row['examples_per_second']:.0f} ex/s, input wait {row['input_wait_share']:.0%}"
@@ -226,7 +234,9 @@ def evaluate(run_dir: str | Path, path: str | None = None) -> Results:
     setup, state = open_run(run_dir)
     chosen = setup.experiment.evals
     if path is not None:
-        chosen = {name: dataclasses.replace(e, data=data.with_path(e.data, path)) for name, e in chosen.items()}
+        chosen = {
+            name: dataclasses.replace(e, data=data.with_path(e.data, path)) for name, e in chosen.items()
+        }
     predictor = setup.predictor(state)
     with RunFolder(run_dir) as folder:
         results = {}

@@ -32,7 +32,9 @@ class MultimodalModel(nn.Module):
         with jax.named_scope(f"encode_{stream}"):
             return self.encoders[self.encoder_of(stream)](value, train)
 
-    def predict(self, encoded: dict[str, Encoded], heads: Iterable[str], train: bool = False) -> dict[str, jax.Array]:
+    def predict(
+        self, encoded: dict[str, Encoded], heads: Iterable[str], train: bool = False
+    ) -> dict[str, jax.Array]:
         """Encodings -> {head: prediction}. Fusion runs only if one of `heads` reads what it makes."""
         heads = tuple(heads)
         fused: dict[str, Encoded] = {}

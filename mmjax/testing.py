@@ -25,7 +25,9 @@ def tiny_model(**trunk_changes) -> MultimodalModel:
     return MultimodalModel(
         encoders={
             "text": encoders.TextTransformer(vocab=VOCAB, max_length=32, trunk=tiny_trunk(**trunk_changes)),
-            "image": encoders.ViT(stem=encoders.LinearPatches(patch=(4, 4)), trunk=tiny_trunk(**trunk_changes)),
+            "image": encoders.ViT(
+                stem=encoders.LinearPatches(patch=(4, 4)), trunk=tiny_trunk(**trunk_changes)
+            ),
             "audio": encoders.SpectrogramTransformer(
                 mel=mel, stem=encoders.FramePatches(frames=4), trunk=tiny_trunk(**trunk_changes)
             ),
@@ -52,7 +54,9 @@ def tiny_objectives() -> dict:
         "audio_text": objectives.SigmoidPairs("audio", "text"),
         "words": objectives.MaskedLanguage("words", view=views.MaskTokens("text", vocab=VOCAB)),
         "follows": objectives.NextSentence("follows", view=views.Pairs("text", "keywords")),
-        "matches": objectives.Matching("matches", view=views.HardNegatives("image", "text", heads=("image", "text"))),
+        "matches": objectives.Matching(
+            "matches", view=views.HardNegatives("image", "text", heads=("image", "text"))
+        ),
     }
 
 

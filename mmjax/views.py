@@ -1,8 +1,8 @@
 """What an objective looks at: the batch as it is, with words masked, with streams missing, or paired anew.
 
 A view acts in two places. `inputs` remakes some streams of the batch before they are encoded; `encodings`
-re-pairs or drops what has been encoded already, which costs no encoder. The Learner encodes each distinct input
-once and shares it. Views are hashable values; everything random comes from a key made of (seed, step).
+re-pairs or drops what has been encoded already, which costs no encoder. The Learner encodes each distinct
+input once and shares it. Views are hashable values; everything random comes from a key made of (seed, step).
 """
 
 import dataclasses
@@ -10,8 +10,9 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool
 
-from mmjax.batch import Batch, Encoded, Text, present
+from mmjax.batch import Batch, Encoded, Stream, Text, present
 
 Targets = dict[str, jax.Array]
 
@@ -43,8 +44,8 @@ class Clean:
 class MaskTokens(Clean):
     """Some tokens hidden: 80 % as [MASK], 10 % as a random token, 10 % as they are (Devlin et al. 2019).
 
-    unit: each "token" is drawn by itself, a "word" with all its tokens (whole-word masking), or "all" words are.
-    In every text at least one unit is hidden, so short texts train too; special tokens never are.
+    unit: each "token" is drawn by itself, a "word" with all its tokens (whole-word masking), or "all" words
+    are. In every text at least one unit is hidden, so short texts train too; special tokens never are.
     Targets: tokens int32 ``"B L"`` (the original), masked bool ``"B L"``.
     """
 
@@ -104,7 +105,7 @@ class MaskWord(Clean):
 class Drop(Clean):
     """Whole streams missing, each example and stream by itself with the given probability.
 
-    rates: ((stream, probability), ...). A dropped stream is a mask that is False, as if it had never been there.
+    rates: ((stream, probability), ...). A dropped stream is a mask that is False, as if it had never been.
     """
 
     rates: tuple[tuple[str, float], ...]
@@ -119,7 +120,7 @@ class Drop(Clean):
 
 @dataclasses.dataclass(frozen=True)
 class Pairs(Clean):
-    """Two texts as one, ``[CLS] first [SEP] second [SEP]``; half of the seconds come from other rows (BERT's NSP).
+    """Two texts as one, ``[CLS] first [SEP] second [SEP]``; half of the seconds are other rows' (BERT's NSP).
 
     Makes the stream `stream`. A row whose second happens to equal its own is no example of a mismatch, and is
     left out. Targets: is_next bool ``"B"``, valid bool ``"B"``.
@@ -160,8 +161,8 @@ class HardNegatives(Clean):
     """True pairs, then each `first` with a wrong `second`, then each `second` with a wrong `first`: 3 B rows.
 
     Wrong partners are drawn from the batch in proportion to exp(similarity / temperature) of two embedding
-    heads (Li et al. 2021, ALBEF, section 3.2). A row whose `second` or `first` is identical is never a negative.
-    Streams other than the two are missing in these rows: they would tell which half is the wrong one.
+    heads (Li et al. 2021, ALBEF, section 3.2). A row whose `second` or `first` is identical is never a
+    negative. Streams other than the two are missing in these rows: they would tell which half is the wrong one.
     Targets: matches bool ``"3B"``, valid bool ``"3B"``.
     """
 
@@ -174,7 +175,10 @@ class HardNegatives(Clean):
         return self.heads
 
     def encodings(self, encoded, predictions, batch, key):
-        similarity = jax.lax.stop_gradient(predictions[self.heads[0]] @ predictions[self.heads[1]].T) / self.temperature
+        similarity = (
+            jax.lax.stop_gradient(predictions[self.heads[0]] @ predictions[self.heads[1]].T)
+            / self.temperature
+        )
         here = present(batch[self.first]) & present(batch[self.second])
         identical = same_content(batch[self.first]) | same_content(batch[self.second])
         allowed = ~identical & here[:, None] & here[None, :]
@@ -221,16 +225,31 @@ class Chain(Clean):
         return encoded, targets
 
 
-def same_content(stream) -> jax.Array:
-    """Which rows hold exactly the same input: bool ``"B B"``, True on the diagonal."""
-    rows = [leaf.reshape(leaf.shape[0], -1) for leaf in jax.tree.leaves(stream)]
-    same = jnp.eye(rows[0].shape[0], dtype=bool)
-    equal = jnp.ones_like(same)
-    for row in rows:
-        # Two random-weight checksums a row instead of B x B x inputs comparisons; modular, so equal rows agree to the bit.
-        bits = jax.lax.bitcast_convert_type(row, jnp.uint32) if row.dtype.itemsize == 4 else row.astype(jnp.uint32)
+def same_content(stream: Stream) -> Bool[jax.Array, "B B"]:
+    """Which rows hold exactly the same input, whatever is under a False mask; True on the diagonal."""
+    equal = jnp.ones((stream.mask.shape[0],) * 2, dtype=bool)
+    for leaf in jax.tree.leaves(stream):
+        mask = stream.mask.reshape(stream.mask.shape + (1,) * (leaf.ndim - stream.mask.ndim))
+        row = jnp.where(mask, leaf, 0).reshape(leaf.shape[0], -1)
+        # Two checksums a row instead of B x B x inputs comparisons; modular, so equal rows agree to the bit.
+        bits = (
+            jax.lax.bitcast_convert_type(row, jnp.uint32)
+            if row.dtype.itemsize == 4
+            else row.astype(jnp.uint32)
+        )
         for seed in (0, 1):
-            weight = jax.random.bits(jax.random.key(seed), (bits.shape[1],), jnp.uint32) | 1
-            checksum = (bits * weight).sum(axis=1, dtype=jnp.uint32)
+            salt = jax.random.bits(jax.random.key(seed), (1, bits.shape[1]), jnp.uint32)
+            checksum = scramble(bits ^ salt).sum(axis=1, dtype=jnp.uint32)
             equal &= checksum[:, None] == checksum[None, :]
-    return same | equal
+    return equal
+
+
+def scramble(bits: jax.Array) -> jax.Array:
+    """MurmurHash3's last step, uint32.
+
+    A sum of multiples would not tell apart rows that differ only in high bits, such as the signs of black and
+    white pixels.
+    """
+    bits = (bits ^ (bits >> 16)) * jnp.uint32(0x85EBCA6B)
+    bits = (bits ^ (bits >> 13)) * jnp.uint32(0xC2B2AE35)
+    return bits ^ (bits >> 16)

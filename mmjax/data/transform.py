@@ -12,8 +12,10 @@ from mmjax.data.records import Record
 class Transform(Protocol):
     """A frozen value that turns a record into one stream of an example. No batch axis anywhere here."""
 
-    # A record without the field is an example without the stream; if not optional, it is a bad example.
-    optional: bool
+    @property
+    def optional(self) -> bool:
+        """Whether a record without the field is an example without the stream, rather than a bad example."""
+        ...
 
     def decode(self, record: Record) -> Any:
         """The deterministic part, compact enough to be cached. Raises BadExample."""

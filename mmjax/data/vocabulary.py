@@ -39,7 +39,8 @@ class Vocabulary(Protocol):
 class TokenizerSpec(Protocol):
     """A frozen value that makes a vocabulary when opened."""
 
-    vocab_size: int
+    @property
+    def vocab_size(self) -> int: ...
 
     def open(self) -> Vocabulary: ...
 

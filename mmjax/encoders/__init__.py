@@ -6,6 +6,6 @@ from mmjax.encoders.spectrogram import LogMel, SpecAugment
 from mmjax.encoders.text import TextTransformer
 
 __all__ = [
-    "ConvFrames", "ConvPatches", "FramePatches", "LinearPatches", "LogMel", "SpecAugment", "SpectrogramTransformer",
-    "TextTransformer", "ViT",
+    "ConvFrames", "ConvPatches", "FramePatches", "LinearPatches", "LogMel", "SpecAugment",
+    "SpectrogramTransformer", "TextTransformer", "ViT",
 ]  # fmt: skip

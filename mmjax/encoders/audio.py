@@ -4,6 +4,7 @@ import einops
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float
 
 from mmjax.batch import Audio, Encoded
 from mmjax.encoders.spectrogram import LogMel, SpecAugment
@@ -11,7 +12,7 @@ from mmjax.layers import Conv1d, Einsum, LearnedPositions, Transformer
 
 
 class FramePatches(nn.Module):
-    """Patches of `frames` x `mels` of the spectrogram, one linear map (AST, Gong et al. 2021, without overlap).
+    """Patches of `frames` x `mels` of the spectrogram, a linear map (AST, Gong et al. 2021, without overlap).
 
     `mels` None takes the whole mel axis, so that a token is a moment.
     """
@@ -21,17 +22,25 @@ class FramePatches(nn.Module):
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, mel: jax.Array, mask: jax.Array, width: int) -> tuple[jax.Array, jax.Array]:
-        """``"B frames mels"``, ``"B frames"`` -> ``"B L D"``, ``"B L"``, time first."""
+    def __call__(
+        self, mel: Float[jax.Array, "B frames mels"], mask: Bool[jax.Array, "B frames"], width: int
+    ) -> tuple[Float[jax.Array, "B L {width}"], Bool[jax.Array, "B L"]]:
+        """Positions in time first."""
         num_mels = self.mels or mel.shape[2]
         if mel.shape[2] % num_mels:
             raise ValueError(f"{mel.shape[2]} mels do not divide into patches of {num_mels}")
         length = mel.shape[1] // self.frames * self.frames
-        patches = einops.rearrange(mel[:, :length], "B (T t) (M m) -> B (T M) (t m)", t=self.frames, m=num_mels)
+        patches = einops.rearrange(
+            mel[:, :length], "B (T t) (M m) -> B (T M) (t m)", t=self.frames, m=num_mels
+        )
         mask = einops.reduce(mask[:, :length], "B (T t) -> B T", "max", t=self.frames)
         mask = jnp.repeat(mask, mel.shape[2] // num_mels, axis=1)
         x = Einsum(
-            "B L P, P D -> B L D", shape=(patches.shape[-1], width), axes=("patch", "embed"), dtype=self.dtype, name="linear"
+            "B L P, P D -> B L D",
+            shape=(patches.shape[-1], width),
+            axes=("patch", "embed"),
+            dtype=self.dtype,
+            name="linear",
         )(patches)
         return x, mask
 
@@ -45,8 +54,10 @@ class ConvFrames(nn.Module):
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, mel: jax.Array, mask: jax.Array, width: int) -> tuple[jax.Array, jax.Array]:
-        """``"B frames mels"``, ``"B frames"`` -> ``"B L D"``, ``"B L"``."""
+    def __call__(
+        self, mel: Float[jax.Array, "B frames mels"], mask: Bool[jax.Array, "B frames"], width: int
+    ) -> tuple[Float[jax.Array, "B L {width}"], Bool[jax.Array, "B L"]]:
+        """Spectrogram -> positions."""
         x = mel
         for i in range(self.depth):
             x = nn.gelu(Conv1d(width, self.size, self.stride, dtype=self.dtype, name=f"conv_{i}")(x))
@@ -55,7 +66,7 @@ class ConvFrames(nn.Module):
 
 
 class SpectrogramTransformer(nn.Module):
-    """Log-mel, patches or convolutions, positions, trunk. The spectrogram is computed here, inside the compiled step."""
+    """Log-mel (computed here, inside the compiled step), patches or convolutions, positions, trunk."""
 
     mel: LogMel
     stem: FramePatches | ConvFrames

@@ -4,6 +4,7 @@ import einops
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from mmjax.batch import Encoded, Image
 from mmjax.layers import Conv2d, Einsum, LearnedPositions, Transformer
@@ -17,12 +18,18 @@ class LinearPatches(nn.Module):
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, pixels: jax.Array, width: int) -> jax.Array:
-        """``"B height width channel" -> "B L D"``, patches in reading order."""
+    def __call__(
+        self, pixels: Float[jax.Array, "B height width channel"], width: int
+    ) -> Float[jax.Array, "B L {width}"]:
+        """Patches in reading order."""
         patches = split_patches(pixels, self.patch)
         patches = einops.rearrange(patches, "B L h w c -> B L (h w c)")
         return Einsum(
-            "B L P, P D -> B L D", shape=(patches.shape[-1], width), axes=("patch", "embed"), dtype=self.dtype, name="linear"
+            "B L P, P D -> B L D",
+            shape=(patches.shape[-1], width),
+            axes=("patch", "embed"),
+            dtype=self.dtype,
+            name="linear",
         )(patches)
 
 
@@ -39,15 +46,21 @@ class ConvPatches(nn.Module):
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, pixels: jax.Array, width: int) -> jax.Array:
-        """``"B height width channel" -> "B L D"``, patches in reading order."""
+    def __call__(
+        self, pixels: Float[jax.Array, "B height width channel"], width: int
+    ) -> Float[jax.Array, "B L {width}"]:
+        """Patches in reading order."""
         patches = split_patches(pixels, self.patch)
         x = einops.rearrange(patches, "B L h w c -> (B L) h w c")
         for i, channels in enumerate(self.channels):
             x = nn.relu(Conv2d(channels, self.size, self.stride, dtype=self.dtype, name=f"conv_{i}")(x))
         x = einops.rearrange(x, "(B L) h w c -> B L (h w c)", B=pixels.shape[0])
         return Einsum(
-            "B L P, P D -> B L D", shape=(x.shape[-1], width), axes=("patch", "embed"), dtype=self.dtype, name="linear"
+            "B L P, P D -> B L D",
+            shape=(x.shape[-1], width),
+            axes=("patch", "embed"),
+            dtype=self.dtype,
+            name="linear",
         )(x)
 
 
@@ -77,6 +90,8 @@ class ViT(nn.Module):
         if self.num_registers:
             init = param_axes(nn.initializers.normal(0.02), "positions", "embed")
             registers = self.param("registers", init, (self.num_registers, self.trunk.width))
-            x = jnp.concatenate([jnp.broadcast_to(registers, (x.shape[0], *registers.shape)).astype(x.dtype), x], 1)
+            x = jnp.concatenate(
+                [jnp.broadcast_to(registers, (x.shape[0], *registers.shape)).astype(x.dtype), x], 1
+            )
         mask = jnp.broadcast_to(image.mask[:, None], x.shape[:2])
         return Encoded(self.trunk(x, mask, train), mask)

@@ -5,14 +5,15 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Float, Float32
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LogMel:
     """A log-mel spectrogram: Hann windows, power, Slaney's mel scale with area-normalised triangles.
 
-    Frame t is centred on sample ``t * hop``; there are ``samples // hop`` of them (Whisper's convention). Each clip is
-    shifted and scaled to mean 0 and deviation 1 over its valid frames, so loudness does not matter.
+    Frame t is centred on sample ``t * hop``; there are ``samples // hop`` of them (Whisper's convention). Each
+    clip is shifted and scaled to mean 0 and deviation 1 over its valid frames, so loudness does not matter.
     """
 
     sample_rate_hz: int
@@ -26,10 +27,13 @@ class LogMel:
     def sizes(self) -> tuple[int, int, int]:
         """(window, hop, fft length) in samples."""
         window = round(self.window_seconds * self.sample_rate_hz)
-        return window, round(self.hop_seconds * self.sample_rate_hz), 1 << (window - 1).bit_length()
+        return window, round(self.hop_seconds * self.sample_rate_hz), window
 
-    def __call__(self, samples: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """``"B samples"`` and its mask -> spectrogram float32 ``"B frames mels"`` and frame mask ``"B frames"``."""
+    def __call__(
+        self, samples: Float[jax.Array, "B samples"], mask: Bool[jax.Array, "B samples"]
+    ) -> tuple[Float32[jax.Array, "B frames mels"], Bool[jax.Array, "B frames"]]:
+        """Spectrogram, zero where it is not valid, and which frames are valid."""
+        samples = jnp.where(mask, samples, 0)  # the last valid window reaches into the padding
         window, hop, fft = self.sizes()
         num_frames = samples.shape[1] // hop
         padded = jnp.pad(samples, ((0, 0), (window // 2, window)))
@@ -39,10 +43,14 @@ class LogMel:
         pieces = jnp.pad(pieces, ((0, 0), (0, (num_frames + pieces_per_window) * hop - pieces.shape[1])))
         pieces = pieces.reshape(samples.shape[0], -1, hop)
         frames = jnp.concatenate([pieces[:, i : i + num_frames] for i in range(pieces_per_window)], axis=-1)
-        frames = frames[..., :window] * np.hanning(window + 1)[:-1].astype(np.float32)
-        power = jnp.square(jnp.abs(jnp.fft.rfft(frames, n=fft)))
+        frames = frames[..., :window] * np.hanning(window + 1)[None, None, :-1].astype(np.float32)
+        spectrum = jnp.fft.rfft(frames, n=fft)
+        # Not abs(): its guarded square root costs more than the transform.
+        power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
         high = self.sample_rate_hz / 2 if self.high_hz is None else self.high_hz
-        log_mel = jnp.log(power @ mel_filters(self.sample_rate_hz, fft, self.num_mels, self.low_hz, high) + self.floor)
+        log_mel = jnp.log(
+            power @ mel_filters(self.sample_rate_hz, fft, self.num_mels, self.low_hz, high) + self.floor
+        )
         frame_mask = mask[:, : num_frames * hop : hop]
         weight = frame_mask[..., None].astype(jnp.float32)
         count = jnp.maximum(weight.sum((1, 2), keepdims=True) * self.num_mels, 1.0)
@@ -53,7 +61,7 @@ class LogMel:
 
 
 def mel_filters(sample_rate_hz: int, fft: int, num_mels: int, low_hz: float, high_hz: float) -> np.ndarray:
-    """Triangles of unit area on Slaney's mel scale: float32 ``"fft/2+1 mels"`` (Slaney 1998, Auditory Toolbox)."""
+    """Triangles of unit area on the mel scale of Slaney 1998 (Auditory Toolbox): float32 ``"fft/2+1 mels"``."""
     edges_hz = mel_to_hz(np.linspace(hz_to_mel(low_hz), hz_to_mel(high_hz), num_mels + 2))
     bins_hz = np.linspace(0, sample_rate_hz / 2, fft // 2 + 1)
     lower, centre, upper = edges_hz[:-2], edges_hz[1:-1], edges_hz[2:]
@@ -65,18 +73,25 @@ def mel_filters(sample_rate_hz: int, fft: int, num_mels: int, low_hz: float, hig
 # Slaney's scale: linear to 1 kHz (15 mels), then 27 mels for each factor of 6.4.
 def hz_to_mel(hz):
     """Hertz to mels, Slaney's scale."""
-    return np.where(np.less(hz, 1000.0), np.asarray(hz) * 3 / 200, 15 + 27 * np.log(np.maximum(hz, 1e-9) / 1000) / np.log(6.4))
+    return np.where(
+        np.less(hz, 1000.0),
+        np.asarray(hz) * 3 / 200,
+        15 + 27 * np.log(np.maximum(hz, 1e-9) / 1000) / np.log(6.4),
+    )
 
 
 def mel_to_hz(mel):
     """Mels to hertz, Slaney's scale."""
-    return np.where(np.less(mel, 15), np.asarray(mel) * 200 / 3, 1000 * np.exp((np.asarray(mel) - 15) * np.log(6.4) / 27))
+    return np.where(
+        np.less(mel, 15), np.asarray(mel) * 200 / 3, 1000 * np.exp((np.asarray(mel) - 15) * np.log(6.4) / 27)
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SpecAugment:
     """Random changes of a spectrogram in training: masks (Park et al. 2019, without the time warp), a linear
-    time stretch about the clip's start, and a linear stretch of the mel axis (vocal tract length, Jaitly & Hinton 2013).
+    time stretch about the clip's start, and a linear stretch of the mel axis (vocal tract length, Jaitly &
+    Hinton 2013).
     """
 
     num_time_masks: int = 0
@@ -86,11 +101,15 @@ class SpecAugment:
     time_stretch: float = 0.0  # 0.25: speed between 0.75 and 1.25
     mel_stretch: float = 0.0
 
-    def __call__(self, mel: jax.Array, mask: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Spectrogram ``"B frames mels"``, mask ``"B frames"``, key -> the same shapes."""
+    def __call__(
+        self, mel: Float[jax.Array, "B frames mels"], mask: Bool[jax.Array, "B frames"], key: jax.Array
+    ) -> tuple[Float[jax.Array, "B frames mels"], Bool[jax.Array, "B frames"]]:
+        """Spectrogram and mask anew."""
         stretch_key, warp_key, time_key, mel_key = jax.random.split(key, 4)
         if self.time_stretch:
-            rate = 1 + self.time_stretch * jax.random.uniform(stretch_key, (mel.shape[0],), minval=-1, maxval=1)
+            rate = 1 + self.time_stretch * jax.random.uniform(
+                stretch_key, (mel.shape[0],), minval=-1, maxval=1
+            )
             source = jnp.arange(mel.shape[1])[None] * rate[:, None]
             nearest = jnp.clip(jnp.round(source).astype(jnp.int32), 0, mel.shape[1] - 1)
             mask = jnp.take_along_axis(mask, nearest, axis=1) & (source <= mel.shape[1] - 1)
@@ -100,25 +119,34 @@ class SpecAugment:
             source = jnp.arange(mel.shape[2])[None] * rate[:, None]
             mel = resample(mel.swapaxes(1, 2), source).swapaxes(1, 2)
         for i in range(self.num_time_masks):
-            mel *= ~random_band(jax.random.fold_in(time_key, i), mel.shape[0], mel.shape[1], self.max_time_frames)[:, :, None]
+            mel *= ~random_band(
+                jax.random.fold_in(time_key, i), mel.shape[0], mel.shape[1], self.max_time_frames
+            )[:, :, None]
         for i in range(self.num_mel_masks):
-            mel *= ~random_band(jax.random.fold_in(mel_key, i), mel.shape[0], mel.shape[2], self.max_mels)[:, None, :]
+            mel *= ~random_band(jax.random.fold_in(mel_key, i), mel.shape[0], mel.shape[2], self.max_mels)[
+                :, None, :
+            ]
         return mel, mask
 
 
-def resample(x: jax.Array, source: jax.Array) -> jax.Array:
-    """Linear interpolation of ``"B N C"`` at positions source ``"B N"``; clamped at the ends."""
+def resample(x: Float[jax.Array, "B N C"], source: Float[jax.Array, "B N"]) -> Float[jax.Array, "B N C"]:
+    """Linear interpolation of x along N at the positions `source`; clamped at the ends."""
     source = jnp.clip(source, 0, x.shape[1] - 1)
     low = jnp.floor(source).astype(jnp.int32)
     high = jnp.minimum(low + 1, x.shape[1] - 1)
     share = (source - low)[..., None]
-    return jnp.take_along_axis(x, low[..., None], 1) * (1 - share) + jnp.take_along_axis(x, high[..., None], 1) * share
+    return (
+        jnp.take_along_axis(x, low[..., None], 1) * (1 - share)
+        + jnp.take_along_axis(x, high[..., None], 1) * share
+    )
 
 
-def random_band(key: jax.Array, batch: int, length: int, max_width: int) -> jax.Array:
-    """True on one random run of 0..max_width positions an example: bool ``"B length"``."""
+def random_band(
+    key: jax.Array, batch: int, length: int, max_width: int
+) -> Bool[jax.Array, "{batch} {length}"]:
+    """True on one random run of 0..max_width positions an example."""
     width_key, start_key = jax.random.split(key)
     width = jax.random.randint(width_key, (batch, 1), 0, max_width + 1)
-    start = jax.random.randint(start_key, (batch, 1), 0, jnp.maximum(length - width, 1))
+    start = jax.random.randint(start_key, (batch, 1), 0, jnp.maximum(length - width, 0) + 1)
     position = jnp.arange(length)[None]
     return (position >= start) & (position < start + width)

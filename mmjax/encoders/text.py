@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Int, Int32
 
 from mmjax.batch import Encoded, Text
 from mmjax.layers import LearnedPositions, Transformer
@@ -15,9 +16,9 @@ class TextTransformer(nn.Module):
     The token table starts at standard deviation width^-1/2 and its rows are scaled by width^1/2 when read
     (Vaswani et al. 2017, section 3.4): unit-scale inputs, and unit-scale logits for a head tied to the table.
 
-    `hash_ngrams`, e.g. (2, 3), adds to every position a learned vector of each n-gram that ends there, found by
-    hashing into `hash_buckets` rows (Pagnoni et al. 2024, Byte Latent Transformer, section 3.2.1). A small
-    vocabulary then costs little knowledge of whole words. An n-gram that contains a masked token hashes the mask.
+    `hash_ngrams`, e.g. (2, 3), adds to every position a learned vector of each n-gram that ends there, found
+    by hashing into `hash_buckets` rows (Pagnoni et al. 2024, Byte Latent Transformer, section 3.2.1). A small
+    vocabulary then costs little knowledge of whole words. An n-gram with a masked token in it hashes the mask.
     """
 
     vocab: int
@@ -44,16 +45,18 @@ class TextTransformer(nn.Module):
     def __call__(self, text: Text, train: bool = False) -> Encoded:
         """Text ``"B L"`` -> Encoded ``"B L D"``."""
         width = self.trunk.width
-        x = jnp.take(self.table, text.tokens, axis=0) * width**0.5
+        # An n-gram may reach back over padding between two sentences.
+        tokens = jnp.where(text.mask, text.tokens, 0)
+        x = jnp.take(self.table, tokens, axis=0) * width**0.5
         x = x + jnp.take(self.types, text.token_types, axis=0)
         for i, n in enumerate(self.hash_ngrams):
-            bucket = hash_ngram(text.tokens, n, self.hash_buckets) + i * self.hash_buckets
+            bucket = hash_ngram(tokens, n, self.hash_buckets) + i * self.hash_buckets
             x = x + jnp.take(self.ngrams, bucket, axis=0) * width**0.5
         return Encoded(self.trunk(self.positions(x), text.mask, train), text.mask)
 
 
-def hash_ngram(tokens: jax.Array, n: int, buckets: int) -> jax.Array:
-    """A bucket for the n tokens that end at each position (padding 0 before the start): int32 ``"B L"``."""
+def hash_ngram(tokens: Int[jax.Array, "B L"], n: int, buckets: int) -> Int32[jax.Array, "B L"]:
+    """A bucket for the n tokens that end at each position (padding 0 before the start)."""
     length = tokens.shape[1]
     padded = jnp.pad(tokens, ((0, 0), (n - 1, 0))).astype(jnp.uint32)
     value = jnp.zeros(tokens.shape, jnp.uint32)

@@ -12,10 +12,11 @@ from mmjax.sharding import param_axes, shard
 class CoAttention(nn.Module):
     """Two-stream co-attention (Lu et al. 2019, ViLBERT, section 2.1) for any number of streams.
 
-    In each of `depth` layers, every stream in `updated` (default: all) attends to all the other streams laid end to
-    end, then to itself, then goes through its MLP; all read the state of the layer below. The context is led by
-    one learned null token a stream, so that a row whose other modalities are all missing attends to something
-    that is the same for every row. With `updated=("text",)` this is the text-side cross-attention of ALBEF and BLIP.
+    In each of `depth` layers, every stream in `updated` (default: all) attends to all the other streams laid
+    end to end, then to itself, then goes through its MLP; all read the state of the layer below. The context is
+    led by one learned null token a stream, so that a row whose other modalities are all missing attends to
+    something that is the same for every row. With `updated=("text",)` this is the text-side cross-attention of
+    ALBEF and BLIP.
 
     Streams may differ in width: each is mapped to `width` first where it must be.
     """
@@ -40,19 +41,27 @@ class CoAttention(nn.Module):
             x, masks[stream] = encoded[stream].embeddings, encoded[stream].mask
             if x.shape[-1] != self.width:
                 x = Einsum(
-                    "B L D, D M -> B L M", shape=(x.shape[-1], self.width), axes=("patch", "embed"), dtype=self.dtype,
+                    "B L D, D M -> B L M",
+                    shape=(x.shape[-1], self.width),
+                    axes=("patch", "embed"),
+                    dtype=self.dtype,
                     name=f"{stream}_in",
-                )(x)  # fmt: skip
+                )(x)
             # A vector per stream: without it the readers could not tell whose token they attend to.
-            tag = self.param(f"{stream}_tag", param_axes(nn.initializers.normal(0.02), "embed"), (self.width,))
-            embeddings[stream] = x.astype(self.dtype) + tag.astype(self.dtype)
+            tag = self.param(
+                f"{stream}_tag", param_axes(nn.initializers.normal(0.02), "embed"), (self.width,)
+            )
+            embeddings[stream] = x.astype(self.dtype) + tag[None, None].astype(self.dtype)
         updated = self.streams if self.updated is None else self.updated
         for layer in range(self.depth):
             embeddings |= {
-                stream: self.read_others(f"{stream}_{layer}", stream, embeddings, masks, train) for stream in updated
+                stream: self.read_others(f"{stream}_{layer}", stream, embeddings, masks, train)
+                for stream in updated
             }
         fused = {
-            stream: Encoded(LayerNorm(dtype=self.dtype, name=f"{stream}_norm")(embeddings[stream]), masks[stream])
+            stream: Encoded(
+                LayerNorm(dtype=self.dtype, name=f"{stream}_norm")(embeddings[stream]), masks[stream]
+            )
             for stream in updated
         }
         return encoded | fused
@@ -60,11 +69,15 @@ class CoAttention(nn.Module):
     def read_others(self, name: str, stream: str, embeddings: dict, masks: dict, train: bool) -> jax.Array:
         """One layer of one stream: ``"B L D"``."""
         x = embeddings[stream]
-        null = self.param(f"{name}_null", param_axes(nn.initializers.normal(1.0), None, "embed"), (1, self.width))
+        null = self.param(
+            f"{name}_null", param_axes(nn.initializers.normal(1.0), None, "embed"), (1, self.width)
+        )
         others = [other for other in self.streams if other != stream]
         context = [jnp.broadcast_to(null.astype(x.dtype), (x.shape[0], 1, self.width))]
         context = jnp.concatenate(context + [embeddings[other] for other in others], axis=1)
-        context_mask = jnp.concatenate([jnp.ones((x.shape[0], 1), bool)] + [masks[other] for other in others], axis=1)
+        context_mask = jnp.concatenate(
+            [jnp.ones((x.shape[0], 1), bool)] + [masks[other] for other in others], axis=1
+        )
         cross = MultiHeadAttention(num_heads=self.num_heads, dtype=self.dtype, name=f"{name}_cross")(
             LayerNorm(dtype=self.dtype, name=f"{name}_query_norm")(x),
             LayerNorm(dtype=self.dtype, name=f"{name}_context_norm")(context),
@@ -73,5 +86,6 @@ class CoAttention(nn.Module):
         x = x + nn.Dropout(self.dropout, deterministic=not train)(cross)
         x = shard(x, "act_batch", "act_length", "act_embed")
         return Block(
-            num_heads=self.num_heads, mlp_width=self.mlp_width, dropout=self.dropout, dtype=self.dtype, name=f"{name}_block"
+            num_heads=self.num_heads, mlp_width=self.mlp_width, dropout=self.dropout, dtype=self.dtype,
+            name=f"{name}_block",
         )(x, masks[stream], train)  # fmt: skip

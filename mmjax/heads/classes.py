@@ -5,6 +5,7 @@ from typing import Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float32
 
 from mmjax.batch import Encoded
 from mmjax.heads.pooling import pool
@@ -12,7 +13,7 @@ from mmjax.layers import Einsum
 
 
 class Classes(nn.Module):
-    """Logits over classes from the pooled stream, through one tanh layer (BERT's pooler): float32 ``"B num_classes"``."""
+    """Logits over classes from the pooled stream through a tanh layer (BERT's pooler): float32 ``"B classes"``."""
 
     stream: str
     num_classes: int
@@ -20,8 +21,12 @@ class Classes(nn.Module):
     after: Literal["encoder", "fusion"] = "fusion"
 
     @nn.compact
-    def __call__(self, encoded: Encoded, table: jax.Array | None = None) -> jax.Array:
+    def __call__(self, encoded: Encoded, table: jax.Array | None = None) -> Float32[jax.Array, "B classes"]:
         x = pool(encoded, self.pooling)
         width = x.shape[-1]
-        x = jnp.tanh(Einsum("B D, D M -> B M", shape=(width, width), axes=("patch", "embed"), name="pooler")(x))
-        return Einsum("B D, D C -> B C", shape=(width, self.num_classes), axes=("embed", "classes"), name="linear")(x)
+        x = jnp.tanh(
+            Einsum("B D, D M -> B M", shape=(width, width), axes=("patch", "embed"), name="pooler")(x)
+        )
+        return Einsum(
+            "B D, D C -> B C", shape=(width, self.num_classes), axes=("embed", "classes"), name="linear"
+        )(x)

@@ -5,6 +5,7 @@ from typing import Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float32
 
 from mmjax.batch import Encoded
 from mmjax.heads.pooling import pool
@@ -20,8 +21,16 @@ class PooledEmbedding(nn.Module):
     after: Literal["encoder", "fusion"] = "encoder"
 
     @nn.compact
-    def __call__(self, encoded: Encoded, table: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, encoded: Encoded, table: jax.Array | None = None
+    ) -> Float32[jax.Array, "B {self.dim}"]:
         x = pool(encoded, self.pooling)
-        x = Einsum("B D, D E -> B E", shape=(x.shape[-1], self.dim), axes=("embed", "shared"), use_bias=False, name="linear")(x)
+        x = Einsum(
+            "B D, D E -> B E",
+            shape=(x.shape[-1], self.dim),
+            axes=("embed", "shared"),
+            use_bias=False,
+            name="linear",
+        )(x)
         # The floor keeps the gradient finite for the all-zero vector of a missing example.
         return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), 1e-12))

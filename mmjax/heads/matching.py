@@ -4,18 +4,19 @@ from typing import Literal
 
 import flax.linen as nn
 import jax
+from jaxtyping import Float32
 
 from mmjax.batch import Encoded
 from mmjax.heads.classes import Classes
 
 
 class MatchingLogit(nn.Module):
-    """One logit from a fused stream that has read the other: float32 ``"B"`` (ALBEF's image-text matching)."""
+    """One logit of a fused stream that has read the other: float32 ``"B"`` (ALBEF's image-text matching)."""
 
     stream: str
     pooling: Literal["mean", "first"] = "first"
     after: Literal["encoder", "fusion"] = "fusion"
 
     @nn.compact
-    def __call__(self, encoded: Encoded, table: jax.Array | None = None) -> jax.Array:
+    def __call__(self, encoded: Encoded, table: jax.Array | None = None) -> Float32[jax.Array, " B"]:
         return Classes(self.stream, num_classes=1, pooling=self.pooling, name="classes")(encoded)[:, 0]

@@ -2,11 +2,12 @@
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float32
 
 from mmjax.batch import Encoded
 
 
-def pool(encoded: Encoded, how: str) -> jax.Array:
+def pool(encoded: Encoded, how: str) -> Float32[jax.Array, "B D"]:
     """``"B L D" -> "B D"`` in float32: the "mean" of unmasked positions, or the "first" position."""
     x = encoded.embeddings.astype(jnp.float32)
     if how == "first":

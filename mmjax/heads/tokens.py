@@ -5,6 +5,7 @@ from typing import Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float32
 
 from mmjax.batch import Encoded
 from mmjax.layers import Einsum, LayerNorm
@@ -12,20 +13,26 @@ from mmjax.sharding import param_axes, shard
 
 
 class TokenLogits(nn.Module):
-    """Dense, GELU, norm, then the transposed token table and a bias (BERT's MLM head): float32 ``"B L V"``."""
+    """Dense, GELU, norm, the transposed token table and a bias (BERT's MLM head): float32 ``"B L V"``."""
 
     stream: str
     after: Literal["encoder", "fusion"] = "fusion"
 
     @nn.compact
-    def __call__(self, encoded: Encoded, table: jax.Array | None = None) -> jax.Array:
-        """table: float32 ``"V D"``, of the encoder that made the stream."""
+    def __call__(
+        self, encoded: Encoded, table: Float32[jax.Array, "V D"] | None = None
+    ) -> Float32[jax.Array, "B L V"]:
+        """table: that of the encoder that made the stream."""
         if table is None:
             raise ValueError(f"TokenLogits reads stream {self.stream!r}, whose encoder has no token table")
         x = encoded.embeddings
         vocab, width = table.shape
         x = Einsum(
-            "B L D, D M -> B L M", shape=(x.shape[-1], width), axes=("patch", "embed"), dtype=x.dtype.name, name="dense"
+            "B L D, D M -> B L M",
+            shape=(x.shape[-1], width),
+            axes=("patch", "embed"),
+            dtype=x.dtype.name,
+            name="dense",
         )(x)
         x = LayerNorm(name="norm")(nn.gelu(x))
         bias = self.param("bias", param_axes(nn.initializers.zeros, "vocab"), (vocab,))

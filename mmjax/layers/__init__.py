@@ -9,6 +9,6 @@ from mmjax.layers.positions import LearnedPositions, SinusoidalPositions
 from mmjax.layers.transformer import Block, Transformer
 
 __all__ = [
-    "ACTIVATIONS", "Block", "Conv1d", "Conv2d", "Einsum", "LayerNorm", "LearnedPositions", "Mlp", "MultiHeadAttention",
-    "SinusoidalPositions", "Transformer",
+    "ACTIVATIONS", "Block", "Conv1d", "Conv2d", "Einsum", "LayerNorm", "LearnedPositions", "Mlp",
+    "MultiHeadAttention", "SinusoidalPositions", "Transformer",
 ]  # fmt: skip

@@ -2,7 +2,7 @@
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
+from jaxtyping import Bool, Float
 
 from mmjax.layers.einsum import Einsum
 from mmjax.sharding import shard
@@ -11,7 +11,7 @@ from mmjax.sharding import shard
 class MultiHeadAttention(nn.Module):
     """Vaswani et al. 2017, eq. 1 and section 3.2.2; the softmax is in float32.
 
-    A query whose keys are all masked attends evenly to them and must be masked by its reader; it is never NaN.
+    A query whose keys are all masked attends evenly to them: its reader must mask it; it is never NaN.
     """
 
     num_heads: int
@@ -20,8 +20,13 @@ class MultiHeadAttention(nn.Module):
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, x: jax.Array, context: jax.Array, context_mask: jax.Array) -> jax.Array:
-        """x ``"B L D"`` attends to context ``"B M D"`` where context_mask ``"B M"`` is True. Returns ``"B L D"``."""
+    def __call__(
+        self,
+        x: Float[jax.Array, "B L D"],
+        context: Float[jax.Array, "B M C"],
+        context_mask: Bool[jax.Array, "B M"],
+    ) -> Float[jax.Array, "B L D"]:
+        """x attends to context where context_mask is True."""
         width = x.shape[-1]
         if width % self.num_heads:
             raise ValueError(f"width {width} is not divisible by num_heads {self.num_heads}")
@@ -29,7 +34,8 @@ class MultiHeadAttention(nn.Module):
 
         def project(name: str, inputs: jax.Array) -> jax.Array:
             return Einsum(
-                "B L D, D H K -> B L H K", shape=(inputs.shape[-1], *heads), axes=("embed", "heads", "head_width"),
+                "B L D, D H K -> B L H K",
+                shape=(inputs.shape[-1], *heads), axes=("embed", "heads", "head_width"),
                 use_bias=self.use_bias, dtype=self.dtype, name=name,
             )(inputs)  # fmt: skip
 

@@ -7,12 +7,13 @@ accelerator XLA fuses the slices. Padding is "same": an input of n positions giv
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from mmjax.layers.einsum import Einsum
 
 
 def windows(x: jax.Array, size: int, stride: int, axis: int) -> jax.Array:
-    """Every window of `size` along `axis`, stacked on a new last axis but one: ``(..., n / stride, size * C)``."""
+    """Every window of `size` along `axis`, laid out on the last axis: ``(..., n / stride, ..., size * C)``."""
     num = -(-x.shape[axis] // stride)
     missing = max(0, (num - 1) * stride + size - x.shape[axis])
     padding = [(0, 0)] * x.ndim
@@ -34,10 +35,14 @@ class Conv1d(nn.Module):
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[jax.Array, "B L C"]) -> Float[jax.Array, "B N D"]:
         x = windows(x, self.size, self.stride, axis=1)
         return Einsum(
-            "B L P, P D -> B L D", shape=(x.shape[-1], self.width), axes=("patch", "embed"), dtype=self.dtype, name="kernel"
+            "B L P, P D -> B L D",
+            shape=(x.shape[-1], self.width),
+            axes=("patch", "embed"),
+            dtype=self.dtype,
+            name="kernel",
         )(x)
 
 
@@ -50,9 +55,12 @@ class Conv2d(nn.Module):
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[jax.Array, "B height width C"]) -> Float[jax.Array, "B M N D"]:
         x = windows(windows(x, self.size, self.stride, axis=1), self.size, self.stride, axis=2)
         return Einsum(
-            "B M N P, P D -> B M N D", shape=(x.shape[-1], self.width), axes=("patch", "embed"), dtype=self.dtype,
+            "B M N P, P D -> B M N D",
+            shape=(x.shape[-1], self.width),
+            axes=("patch", "embed"),
+            dtype=self.dtype,
             name="kernel",
-        )(x)  # fmt: skip
+        )(x)

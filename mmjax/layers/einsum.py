@@ -13,8 +13,8 @@ KERNEL_INIT = nn.initializers.lecun_normal
 class Einsum(nn.Module):
     """``x`` contracted with one kernel, and a bias over the kernel's output axes.
 
-    Equation, e.g. ``"B L D, D H K -> B L H K"``; letters as in `mmjax.batch`. Own, because flax's DenseGeneral
-    fails at init with rank-3 logical names under `jax.set_mesh`.
+    Equation, e.g. ``"B L D, D H K -> B L H K"``; letters as in `mmjax.batch`. Our own, because flax's
+    DenseGeneral fails at init with rank-3 logical names under `jax.set_mesh`.
     """
 
     equation: str

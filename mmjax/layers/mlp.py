@@ -2,7 +2,7 @@
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
+from jaxtyping import Float
 
 from mmjax.layers.einsum import Einsum
 from mmjax.sharding import shard
@@ -24,7 +24,7 @@ class Mlp(nn.Module):
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[jax.Array, "B L D"]) -> Float[jax.Array, "B L D"]:
         width = x.shape[-1]
         hidden = Einsum(
             "B L D, D F -> B L F", shape=(width, self.mlp_width), axes=("embed", "mlp"),

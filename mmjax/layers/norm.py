@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from mmjax.sharding import param_axes
 
@@ -15,7 +16,7 @@ class LayerNorm(nn.Module):
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[jax.Array, "*rows D"]) -> Float[jax.Array, "*rows D"]:
         width = x.shape[-1]
         x32 = x.astype(jnp.float32)
         centred = x32 - x32.mean(-1, keepdims=True)
@@ -23,5 +24,7 @@ class LayerNorm(nn.Module):
         lead = (1,) * (x.ndim - 1)
         y *= self.param("scale", param_axes(nn.initializers.ones, "embed"), (width,)).reshape(*lead, width)
         if self.use_bias:
-            y += self.param("bias", param_axes(nn.initializers.zeros, "embed"), (width,)).reshape(*lead, width)
+            y += self.param("bias", param_axes(nn.initializers.zeros, "embed"), (width,)).reshape(
+                *lead, width
+            )
         return y.astype(self.dtype)

@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Float32
 
 from mmjax.sharding import param_axes
 
@@ -11,33 +12,35 @@ from mmjax.sharding import param_axes
 class LearnedPositions(nn.Module):
     """A learned vector for each of `length` positions, added to ``"B L D"`` with L <= length.
 
-    `scale` is the standard deviation at the start. BERT's 0.02 suits tokens of the same scale; where the input
-    has unit scale, positions of 0.02 are drowned and short sequences learn their order late or never.
+    `scale` is the standard deviation at the start. BERT's 0.02 suits tokens of the same scale; where the
+    input has unit scale, positions of 0.02 are drowned and short sequences learn their order late or never.
     """
 
     length: int
     scale: float = 1.0
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[jax.Array, "B L D"]) -> Float[jax.Array, "B L D"]:
         if x.shape[1] > self.length:
-            raise ValueError(f"the input has {x.shape[1]} positions, and the table of positions has {self.length}")
+            raise ValueError(
+                f"the input has {x.shape[1]} positions, and the table of positions has {self.length}"
+            )
         init = param_axes(nn.initializers.normal(self.scale), "positions", "embed")
         table = self.param("table", init, (self.length, x.shape[-1]))
         return x + table[None, : x.shape[1]].astype(x.dtype)
 
 
 class SinusoidalPositions(nn.Module):
-    """Fixed sines and cosines, Vaswani et al. 2017, section 3.5 (halves concatenated), added to ``"B L D"``."""
+    """Fixed sines and cosines, Vaswani et al. 2017, section 3.5 (halves concatenated), added to the input."""
 
     max_period: float = 10_000.0
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[jax.Array, "B L D"]) -> Float[jax.Array, "B L D"]:
         return x + sinusoids(x.shape[1], x.shape[2], self.max_period)[None].astype(x.dtype)
 
 
-def sinusoids(length: int, width: int, max_period: float = 10_000.0) -> jax.Array:
+def sinusoids(length: int, width: int, max_period: float = 10_000.0) -> Float32[jax.Array, "L D"]:
     """``"L D"``: sin(position / max_period^(2 i / width)) for i < width / 2, then the cosines."""
     half = width // 2
     frequency = np.exp(-np.log(max_period) * np.arange(half) / half)

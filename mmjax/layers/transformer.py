@@ -4,7 +4,7 @@ from typing import Literal
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
+from jaxtyping import Bool, Float
 
 from mmjax.layers.attention import MultiHeadAttention
 from mmjax.layers.mlp import Mlp
@@ -33,8 +33,9 @@ class Block(nn.Module):
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, x: jax.Array, mask: jax.Array, train: bool) -> jax.Array:
-        """x ``"B L D"``, mask ``"B L"``."""
+    def __call__(
+        self, x: Float[jax.Array, "B L D"], mask: Bool[jax.Array, "B L"], train: bool
+    ) -> Float[jax.Array, "B L D"]:
 
         def normalise(x, name):
             return LayerNorm(epsilon=self.epsilon, use_bias=self.use_bias, dtype=self.dtype, name=name)(x)
@@ -43,10 +44,18 @@ class Block(nn.Module):
             return nn.Dropout(self.dropout, deterministic=not train)(x)
 
         attention = MultiHeadAttention(
-            num_heads=self.num_heads, causal=self.causal, use_bias=self.use_bias, dtype=self.dtype, name="attention"
+            num_heads=self.num_heads,
+            causal=self.causal,
+            use_bias=self.use_bias,
+            dtype=self.dtype,
+            name="attention",
         )
         mlp = Mlp(
-            mlp_width=self.mlp_width, activation=self.activation, use_bias=self.use_bias, dtype=self.dtype, name="mlp"
+            mlp_width=self.mlp_width,
+            activation=self.activation,
+            use_bias=self.use_bias,
+            dtype=self.dtype,
+            name="mlp",
         )
         if self.norm == "pre":
             y = normalise(x, "attention_norm")
@@ -61,9 +70,9 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """`depth` blocks; a final norm if pre-norm.
 
-    `scan` compiles one block whatever the depth, and stacks parameters along "layers". `remat` trades compute for
-    memory in the backward pass: "dots" keeps matrix products, "full" keeps only each block's input. Parameters
-    are float32, arithmetic is in `dtype`.
+    `scan` compiles one block whatever the depth, and stacks parameters along "layers". `remat` trades compute
+    for memory in the backward pass: "dots" keeps matrix products, "full" keeps only each block's input.
+    Parameters are float32, arithmetic is in `dtype`.
     """
 
     depth: int
@@ -81,19 +90,22 @@ class Transformer(nn.Module):
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, x: jax.Array, mask: jax.Array, train: bool = False) -> jax.Array:
-        """x ``"B L D"``, mask ``"B L"``; returns ``"B L D"``."""
+    def __call__(
+        self, x: Float[jax.Array, "B L D"], mask: Bool[jax.Array, "B L"], train: bool = False
+    ) -> Float[jax.Array, "B L D"]:
+        """What is under a False mask changes nothing that is under a True one."""
         if x.shape[-1] != self.width:
             raise ValueError(f"the trunk has width {self.width}, and its input has width {x.shape[-1]}")
         block = Block
         if self.remat != "none":
-            # Under scan there is nothing for XLA to merge the recomputation with, so its barrier is not needed.
+            # Under scan XLA finds nothing to merge the recomputation with: no barrier is needed.
             block = nn.remat(
                 Block, policy=REMAT_POLICIES[self.remat], prevent_cse=not self.scan, static_argnums=(3,)
             )
         options = dict(
             num_heads=self.num_heads, mlp_width=self.mlp_width, norm=self.norm, activation=self.activation,
-            causal=self.causal, use_bias=self.use_bias, epsilon=self.epsilon, dropout=self.dropout, dtype=self.dtype,
+            causal=self.causal, use_bias=self.use_bias, epsilon=self.epsilon, dropout=self.dropout,
+            dtype=self.dtype,
         )  # fmt: skip
         x = shard(x.astype(self.dtype), "act_batch", "act_length", "act_embed")
         if self.scan:
@@ -107,5 +119,7 @@ class Transformer(nn.Module):
             for i in range(self.depth):
                 x = block(**options, name=f"layer_{i}")(x, mask, train)
         if self.norm == "pre":
-            x = LayerNorm(epsilon=self.epsilon, use_bias=self.use_bias, dtype=self.dtype, name="final_norm")(x)
+            x = LayerNorm(epsilon=self.epsilon, use_bias=self.use_bias, dtype=self.dtype, name="final_norm")(
+                x
+            )
         return x

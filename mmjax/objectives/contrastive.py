@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float, Float32
 
 from mmjax.batch import present
 from mmjax.objectives.outputs import Outputs, masked_mean
@@ -14,7 +15,7 @@ class InfoNCE(nn.Module):
     """Symmetric softmax over the batch (van den Oord et al. 2018; CLIP) between two embedding heads.
 
     first, second: names of heads, and of their streams unless `streams` says otherwise.
-    same: a stream; rows that hold the same input there are all positives of each other (Yang et al. 2022, UniCL).
+    same: a stream; rows that hold the same input there are positives of each other (Yang et al. 2022, UniCL).
       Use it where a batch repeats captions, or repetitions are pushed apart.
     Only pairs of which both sides exist count. The temperature is learned (its logarithm, at most log 100).
     """
@@ -44,7 +45,7 @@ class InfoNCE(nn.Module):
 
 
 class SigmoidPairs(nn.Module):
-    """Every pair of the batch is its own yes-or-no question (Zhai et al. 2023, SigLIP, eq. 1). Fields as InfoNCE's."""
+    """Every pair of the batch is a yes-or-no question (Zhai et al. 2023, SigLIP, eq. 1). Fields as InfoNCE's."""
 
     first: str
     second: str
@@ -70,8 +71,10 @@ class SigmoidPairs(nn.Module):
         return loss, {"temperature": 1 / scale}
 
 
-def pairs(outputs: Outputs, streams: tuple[str, str], same: str | None) -> tuple[jax.Array, jax.Array]:
-    """Which rows have both sides, bool ``"B"``, and which (row, column) belong together, bool ``"B B"``."""
+def pairs(
+    outputs: Outputs, streams: tuple[str, str], same: str | None
+) -> tuple[Bool[jax.Array, " B"], Bool[jax.Array, "B B"]]:
+    """Which rows have both sides, and which (row, column) belong together."""
     valid = present(outputs.batch[streams[0]]) & present(outputs.batch[streams[1]])
     positives = jnp.eye(valid.shape[0], dtype=bool)
     if same is not None:
@@ -81,11 +84,14 @@ def pairs(outputs: Outputs, streams: tuple[str, str], same: str | None) -> tuple
 
 
 def info_nce(
-    logits: jax.Array, valid: jax.Array, positives: jax.Array, label_smoothing: float = 0.0
-) -> tuple[jax.Array, jax.Array]:
-    """Mean over valid rows and both directions of ``-mean over positives of log softmax``; and top-1 accuracy.
+    logits: Float[jax.Array, "B B"],
+    valid: Bool[jax.Array, " B"],
+    positives: Bool[jax.Array, "B B"],
+    label_smoothing: float = 0.0,
+) -> tuple[Float32[jax.Array, ""], Float32[jax.Array, ""]]:
+    """Mean over valid rows and both directions of ``-mean over positives of log softmax``; top-1 accuracy.
 
-    logits float32 ``"B B"``, valid bool ``"B"``, positives bool ``"B B"`` (a subset of valid x valid).
+    positives is a subset of valid x valid.
     Smoothing gives that share of the target to all valid columns alike.
     """
     losses, hits = [], []
@@ -94,15 +100,21 @@ def info_nce(
         log_probability = jax.nn.log_softmax(scores, axis=1)
         target = wanted / jnp.maximum(wanted.sum(1, keepdims=True), 1)
         if label_smoothing:
-            target = (1 - label_smoothing) * target + label_smoothing * valid[None, :] / jnp.maximum(valid.sum(), 1)
+            target = (1 - label_smoothing) * target + label_smoothing * valid[None, :] / jnp.maximum(
+                valid.sum(), 1
+            )
         losses.append(masked_mean(-(target * log_probability).sum(1), valid))
         best = scores.argmax(1)
-        hits.append(masked_mean(jnp.take_along_axis(wanted, best[:, None], 1)[:, 0].astype(jnp.float32), valid))
+        hits.append(
+            masked_mean(jnp.take_along_axis(wanted, best[:, None], 1)[:, 0].astype(jnp.float32), valid)
+        )
     return (losses[0] + losses[1]) / 2, (hits[0] + hits[1]) / 2
 
 
-def sigmoid_pairs(logits: jax.Array, valid: jax.Array, positives: jax.Array) -> jax.Array:
-    """``-sum over valid pairs of log sigmoid(+-logit) / number of valid rows``; shapes as info_nce."""
+def sigmoid_pairs(
+    logits: Float[jax.Array, "B B"], valid: Bool[jax.Array, " B"], positives: Bool[jax.Array, "B B"]
+) -> Float32[jax.Array, ""]:
+    """``-sum over valid pairs of log sigmoid(+-logit) / number of valid rows``."""
     sign = jnp.where(positives, 1.0, -1.0)
     counted = valid[:, None] & valid[None, :]
     return -(jax.nn.log_sigmoid(sign * logits) * counted).sum() / jnp.maximum(valid.sum(), 1)

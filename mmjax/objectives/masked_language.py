@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float, Float32, Int
 
 from mmjax.objectives.outputs import Outputs, masked_mean
 from mmjax.views import Clean
@@ -29,7 +30,9 @@ class MaskedLanguage(nn.Module):
         return loss, {"accuracy": masked_mean(right, targets["masked"])}
 
 
-def masked_cross_entropy(logits: jax.Array, tokens: jax.Array, masked: jax.Array) -> jax.Array:
-    """Mean of -log p(token) over masked positions. logits ``"B L V"``, tokens int and masked bool ``"B L"``."""
+def masked_cross_entropy(
+    logits: Float[jax.Array, "B L V"], tokens: Int[jax.Array, "B L"], masked: Bool[jax.Array, "B L"]
+) -> Float32[jax.Array, ""]:
+    """Mean of -log p(token) over masked positions."""
     log_probability = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
     return masked_mean(-jnp.take_along_axis(log_probability, tokens[..., None], axis=-1)[..., 0], masked)

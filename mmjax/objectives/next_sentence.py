@@ -11,7 +11,7 @@ from mmjax.views import Clean
 class NextSentence(nn.Module):
     """Two-way cross-entropy (Devlin et al. 2019, section 3.1, task 2).
 
-    head: a Classes head of two classes, 1 = follows. view: one with targets `is_next` and `valid`, such as Pairs.
+    head: a Classes head of two classes, 1 = follows. view: one with targets `is_next` and `valid`, as Pairs.
     """
 
     head: str

@@ -15,6 +15,6 @@ class Outputs:
 
 
 def masked_mean(values: Array, mask: Array) -> Array:
-    """Mean of values where mask is True; 0 where it is True nowhere, so that an empty batch trains without a NaN."""
+    """Mean of values where mask is True; 0 where it is True nowhere, so an empty batch trains without a NaN."""
     weight = mask.astype(values.dtype)
     return (values * weight).sum() / weight.sum().clip(1)

@@ -5,6 +5,6 @@ from mmjax.sharding.mesh import MeshShape, batch_sharding, local_rows, state_sha
 from mmjax.sharding.rules import FSDP, FSDP_TENSOR, REPLICATED, TENSOR, Rules
 
 __all__ = [
-    "FSDP", "FSDP_TENSOR", "REPLICATED", "TENSOR", "MeshShape", "Rules", "batch_sharding", "local_rows", "param_axes",
-    "shard", "state_shardings", "to_global", "unbox", "using",
+    "FSDP", "FSDP_TENSOR", "REPLICATED", "TENSOR", "MeshShape", "Rules", "batch_sharding", "local_rows",
+    "param_axes", "shard", "state_shardings", "to_global", "unbox", "using",
 ]  # fmt: skip

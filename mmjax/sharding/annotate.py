@@ -39,8 +39,11 @@ def logical_specs(boxed):
 
 
 def unbox(boxed):
-    """The pytree without flax's boxes. Unlike flax's own, adds no constraint, so it works on abstract values too."""
-    is_box = lambda x: isinstance(x, nn.meta.AxisMetadata)  # noqa: E731
+    """The pytree without flax's boxes. Unlike flax's own, adds no constraint, so abstract values will do."""
+
+    def is_box(x) -> bool:
+        return isinstance(x, nn.meta.AxisMetadata)
+
     return jax.tree.map(lambda x: x.unbox(apply_constraint=False) if is_box(x) else x, boxed, is_leaf=is_box)
 
 

@@ -32,13 +32,13 @@ class MeshShape:
             sizes[sizes.index(-1)] = max(1, num_devices // -math.prod(sizes))
         if math.prod(sizes) != num_devices:
             raise InputError(
-                f"{self} needs {' x '.join(map(str, sizes))} = {math.prod(sizes)} devices and JAX sees {num_devices}; "
-                "set one size to -1 to fill, or change the number of devices"
+                f"{self} needs {' x '.join(map(str, sizes))} = {math.prod(sizes)} devices and JAX sees "
+                f"{num_devices}; set one size to -1 to fill, or change the number of devices"
             )
         return sizes[0], sizes[1], sizes[2]
 
     def make(self, devices=None) -> Mesh:
-        """The mesh over `devices` (default: all). Axes are Auto: linen's constraints assert under Explicit ones."""
+        """The mesh over `devices` (default: all). Its axes are Auto: linen asserts under Explicit ones."""
         devices = jax.devices() if devices is None else devices
         sizes = self.resolve(len(devices))
         return jax.make_mesh(sizes, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES), devices=devices)
@@ -75,8 +75,8 @@ def _refuse_uneven(name: str, shape: tuple[int, ...], sharding: NamedSharding) -
         parts = math.prod(sharding.mesh.shape[axis] for axis in axes)
         if shape[dimension] % parts:
             raise InputError(
-                f"{name} has shape {shape}: dimension {dimension} of size {shape[dimension]} is not divisible by "
-                f"{parts}, the size of mesh axes {list(axes)}; change that size, the mesh or the rules"
+                f"{name} has shape {shape}: dimension {dimension} of size {shape[dimension]} is not divisible "
+                f"by {parts}, the size of mesh axes {list(axes)}; change that size, the mesh or the rules"
             )
 
 

@@ -59,8 +59,8 @@ class Rules:
             for mesh_axis in self.mesh_axes(axis) if axis else ():
                 if mesh_axis in owner:
                     raise InputError(
-                        f"sharding rules collide: {owner[mesh_axis]!r} and {axis!r} are axes of one array and both "
-                        f"map to the mesh axis {mesh_axis!r}; give one of them another mesh axis or None"
+                        f"sharding rules collide: {owner[mesh_axis]!r} and {axis!r} are axes of one array and "
+                        f"both map to the mesh axis {mesh_axis!r}; give one of them another mesh axis or None"
                     )
                 owner[mesh_axis] = axis
 
@@ -89,9 +89,9 @@ CO_OCCURRING = (
 REPLICATED = Rules()
 # ZeRO-3: every kernel is split along the residual width and gathered where it is used.
 FSDP = Rules(embed="fsdp")
-# Megatron: attention by heads, MLP by hidden units, the token table by rows; one all-reduce after each half block.
+# Megatron: attention by heads, MLP by hidden units, the token table by rows; an all-reduce a half block.
 TENSOR = Rules(
     heads="tensor", mlp="tensor", vocab="tensor", act_heads="tensor", act_mlp="tensor", act_vocab="tensor"
 )
-# Both. The token table stays whole along its width: split on two sides, XLA gathers it for every lookup.
-FSDP_TENSOR = dataclasses.replace(TENSOR, embed="fsdp")
+# Both. The token table is split along its width only: split on two sides, XLA gathers it whole for every lookup.
+FSDP_TENSOR = dataclasses.replace(TENSOR, embed="fsdp", vocab=None, act_vocab=None)

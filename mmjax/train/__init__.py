@@ -6,5 +6,6 @@ from mmjax.train.state import TrainState, abstract_state, create_state
 from mmjax.train.step import compile_step, train_step
 
 __all__ = [
-    "AdamW", "Lion", "Predictor", "Schedule", "TrainState", "abstract_state", "compile_step", "create_state", "train_step",
+    "AdamW", "Lion", "Predictor", "Schedule", "TrainState", "abstract_state", "compile_step",
+    "create_state", "train_step",
 ]  # fmt: skip

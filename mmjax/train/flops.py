@@ -23,8 +23,8 @@ PEAK_FLOPS = {
 def count(function: Callable, *args) -> float:
     """FLOPs of `function(*args)`: two for each multiply-add of its matrix products; nothing is computed.
 
-    args may be ShapeDtypeStructs. Loops count as often as they run. Element-wise work is left out, as in every
-    published MFU.
+    args may be ShapeDtypeStructs. Loops count as often as they run. Element-wise work is left out, as in
+    published figures of MFU.
     """
     return _count(jax.make_jaxpr(function)(*args).jaxpr)
 
@@ -52,7 +52,7 @@ def _count(jaxpr: Jaxpr) -> float:
 
 
 def train_flops(learner, params, batch) -> float:
-    """FLOPs of one train step: three times the forward pass (backward counts two; recomputation counts nothing)."""
+    """FLOPs of one train step: three forward passes (backward counts two; recomputation counts nothing)."""
 
     def forward(params, batch):
         keys = {"dropout": jax.random.key(0), "views": jax.random.key(0)}

@@ -13,8 +13,8 @@ from mmjax.train.flops import mfu
 class Meter:
     """Collects steps between two log lines.
 
-    Metrics stay on the device until `read`, so that between two log lines nothing waits for the device. The first
-    step of a process compiles; `start_clock` after it leaves it out of the times.
+    Metrics stay on the device until `read`, so that between two log lines nothing waits for the device. The
+    first step of a process compiles; `start_clock` after it leaves it out of the times.
     """
 
     def __init__(self, batch_size: int, flops_per_step: float):
@@ -67,7 +67,11 @@ class Meter:
 def refuse_non_finite(metrics: dict, step: int) -> None:
     """Raises NonFiniteError for the first objective whose loss, else the first norm, that is not finite."""
     names = sorted(metrics, key=lambda name: (not name.startswith("loss/"), name))
-    bad = [name for name in names if (name.startswith("loss") or name.endswith("_norm")) and not math.isfinite(metrics[name])]
+    bad = [
+        name
+        for name in names
+        if (name.startswith("loss") or name.endswith("_norm")) and not math.isfinite(metrics[name])
+    ]
     if bad:
         what = f"objective {bad[0].removeprefix('loss/')!r}" if bad[0].startswith("loss/") else bad[0]
         raise NonFiniteError(

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Literal
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from mmjax.errors import InputError
@@ -13,9 +14,10 @@ from mmjax.errors import InputError
 class Schedule:
     """Linear warm-up to the peak, then one of three ways down.
 
-    "cosine" to `final_share` of the peak at the last update; "wsd" (warm-up, stable, decay: Hu et al. 2024) stays
-    at the peak and falls linearly over the last `decay_share` of the updates; "rsqrt" falls with the root of the
-    update (Zhai et al. 2022, Scaling ViT) and linearly over the last `decay_share`, so a run can be prolonged.
+    "cosine" to `final_share` of the peak at the last update; "wsd" (warm-up, stable, decay: Hu et al. 2024)
+    stays at the peak and falls linearly over the last `decay_share` of the updates; "rsqrt" falls with the root
+    of the update (Zhai et al. 2022, Scaling ViT) and linearly over the last `decay_share`, so a run can be
+    prolonged.
     """
 
     kind: Literal["cosine", "wsd", "rsqrt", "constant"] = "cosine"
@@ -24,10 +26,10 @@ class Schedule:
     decay_share: float = 0.2
 
     def make(self, peak: float, num_updates: int) -> optax.Schedule:
-        """update -> learning rate, for a run of `num_updates`. Raises InputError if the warm-up does not fit."""
+        """update -> learning rate, in a run of `num_updates`. Raises InputError if the warm-up does not fit."""
         if not 0 <= self.warmup_steps < max(num_updates, 1):
             raise InputError(
-                f"warmup_steps={self.warmup_steps} does not fit a run of {num_updates} updates; make it smaller"
+                f"warmup_steps={self.warmup_steps} does not fit a run of {num_updates} updates; lower it"
             )
         warmup = optax.linear_schedule(0.0, peak, self.warmup_steps) if self.warmup_steps else None
         rest = num_updates - self.warmup_steps
@@ -45,7 +47,7 @@ class Schedule:
             def after(update):
                 value = peak * (shift / (shift + update)) ** 0.5
                 left = (rest - update) / decay
-                return value * (self.final_share + (1 - self.final_share) * left.clip(0, 1))
+                return value * (self.final_share + (1 - self.final_share) * jnp.clip(left, 0, 1))
         else:
             raise InputError(f"unknown schedule {self.kind!r}; known: 'cosine', 'wsd', 'rsqrt', 'constant'")
         return after if warmup is None else optax.join_schedules([warmup, after], [self.warmup_steps])
@@ -55,10 +57,10 @@ class Schedule:
 class Optimizer:
     """What AdamW and Lion share: schedule, clipping, a mask on weight decay, accumulation.
 
-    Weight decay reaches kernels and tables, never biases, norms or scalars (arrays of fewer than two dimensions,
-    not counting that of scanned layers). `accumulate` averages the gradients of that many steps into one update; for
-    losses that are means over rows this equals one batch that many times as large, but a contrastive loss still
-    sees only the rows of one step.
+    Weight decay reaches kernels and tables, never biases, norms or scalars (arrays of fewer than two
+    dimensions, not counting that of scanned layers). `accumulate` averages the gradients of that many steps
+    into one update; for losses that are means over rows this equals one batch that many times as large, but a
+    contrastive loss still sees only the rows of one step.
     """
 
     peak_learning_rate: float
@@ -82,7 +84,9 @@ class Optimizer:
         ]
         transformation = optax.chain(*chain)
         if self.accumulate > 1:
-            return optax.MultiSteps(transformation, every_k_schedule=self.accumulate).gradient_transformation()
+            return optax.MultiSteps(
+                transformation, every_k_schedule=self.accumulate
+            ).gradient_transformation()
         return transformation
 
     def learning_rate(self, num_steps: int, step) -> float:
@@ -125,5 +129,7 @@ def decay_mask(params):
 
 def path_name(path) -> str:
     """``encoders/image/...``: a parameter's path as one readable name, without flax's boxes."""
-    keys = [entry for entry in path if not (isinstance(entry, jax.tree_util.GetAttrKey) and entry.name == "value")]
+    keys = [
+        entry for entry in path if not (isinstance(entry, jax.tree_util.GetAttrKey) and entry.name == "value")
+    ]
     return jax.tree_util.keystr(tuple(keys), simple=True, separator="/")

@@ -25,7 +25,9 @@ class TrainState:
     key: Array  # uint32 "2": the run's seed; each step folds itself in
 
 
-def init_state(learner: Learner, optimizer: optax.GradientTransformation, batch: Batch, seed: int) -> TrainState:
+def init_state(
+    learner: Learner, optimizer: optax.GradientTransformation, batch: Batch, seed: int
+) -> TrainState:
     """The state before the first step, parameters still in flax's boxes. `batch` gives only shapes."""
     params_key, run_key = jax.random.split(jax.random.key(seed))
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), batch)
@@ -39,19 +41,31 @@ def init_state(learner: Learner, optimizer: optax.GradientTransformation, batch:
 
 
 def abstract_state(
-    learner: Learner, optimizer: optax.GradientTransformation, batch: Batch, seed: int, mesh: Mesh, rules: Rules
+    learner: Learner,
+    optimizer: optax.GradientTransformation,
+    batch: Batch,
+    seed: int,
+    mesh: Mesh,
+    rules: Rules,
 ) -> TrainState:
     """Shapes and shardings of the state on the mesh; computes nothing."""
     with using(mesh, rules):
         boxed = jax.eval_shape(lambda: init_state(learner, optimizer, batch, seed))
         shardings = state_shardings(boxed, mesh, rules)
         return jax.tree.map(
-            lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), unbox(boxed), shardings
+            lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+            unbox(boxed),
+            shardings,
         )
 
 
 def create_state(
-    learner: Learner, optimizer: optax.GradientTransformation, batch: Batch, seed: int, mesh: Mesh, rules: Rules
+    learner: Learner,
+    optimizer: optax.GradientTransformation,
+    batch: Batch,
+    seed: int,
+    mesh: Mesh,
+    rules: Rules,
 ) -> TrainState:
     """The state made in place, each device its own part: no full copy of the parameters exists anywhere."""
     abstract = abstract_state(learner, optimizer, batch, seed, mesh, rules)

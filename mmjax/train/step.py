@@ -22,7 +22,9 @@ def train_step(
     dropout_key, views_key = jax.random.split(key)
 
     def loss_fn(params):
-        return learner.apply({"params": params}, batch, train=True, rngs={"dropout": dropout_key, "views": views_key})
+        return learner.apply(
+            {"params": params}, batch, train=True, rngs={"dropout": dropout_key, "views": views_key}
+        )
 
     with jax.named_scope("forward_backward"):
         (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
@@ -30,7 +32,9 @@ def train_step(
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
     norms = {"grad_norm": optax.global_norm(grads), "update_norm": optax.global_norm(updates)}
-    return state.replace(step=state.step + 1, params=params, opt_state=opt_state), {"loss": loss} | metrics | norms
+    return state.replace(step=state.step + 1, params=params, opt_state=opt_state), {
+        "loss": loss
+    } | metrics | norms
 
 
 def compile_step(
