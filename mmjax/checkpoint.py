@@ -133,7 +133,8 @@ class Checkpoints:
             )
         if faults:
             raise InputError(
-                f"expected a checkpoint that verifies in {self.folder}, found {'; '.join(faults)}"
+                f"expected a checkpoint that verifies in {self.folder}, found {'; '.join(faults)}. "
+                "Put a good copy there, or delete the damaged ones"
             )
         return None
 

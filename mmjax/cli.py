@@ -1,21 +1,25 @@
 """``mmjax train | eval | describe | export``. Heavy imports stand inside the verbs: help comes at once.
 
 Exit codes: 0 done; 2 bad usage, configuration or data; 3 training stopped on a non-finite value; 75 stopped
-by a signal after saving (the same command goes on). ``--debug`` shows the traceback of a refusal.
+by a signal after saving (the same command goes on); 130 interrupted at once. ``--debug`` shows the
+traceback of a refusal.
 """
 
 import argparse
 import json
 import logging
 import math
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from mmjax import __version__
 from mmjax.errors import InputError, Interrupted, NonFiniteError
+from mmjax.stop import StopSignal
 
-EXIT_CODES = {InputError: 2, NonFiniteError: 3, Interrupted: 75}
+# OSError: a full disk, a name that is too long, a folder that may not be read.
+EXIT_CODES = {InputError: 2, OSError: 2, NonFiniteError: 3, Interrupted: 75}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,17 +36,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.getLogger("mmjax").setLevel(logging.INFO)
     # Orbax warns about choices that mmjax makes on purpose.
     logging.getLogger("absl").setLevel(logging.ERROR)
+    _thread_for_each_device()
     try:
         arguments.verb(arguments)
+        sys.stdout.flush()  # here, so that what goes wrong with it is caught
+    except BrokenPipeError:  # the reader, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+        return 0
     except tuple(EXIT_CODES) as error:
         if arguments.debug:
             logging.getLogger("mmjax").exception("%s", type(error).__name__)
         print(f"mmjax: {error}", file=sys.stderr)
         return next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind))
-    except KeyboardInterrupt:  # before or after the loop, which saves
+    except KeyboardInterrupt:  # of a verb that saves nothing, or a second one
         print("mmjax: interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def _thread_for_each_device() -> None:
+    """Lets more CPU devices than there are cores wait for each other.
+
+    XLA has a thread a core, which NPROC overrides. In a collective each device blocks a thread until all have
+    come: with fewer threads than devices they never do. It is read when JAX loads.
+    """
+    wanted = os.environ.get("JAX_NUM_CPU_DEVICES", "")
+    if wanted.isdecimal() and int(wanted) > (os.cpu_count() or 1):
+        os.environ.setdefault("NPROC", str(4 * int(wanted)))  # a device may run a few programs at once
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -96,12 +116,13 @@ def train(arguments: argparse.Namespace) -> None:
 
     precheck.check(arguments.experiment, arguments.overrides)
 
-    from mmjax import loop, report
-    from mmjax.experiment import load
+    with StopSignal() as stop:  # imports take seconds: a signal during them ends the run before its first step
+        from mmjax import loop, report
+        from mmjax.experiment import load
 
-    experiment = load(arguments.experiment, arguments.overrides)
-    run_dir = arguments.run_dir or Path("runs") / experiment.name
-    results = loop.run(experiment, run_dir)
+        experiment = load(arguments.experiment, arguments.overrides)
+        run_dir = arguments.run_dir or Path("runs") / experiment.name
+        results = loop.run(experiment, run_dir, stop)
     print(report.table(results))
     print(f"run: {run_dir}")
 

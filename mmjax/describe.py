@@ -5,7 +5,7 @@ from collections import Counter
 
 import jax
 
-from mmjax.experiment import Experiment, to_text
+from mmjax.experiment import Experiment, to_text, tracing
 from mmjax.export import flatten
 from mmjax.learner import Learner
 from mmjax.sharding import unbox
@@ -21,8 +21,9 @@ def describe(experiment: Experiment) -> str:
         key = jax.random.key(0)
         return unbox(learner.init({"params": key, "dropout": key, "views": key}, batch)["params"])
 
-    params = jax.eval_shape(init, batch)
-    flops = train_flops(learner, params, batch) / experiment.data.batch_size
+    with tracing(experiment):
+        params = jax.eval_shape(init, batch)
+        flops = train_flops(learner, params, batch) / experiment.data.batch_size
     lines = [
         f"{experiment.name}: {experiment.num_steps:,} steps of {experiment.data.batch_size:,} examples",
         "",

@@ -1,4 +1,4 @@
-"""The ways in which a run ends early. Every layer may raise them; the command line turns them into exit codes."""
+"""The ways in which a run ends early: raised by every layer, turned into exit codes by the command line."""
 
 
 class InputError(Exception):

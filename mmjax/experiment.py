@@ -1,5 +1,6 @@
 """An Experiment is everything that a run is, as one frozen value made by a Python function."""
 
+import contextlib
 import dataclasses
 import importlib.util
 import math
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from mmjax import notation
 from mmjax.errors import InputError
 from mmjax.notation import fields, is_module, to_text
-from mmjax.overrides import override
+from mmjax.overrides import missing_file, override
 
 if TYPE_CHECKING:
     from mmjax.data import Mixture
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from mmjax.sharding import MeshShape, Rules
     from mmjax.train.optimizer import Optimizer
 
-__all__ = ["Experiment", "from_text", "load", "override", "to_text", "validate"]
+__all__ = ["Experiment", "from_text", "load", "override", "to_text", "tracing", "validate"]
 
 
 def _one_device() -> "MeshShape":
@@ -65,7 +66,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"expected an experiment file, found nothing at {path}")
+        raise missing_file(path)
     spec = importlib.util.spec_from_file_location("mmjax_experiment_" + re.sub(r"\W", "_", path.stem), path)
     if spec is None or spec.loader is None:
         raise InputError(f"expected a Python file that defines experiment(), found {path}")
@@ -77,7 +78,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
         made = make() if callable(make) else None
     except InputError:
         raise
-    except Exception as error:  # the file is the user's: whatever it raises is a fault of the configuration
+    except (Exception, SystemExit) as error:  # the file is the user's: whatever it raises is a fault of the configuration
         line = next(
             (
                 f.lineno
@@ -113,26 +114,53 @@ def validate(experiment: Experiment, num_devices: int | None = None) -> None:
     """
     if not re.fullmatch(r"\w[\w.-]*", experiment.name):
         raise InputError(f"expected a name of letters, digits, '_', '-' and '.', found {experiment.name!r}")
-    for name, least in dict(
-        num_steps=1, log_every=1, save_every=1, eval_every=0, max_to_keep=1, seed=0
-    ).items():
+    for name, (least, most) in RANGES.items():
         found = getattr(experiment, name)
-        if not isinstance(found, int) or isinstance(found, bool) or found < least:
-            raise InputError(f"{name} expects an integer of at least {least}, found {found!r}")
+        if not isinstance(found, int) or isinstance(found, bool) or not least <= found <= most:
+            raise InputError(f"{name} expects an integer of at least {least} and at most {most}, found {found!r}")
     if not experiment.objectives:
         raise InputError("expected at least one objective, found none: a model without one learns nothing")
     _refuse_shared_modules(experiment)
     _refuse_unread_heads(experiment)
     _refuse_unread_streams(experiment)
+    _refuse_small_tables(experiment)
 
     mesh = experiment.mesh
     sizes = (mesh.data, mesh.fsdp) if num_devices is None else mesh.resolve(num_devices)[:2]
+    if any(size < 1 and size != -1 for size in sizes):
+        raise InputError(f"expected mesh sizes of at least 1, or -1 for all that is left, found {mesh}")
     ways = math.prod(size for size in sizes if size != -1)
     if experiment.data.batch_size % ways:
         raise InputError(
             f"the batch is split over mesh.data x mesh.fsdp = {ways} devices: expected data.batch_size to be "
             f"a multiple of {ways}, found {experiment.data.batch_size}"
         )
+
+
+# A step is an int32 on the device; a PRNG key is made of 32 bits.
+RANGES = {
+    "num_steps": (1, 2**31 - 1),
+    "log_every": (1, 2**31 - 1),
+    "save_every": (1, 2**31 - 1),
+    "eval_every": (0, 2**31 - 1),
+    "max_to_keep": (1, 2**31 - 1),
+    "seed": (0, 2**32 - 1),
+}
+
+
+@contextlib.contextmanager
+def tracing(experiment: Experiment) -> Iterator[None]:
+    """Within it the model's shapes are worked out: what flax, jax and NumPy raise there is a misfit of its parts."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # of many kinds, flax's and jaxtyping's own among them
+        reason = str(error).strip().split("\n")[0][:300].rstrip(".")
+        raise InputError(
+            f"{experiment.name}: the model cannot be built for these data: {type(error).__name__}: {reason}. "
+            "Run with --debug for the traceback"
+        ) from error
 
 
 def _refuse_unread_streams(experiment: Experiment) -> None:
@@ -160,6 +188,25 @@ def _refuse_unread_heads(experiment: Experiment) -> None:
         reads = sorted(reader.reads())
         if not set(reads) <= set(made):
             raise InputError(f"{kind} {name!r} reads {reads}, but the model's heads produce {made}")
+
+
+def _refuse_small_tables(experiment: Experiment) -> None:
+    """JAX clamps an index that is too large: words would silently share the table's last row."""
+    from mmjax.data import TextTransform
+    from mmjax.encoders import TextTransformer
+
+    model = experiment.model
+    datasets = [dataset for _, dataset in experiment.data.datasets.values()]
+    for dataset in [*datasets, *(evaluation.data for evaluation in experiment.evals.values())]:
+        for stream, transform in dataset.streams.items():
+            encoder = model.encoders.get(model.encoder_of(stream))
+            if isinstance(transform, TextTransform) and isinstance(encoder, TextTransformer):
+                size = transform.tokenizer.vocab_size
+                if encoder.vocab < size:
+                    raise InputError(
+                        f"the stream {stream!r} has a vocabulary of {size}: expected "
+                        f"model.encoders.{model.encoder_of(stream)}.vocab of at least that, found {encoder.vocab}"
+                    )
 
 
 def _refuse_shared_modules(experiment: Experiment) -> None:

@@ -93,8 +93,8 @@ class Learner(nn.Module):
             lookers = [name for name, objective in self.objectives.items() if objective.view == view]
             fused = any(self.model.heads[head].after == "fusion" for head in heads)
             lines.append(
-                f"{type(view).__name__}: encodes {fresh}, reuses {reused}, {'fuses' if fused else 'no fusion'}, "
-                f"heads {list(heads)}, for {lookers}"
+                f"{type(view).__name__}: encodes {fresh}, reuses {reused}, "
+                f"{'fuses' if fused else 'no fusion'}, heads {list(heads)}, for {lookers}"
             )
         return lines
 

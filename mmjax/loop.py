@@ -2,25 +2,29 @@
 
 import contextlib
 import dataclasses
-import signal
+import logging
 import time
 from pathlib import Path
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from mmjax import data, evals, sharding, train
 from mmjax.batch import Batch
 from mmjax.checkpoint import Checkpoints
-from mmjax.errors import InputError, Interrupted
+from mmjax.errors import InputError
 from mmjax.evals import pictures
-from mmjax.experiment import Experiment, from_text, to_text, validate
+from mmjax.experiment import Experiment, from_text, to_text, tracing, validate
 from mmjax.learner import Learner
-from mmjax.run_folder import RunFolder
+from mmjax.run_folder import EXPERIMENT, METRICS, RunFolder
+from mmjax.stop import StopSignal
 from mmjax.train.flops import train_flops
 from mmjax.train.metrics import Meter
 
 Results = dict[str, dict[str, float]]
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,14 +38,16 @@ class Setup:
     abstract: train.TrainState  # shapes and shardings
 
     @classmethod
-    def of(cls, experiment: Experiment) -> "Setup":
+    def of(cls, experiment: Experiment, devices: list[jax.Device] | None = None) -> "Setup":
         """Validates and plans; computes nothing. Raises InputError if experiment and devices do not fit."""
-        validate(experiment, jax.device_count())
-        mesh = experiment.mesh.make()
+        devices = jax.devices() if devices is None else devices
+        validate(experiment, len(devices))
+        mesh = experiment.mesh.make(devices)
         learner = Learner(model=experiment.model, objectives=experiment.objectives)
         optimizer = experiment.optimizer.make(experiment.num_steps)
         spec = experiment.data.spec()
-        abstract = train.abstract_state(learner, optimizer, spec, experiment.seed, mesh, experiment.rules)
+        with tracing(experiment):
+            abstract = train.abstract_state(learner, optimizer, spec, experiment.seed, mesh, experiment.rules)
         return cls(experiment, learner, optimizer, mesh, abstract)
 
     def new_state(self) -> train.TrainState:
@@ -54,95 +60,104 @@ class Setup:
         return train.Predictor(self.learner, state.params, self.mesh, self.experiment.rules)
 
 
-def run(experiment: Experiment, run_dir: str | Path) -> Results:
+def run(experiment: Experiment, run_dir: str | Path, stop: StopSignal | None = None) -> Results:
     """Trains to the end, or from where `run_dir` stopped, and evaluates: {eval: {metric: value}}.
+
+    stop: asks the run to end early; by default SIGTERM and SIGINT do.
 
     Raises:
       InputError: configuration, data or folder do not fit.
       NonFiniteError: a loss or gradient became NaN or infinite; the last good checkpoint is kept.
-      Interrupted: SIGTERM or SIGINT came; the state is saved and the same call goes on.
+      Interrupted: asked to stop; the state is saved and the same call goes on.
     """
-    setup, text = Setup.of(experiment), to_text(experiment)
-    # In this order on resume: the folder proves to be this experiment's, the state, then the data from its step.
-    with RunFolder.claim(run_dir, text) as folder:
+    with contextlib.ExitStack() as opened:
+        stop = opened.enter_context(StopSignal()) if stop is None else stop
+        setup, text = Setup.of(experiment), to_text(experiment)
+        # In this order on resume: the folder proves to be this experiment's, the state, then the data from its step.
+        folder = opened.enter_context(RunFolder.claim(run_dir, text, writes=jax.process_index() == 0))
         checkpoints = Checkpoints(folder.checkpoints, max_to_keep=experiment.max_to_keep, experiment=text)
-        with contextlib.closing(checkpoints), StopSignal() as stop:
-            state = checkpoints.restore(setup.abstract)
-            state = setup.new_state() if state is None else state
-            folder.resume(int(state.step))
-            state = train_steps(setup, state, folder, checkpoints, stop)
-            results = evaluate_all(setup, state, folder)
-        pictures.loss_curves(folder.path / "metrics.jsonl", folder.pictures / "loss_curves.png")
+        opened.enter_context(contextlib.closing(checkpoints))
+        state = checkpoints.restore(setup.abstract)
+        state = setup.new_state() if state is None else state
+        folder.resume(int(state.step))
+        state = train_steps(setup, state, folder, checkpoints, stop)
+        results = evaluate_due(setup, state, experiment.num_steps, folder, stop)
+        if folder.writes:
+            pictures.loss_curves(folder.path / METRICS, folder.pictures / "loss_curves.png")
     return results
 
 
 def train_steps(
-    setup: Setup, state: train.TrainState, folder: RunFolder, checkpoints: Checkpoints, stop: "StopSignal"
+    setup: Setup, state: train.TrainState, folder: RunFolder, checkpoints: Checkpoints, stop: StopSignal
 ) -> train.TrainState:
     """Steps from the state's to the experiment's last, with logs, checkpoints and evaluations on the way."""
     experiment, first = setup.experiment, int(state.step)
     if first >= experiment.num_steps:
         return state
+    stop.check(f"before step {first + 1}")
     step_function = train.compile_step(
         setup.learner, setup.optimizer, setup.abstract, setup.mesh, experiment.rules
     )
-    flops = train_flops(setup.learner, setup.abstract.params, experiment.data.spec())
-    meter = Meter(experiment.data.batch_size, flops)
-    bar = tqdm(
-        total=experiment.num_steps, initial=first, desc=experiment.name, unit="step", dynamic_ncols=True
+    meter = Meter(
+        experiment.data.batch_size,
+        train_flops(setup.learner, setup.abstract.params, experiment.data.spec()),
     )
-    with contextlib.closing(Feed(setup, first)) as feed, bar:
-        unread = first + 1
+    bar = tqdm(total=experiment.num_steps, initial=first, desc=experiment.name, unit="step", dynamic_ncols=True)
+    with contextlib.closing(Feed(setup, first, folder.num_bad())) as feed, bar:
         for step in range(first + 1, experiment.num_steps + 1):
+            if due(experiment, step - 1):  # after a resume too: the kill may have come before or within it
+                evaluate_due(setup, state, step - 1, folder, stop)
+                meter.restart()
             batch, waited = feed.next()
             with jax.transfer_guard("disallow"):
                 state, metrics = step_function(state, batch)
             meter.add(metrics, waited)
             if step == first + 1:
-                meter.start_clock()  # the first step compiled
+                meter.start_clock()  # this step compiled
             bar.update()
-            last, stopping = step == experiment.num_steps, stop.requested
-            saving = last or stopping or step % experiment.save_every == 0
-            # Read before saving: a state that is not finite must never become the newest checkpoint.
-            if saving or step % experiment.log_every == 0 or step == first + 1:
-                row = meter.read(unread)
-                unread = step + 1
-                row["learning_rate"] = float(
-                    experiment.optimizer.learning_rate(experiment.num_steps, step - 1)
-                )
+            last = step == experiment.num_steps
+            logging_now = step == 1 or last or step % experiment.log_every == 0
+            stopping = agreed(stop.requested, logging_now)
+            # What is evaluated is saved first, so that evaluations may be interrupted.
+            saving = last or stopping or step % experiment.save_every == 0 or bool(due(experiment, step))
+            if last:
+                feed.counter.finish()
+            if saving or logging_now:
+                # Read before saving: a state that is not finite must never become the newest checkpoint.
+                row = meter.read(step - len(meter.pending) + 1)
+                row["learning_rate"] = float(experiment.optimizer.learning_rate(experiment.num_steps, step - 1))
                 folder.write_metrics(step, row | {"bad_examples": feed.counter.num_bad})
                 bar.set_postfix_str(progress(row), refresh=False)
             if saving:
                 checkpoints.save(step, state)
-            if stopping and not last:
+            if stopping:
                 checkpoints.wait()
-                raise Interrupted(
-                    f"stopped by {stop.name} after step {step}, which is saved; the same command goes on"
-                )
-            if not last:
-                due = {name: e for name, e in experiment.evals.items() if e.every and step % e.every == 0}
-                if experiment.eval_every and step % experiment.eval_every == 0:
-                    due = experiment.evals
-                if due:
-                    evaluate_all(setup, state, folder, due)
-                    meter.restart()
-        feed.counter.finish()
+                stop.end(f"after step {step}, which is saved")
     checkpoints.wait()
     return state
+
+
+def agreed(requested: bool, now: bool) -> bool:
+    """Whether to stop after this step: every process must, or none, and several ask each other only `now` and then."""
+    if jax.process_count() == 1:
+        return requested
+    return now and bool(multihost_utils.process_allgather(np.asarray(requested)).any())
 
 
 class Feed:
     """Global batches on the mesh, from a step on, with the time spent waiting for them."""
 
-    def __init__(self, setup: Setup, first_step: int):
+    def __init__(self, setup: Setup, first_step: int, num_bad: int):
         experiment = setup.experiment
         self.batch_size = experiment.data.batch_size
         self.sharding = sharding.batch_sharding(setup.mesh, experiment.rules)
+        rows = sharding.local_rows(self.sharding, self.batch_size)
         self.counter = data.BadCounter(experiment.data)
+        # A resumed run judges the share of bad examples as if it had never stopped.
+        self.counter.num_bad, self.counter.num_rows = num_bad, first_step * len(rows)
         self.batches = data.batches(
-            experiment.data, seed=experiment.seed, start_step=first_step,
-            rows=sharding.local_rows(self.sharding, self.batch_size), num_steps=experiment.num_steps,
-        )  # fmt: skip
+            experiment.data, seed=experiment.seed, start_step=first_step, rows=rows, num_steps=experiment.num_steps
+        )
 
     def next(self) -> tuple[Batch, float]:
         """The next batch, and the seconds that the loop stood still for it."""
@@ -154,72 +169,66 @@ class Feed:
 
     def close(self) -> None:
         """Stops the threads that read ahead."""
-        close = getattr(self.batches, "close", None)
-        if close is not None:
-            close()
-
-
-class StopSignal:
-    """Notes SIGTERM and SIGINT, so that the loop can stop between two steps. A second one acts at once."""
-
-    def __init__(self):
-        self.name: str | None = None
-        self._before: dict[int, object] = {}
-
-    @property
-    def requested(self) -> bool:
-        """A signal has come."""
-        return self.name is not None
-
-    def __enter__(self) -> "StopSignal":
-        with contextlib.suppress(ValueError):  # not the main thread: signals are not ours to handle
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._before[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, frame: object) -> None:
-        self.name = signal.Signals(number).name
-        signal.signal(number, self._before[number])
+        self.batches.close()
 
 
 def progress(row: dict[str, float]) -> str:
     """One line of numbers beside the bar."""
-    losses = [
-        f"{name.removeprefix('loss/')} {value:.3f}" for name, value in row.items() if name.startswith("loss/")
-    ]
+    losses = [f"{name.removeprefix('loss/')} {value:.3f}" for name, value in row.items() if name.startswith("loss/")]
     speed = ""
     if "examples_per_second" in row:
         speed = f"; {row['examples_per_second']:.0f} ex/s, input wait {row['input_wait_share']:.0%}"
     return f"loss {row['loss']:.3f}: {', '.join(losses)}{speed}"
 
 
-def evaluate_all(
-    setup: Setup, state: train.TrainState, folder: RunFolder, chosen: dict[str, evals.Eval] | None = None
+def due(experiment: Experiment, step: int) -> dict[str, evals.Eval]:
+    """The evals that belong after a step: all of them after the last."""
+    if step == experiment.num_steps:
+        return experiment.evals
+
+    def falls(every: int) -> bool:
+        return step > 0 and every > 0 and step % every == 0
+
+    return {name: e for name, e in experiment.evals.items() if falls(e.every) or falls(experiment.eval_every)}
+
+
+def evaluate_due(
+    setup: Setup, state: train.TrainState, step: int, folder: RunFolder, stop: StopSignal
 ) -> Results:
-    """Runs evals (default: all of the experiment's), records their numbers and draws their pictures."""
-    predictor, step, results = setup.predictor(state), int(state.step), {}
-    for name, evaluation in (setup.experiment.evals if chosen is None else chosen).items():
-        result = evaluation(predictor)
-        results[name] = result.metrics
-        folder.write_eval(step, name, result.metrics)
-        folder.write_pictures(name, result.pictures)
+    """Runs the evals that are due and not recorded yet, records their numbers and draws their pictures."""
+    predictor, results = setup.predictor(state), {}
+
+    def watched(*args, **kwargs):
+        stop.check(f"while evaluating step {step}, which is saved")
+        return predictor(*args, **kwargs)
+
+    for name, evaluation in due(setup.experiment, step).items():
+        results[name] = folder.recorded(step, name)
+        if results[name] is None:
+            result = evaluation(watched)
+            results[name] = result.metrics
+            folder.write_pictures(name, result.pictures)
+            folder.write_eval(step, name, result.metrics)  # last: the record says that it is all there
     return results
 
 
 def open_run(run_dir: str | Path, experiment: Experiment | None = None) -> tuple[Setup, train.TrainState]:
     """The set-up and newest state of a run; `experiment` only where its text names classes from outside mmjax."""
     folder = RunFolder(run_dir)
-    # Evaluation needs no mesh: whatever the run used, it is restored onto the devices that are here.
-    experiment = from_text(folder.text) if experiment is None else experiment
-    setup = Setup.of(dataclasses.replace(experiment, mesh=sharding.MeshShape(), rules=sharding.REPLICATED))
-    with contextlib.closing(Checkpoints(folder.checkpoints, read_only=True)) as checkpoints:
-        state = checkpoints.restore(setup.abstract)
+    if experiment is None:
+        try:
+            experiment = from_text(folder.text)
+        except InputError as error:
+            raise InputError(f"{folder.path / EXPERIMENT}: {error}") from error
+    # Whatever mesh the run used, one device serves to look at it.
+    experiment = dataclasses.replace(experiment, mesh=sharding.MeshShape(), rules=sharding.REPLICATED)
+    setup = Setup.of(experiment, jax.local_devices()[:1])
+    state = None
+    if folder.checkpoints.is_dir():
+        with contextlib.closing(Checkpoints(folder.checkpoints, read_only=True)) as checkpoints:
+            state = checkpoints.restore(setup.abstract)
     if state is None:
-        raise InputError(f"{run_dir} has no checkpoint yet: train it first with `mmjax train`")
+        raise InputError(f"expected a checkpoint in {run_dir}, found none yet: train until the first is saved")
     return setup, state
 
 
@@ -229,19 +238,18 @@ def restore(run_dir: str | Path, experiment: Experiment | None = None) -> tuple[
     return setup.learner, state
 
 
-def evaluate(run_dir: str | Path, path: str | None = None) -> Results:
+def evaluate(run_dir: str | Path, path: str | None = None, experiment: Experiment | None = None) -> Results:
     """The experiment's evals on a run's newest checkpoint, on the data at `path` (a shard in the same layout) if given."""
-    setup, state = open_run(run_dir)
-    chosen = setup.experiment.evals
-    if path is not None:
-        chosen = {
-            name: dataclasses.replace(e, data=data.with_path(e.data, path)) for name, e in chosen.items()
-        }
-    predictor = setup.predictor(state)
+    setup, state = open_run(run_dir, experiment)
+    predictor, step, results = setup.predictor(state), int(state.step), {}
     with RunFolder(run_dir) as folder:
-        results = {}
-        for name, evaluation in chosen.items():
+        for name, evaluation in setup.experiment.evals.items():
+            if path is not None:
+                evaluation = dataclasses.replace(evaluation, data=data.with_path(evaluation.data, path))
             results[name] = evaluation(predictor).metrics
-            if path is None:
-                folder.write_eval(int(state.step), name, results[name])
+            if path is None and folder.recorded(step, name) is None:
+                try:
+                    folder.write_eval(step, name, results[name])
+                except OSError as error:  # the run may be somebody else's: looking at it needs no leave to write
+                    log.warning("the result is not recorded in %s: %s", run_dir, error)
     return results

@@ -9,6 +9,7 @@ import difflib
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from mmjax import notation
@@ -23,6 +24,12 @@ def split(assignment: str) -> tuple[list[str], str]:
     if not equals or not all(names):
         raise InputError(f"an override reads path.to.field=value, found {assignment!r}")
     return names, text.strip()
+
+
+def missing_file(path: Path) -> InputError:
+    """The one wording for an experiment that is not there."""
+    there = "a folder" if path.is_dir() else "nothing"
+    return InputError(f"expected an experiment file, found {there} at {path}")
 
 
 def unknown_field(path: Sequence[str], owner: str, name: str, valid: Iterable[str]) -> InputError:

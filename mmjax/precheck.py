@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mmjax.errors import InputError
-from mmjax.overrides import parse, split, unknown_field
+from mmjax.overrides import missing_file, parse, split, unknown_field
 
 PACKAGE = Path(__file__).parent
 # Bases that add no fields of their own worth overriding.
@@ -25,7 +25,7 @@ def check(path: str | Path, overrides: Sequence[str]) -> None:
     """Raises InputError for an override that is certainly wrong, in the words of ``override``."""
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"expected an experiment file, found nothing at {path}")
+        raise missing_file(path)
     assignments = [split(assignment) for assignment in overrides]
     try:
         module = Module(path)

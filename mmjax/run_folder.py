@@ -1,6 +1,7 @@
 """A run's folder: what the run is (experiment.txt), what it measured, its pictures and its checkpoints."""
 
 import contextlib
+import errno
 import fcntl
 import json
 import math
@@ -16,6 +17,7 @@ EXPERIMENT = "experiment.txt"
 METRICS = "metrics.jsonl"
 EVALS = "evals.jsonl"
 MOVABLE = ("mesh", "rules")  # a run may go on with other devices: the mathematics is the same
+OURS = {"lock", ".writable", EXPERIMENT + ".new"}  # what a claim that was killed half-way may leave
 
 
 class RunFolder:
@@ -24,6 +26,7 @@ class RunFolder:
     def __init__(self, path: str | Path) -> None:
         """Opens an existing run for reading. Raises InputError if ``path`` is none."""
         self.path = Path(path)
+        self.writes = True
         self._lock: Any = None
         self._events: Any = None
         if not (self.path / EXPERIMENT).is_file():
@@ -33,13 +36,18 @@ class RunFolder:
             )
 
     @classmethod
-    def claim(cls, path: str | Path, text: str) -> "RunFolder":
+    def claim(cls, path: str | Path, text: str, *, writes: bool = True) -> "RunFolder":
         """The folder to train the experiment ``text`` in: made if absent, resumed if it is this experiment's.
 
+        ``writes``: off in all but one of a run's processes, where the folder is neither claimed nor written.
         Raises InputError if it belongs to another experiment (mesh and rules may differ), holds other files,
         cannot be written, or another process trains in it.
         """
         path = Path(path)
+        if not writes:
+            folder = cls.__new__(cls)  # the process that writes may be about to make it
+            folder.path, folder.writes, folder._lock, folder._events = path, False, None, None
+            return folder
         with contextlib.ExitStack() as on_refusal:
             return cls._claim(path, text, on_refusal)
 
@@ -52,7 +60,7 @@ class RunFolder:
             if not started:
                 _refuse_other_files(path)
             lock = on_refusal.enter_context(_lock(path))
-            if started:
+            if _has_records(path):  # else the folder is nobody's: nothing in it could be lost or mixed up
                 _refuse_another_experiment(path, text)
             _write_atomically(path / EXPERIMENT, text)
             for name in ("pictures", "checkpoints"):
@@ -71,7 +79,7 @@ class RunFolder:
     @property
     def text(self) -> str:
         """The resolved experiment, as ``mmjax.experiment.to_text`` printed it."""
-        return (self.path / EXPERIMENT).read_text()
+        return _read(self.path / EXPERIMENT)
 
     @property
     def pictures(self) -> Path:
@@ -83,6 +91,8 @@ class RunFolder:
 
     def resume(self, step: int) -> None:
         """Forgets what was recorded after ``step``: those steps will run again. Step 0 forgets everything."""
+        if not self.writes:
+            return
         for name in (METRICS, EVALS):
             file = self.path / name
             if file.exists():
@@ -92,17 +102,21 @@ class RunFolder:
 
     def write_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """Appends one logged step to metrics.jsonl and the TensorBoard events."""
-        self._append(METRICS, {"step": step, **_plain(metrics)})
-        self._add_scalars(step, metrics, prefix="train")
+        if self.writes:
+            self._append(METRICS, {"step": step, **_plain(metrics)})
+            self._add_scalars(step, metrics, prefix="train")
 
     def write_eval(self, step: int, name: str, metrics: Mapping[str, float]) -> None:
         """Appends one evaluation's result to evals.jsonl and the TensorBoard events."""
-        self._append(EVALS, {"step": step, "eval": name, **_plain(metrics)})
-        self._add_scalars(step, metrics, prefix=f"eval/{name}")
+        if self.writes:
+            self._append(EVALS, {"step": step, "eval": name, **_plain(metrics)})
+            self._add_scalars(step, metrics, prefix=f"eval/{name}")
 
     def write_pictures(self, name: str, pictures: Mapping[str, Callable[[Path], None]]) -> list[Path]:
         """Lets each picture draw itself to ``pictures/<name>_<picture>.png``."""
         files = []
+        if not self.writes:
+            return files
         self.pictures.mkdir(exist_ok=True)
         for title, draw in pictures.items():
             safe = "".join(
@@ -119,6 +133,19 @@ class RunFolder:
     def evals(self) -> list[dict[str, Any]]:
         """Every evaluation so far, oldest first."""
         return _rows(self.path / EVALS)
+
+    def recorded(self, step: int, name: str) -> dict[str, float] | None:
+        """What ``write_eval`` wrote last for this step and evaluation; None if nothing."""
+        rows = [row for row in self.evals() if (row["step"], row.get("eval")) == (step, name)]
+        if not rows:
+            return None
+        numbers = {key: value for key, value in rows[-1].items() if key not in ("step", "eval")}
+        return {key: math.nan if value is None else value for key, value in numbers.items()}
+
+    def num_bad(self) -> int:
+        """How many bad examples the run had met at its last logged step."""
+        rows = self.metrics()
+        return int(rows[-1].get("bad_examples") or 0) if rows else 0
 
     def close(self) -> None:
         """Flushes the events and lets another process train here."""
@@ -168,16 +195,28 @@ def _plain(metrics: Mapping[str, float]) -> dict[str, float | int | None]:
 def _rows(file: Path) -> list[dict[str, Any]]:
     """The rows of a JSON-lines file. A killed run may leave half a line at the end: it is left out."""
     rows = []
-    lines = file.read_text().splitlines() if file.exists() else []
+    lines = file.read_bytes().splitlines() if file.exists() else []
     for number, line in enumerate(lines, 1):
         try:
-            rows.append(json.loads(line))
-        except ValueError as error:
-            if number < len(lines):
-                raise InputError(
-                    f"expected a JSON object in {file}, line {number}, found {line[:60]!r}"
-                ) from error
+            row = json.loads(line)
+        except ValueError:  # no JSON, or no text at all
+            if number == len(lines):
+                break
+            row = None
+        if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+            raise InputError(
+                f"expected a JSON object with a step in {file}, line {number}, found {line[:60]!r}: mend or "
+                "delete the line"
+            )
+        rows.append(row)
     return rows
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"expected the text of an experiment, found other bytes: {error}") from error
 
 
 def _refuse_read_only(path: Path) -> None:
@@ -185,20 +224,21 @@ def _refuse_read_only(path: Path) -> None:
     probe = path / ".writable"
     try:
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # another process may try at the same time
     except OSError as error:
         raise _not_writable(path, error) from error
 
 
 def _not_writable(path: Path, error: OSError) -> InputError:
+    found = "full" if error.errno == errno.ENOSPC else "read-only"
     return InputError(
-        f"expected a run folder that can be written, found {path} read-only ({error.strerror}): choose "
+        f"expected a run folder that can be written, found {path} {found} ({error.strerror}): choose "
         "another with --run-dir"
     )
 
 
 def _refuse_other_files(path: Path) -> None:
-    others = sorted(entry.name for entry in path.iterdir() if entry.name != "lock")
+    others = sorted(entry.name for entry in path.iterdir() if entry.name not in OURS)
     if others:
         raise InputError(
             f"expected an empty folder or a run to resume, found {path} with {', '.join(others[:5])} and no "
@@ -206,8 +246,20 @@ def _refuse_other_files(path: Path) -> None:
         )
 
 
+def _has_records(path: Path) -> bool:
+    """Whether a step was ever logged or saved here."""
+    metrics, checkpoints = path / METRICS, path / "checkpoints"
+    saved = checkpoints.is_dir() and any(entry.name.isdecimal() for entry in checkpoints.iterdir())
+    return saved or (metrics.is_file() and metrics.stat().st_size > 0)
+
+
 def _refuse_another_experiment(path: Path, text: str) -> None:
-    changed = differences((path / EXPERIMENT).read_text(), text, ignore=MOVABLE)
+    try:
+        changed = differences(_read(path / EXPERIMENT), text, ignore=MOVABLE)
+    except InputError as error:
+        raise InputError(
+            f"{path / EXPERIMENT} is damaged, so {path} cannot be told to be this experiment's: {error}"
+        ) from error
     if changed:
         shown = "".join(f"\n  {line}" for line in changed[:12]) + ("\n  ..." if len(changed) > 12 else "")
         raise InputError(
@@ -231,7 +283,7 @@ def _lock(path: Path) -> Any:
 
 def _write_atomically(file: Path, text: str) -> None:
     new = file.with_name(file.name + ".new")
-    with new.open("w") as stream:
+    with new.open("w", encoding="utf-8") as stream:
         stream.write(text)
         stream.flush()
         os.fsync(stream.fileno())

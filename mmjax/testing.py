@@ -1,5 +1,7 @@
 """Tiny models and batches with every modality and objective, and the tolerances that tests hold to."""
 
+from typing import Any
+
 import numpy as np
 
 from mmjax import encoders, fusion, heads, objectives, views
@@ -16,7 +18,8 @@ VOCAB, WIDTH = 32, 16
 
 def tiny_trunk(**changes) -> Transformer:
     """A new trunk at each call: an experiment refuses one module object in two places."""
-    return Transformer(**{"depth": 2, "width": WIDTH, "num_heads": 8, "mlp_width": 32} | changes)
+    fields: dict[str, Any] = {"depth": 2, "width": WIDTH, "num_heads": 8, "mlp_width": 32}
+    return Transformer(**fields | changes)
 
 
 def tiny_model(**trunk_changes) -> MultimodalModel:

@@ -81,27 +81,6 @@ class MaskTokens(Clean):
 
 
 @dataclasses.dataclass(frozen=True)
-class MaskWord(Clean):
-    """Word number `index` of every text hidden as [MASK], or every word if None: for evaluation.
-
-    Targets as those of MaskTokens; a text without such a word has nothing masked.
-    """
-
-    stream: str
-    index: int | None
-    mask_id: int = 4
-
-    def changes(self):
-        return (self.stream,)
-
-    def inputs(self, batch, key):
-        text: Text = batch[self.stream]
-        masked = text.mask & (text.words >= 0 if self.index is None else text.words == self.index)
-        changed = text.replace(tokens=jnp.where(masked, self.mask_id, text.tokens))
-        return batch | {self.stream: changed}, {"tokens": text.tokens, "masked": masked}
-
-
-@dataclasses.dataclass(frozen=True)
 class Drop(Clean):
     """Whole streams missing, each example and stream by itself with the given probability.
 
@@ -162,7 +141,7 @@ class HardNegatives(Clean):
 
     Wrong partners are drawn from the batch in proportion to exp(similarity / temperature) of two embedding
     heads (Li et al. 2021, ALBEF, section 3.2). A row whose `second` or `first` is identical is never a
-    negative. Streams other than the two are missing in these rows: they would tell which half is the wrong one.
+    negative. Other streams are missing in these rows: they would tell which half is the wrong one.
     Targets: matches bool ``"3B"``, valid bool ``"3B"``.
     """
 

@@ -1,4 +1,4 @@
-"""One row per module. Add a module, add a row: test_catalog.py then holds it to every property, and counts the rows."""
+"""One row per module: what test_catalog.py holds to every property. Add a module, add a row."""
 
 import dataclasses
 from collections.abc import Callable
@@ -32,7 +32,9 @@ def streams_scrambled(inputs: Any, rng: np.random.Generator) -> Any:
         if not isinstance(x, STREAMS):
             return x
         fields = {field.name: getattr(x, field.name) for field in dataclasses.fields(x)}
-        return x.replace(**{name: garbage(value, x.mask, rng) for name, value in fields.items() if name != "mask"})
+        return x.replace(
+            **{name: garbage(value, x.mask, rng) for name, value in fields.items() if name != "mask"}
+        )
 
     return jax.tree.map(scramble, inputs, is_leaf=lambda x: isinstance(x, STREAMS))
 
@@ -52,7 +54,9 @@ class Row:
     inputs: Callable[[], tuple]  # NumPy pytrees; every leaf has the batch axis first
     settings: dict = dataclasses.field(default_factory=dict)  # arguments that are no examples
     read: Callable[[Any, tuple], Any] = streams_read
-    scramble: Callable[[tuple, np.random.Generator], tuple] | None = streams_scrambled  # None: it is given no mask
+    scramble: Callable[[tuple, np.random.Generator], tuple] | None = (
+        streams_scrambled  # None: it is given no mask
+    )
     tolerance: float = TOLERANCE["fp32_module"]
     bf16: Literal["module", "inputs", None] = "module"  # what of it can be bfloat16
 
@@ -103,7 +107,9 @@ def tokens_read(output, inputs):
 
 
 def trunk(dtype: str = "float32", **changes) -> layers.Transformer:
-    return layers.Transformer(**{"depth": 1, "width": D, "num_heads": 4, "mlp_width": 32, "dtype": dtype} | changes)
+    return layers.Transformer(
+        **{"depth": 1, "width": D, "num_heads": 4, "mlp_width": 32, "dtype": dtype} | changes
+    )
 
 
 def layer(name: str, make: Callable, *inputs: np.ndarray, **more) -> Row:
@@ -128,8 +134,12 @@ def block_row(name: str, norm: str) -> Row:
     )  # fmt: skip
 
 
+def einsum(dtype: str) -> layers.Einsum:
+    return layers.Einsum("B L D, D H K -> B L H K", (D, 2, 3), ("embed", "heads", None), dtype=dtype)
+
+
 LAYERS = [
-    layer("Einsum", lambda t: layers.Einsum("B L D, D H K -> B L H K", (D, 2, 3), ("embed", "heads", None), dtype=t), normal(B, L, D)),
+    layer("Einsum", einsum, normal(B, L, D)),
     layer("LayerNorm", lambda t: layers.LayerNorm(dtype=t), normal(B, L, D)),
     layer("Mlp", lambda t: layers.Mlp(mlp_width=32, dtype=t), normal(B, L, D)),
     layer("Conv1d", lambda t: layers.Conv1d(D, size=3, stride=2, dtype=t), normal(B, L, 5)),
@@ -145,7 +155,10 @@ LAYERS = [
     block_row("Block", "pre"),
     block_row("Block.post", "post"),
     stack("Transformer", depth=2),
-    stack("Transformer.unrolled", depth=2, scan=False, remat="dots", norm="post", use_bias=False, activation="quick_gelu"),
+    stack(
+        "Transformer.unrolled", depth=2, scan=False, remat="dots", norm="post", use_bias=False,
+        activation="quick_gelu",
+    ),
     stack("Transformer.causal", causal=True, remat="full"),
 ]  # fmt: skip
 
@@ -159,18 +172,35 @@ def spectrogram(stem: Callable) -> Callable:
     return lambda dtype: encoders.SpectrogramTransformer(mel=mel, stem=stem(dtype), trunk=trunk(dtype))
 
 
-PIXELS, MEL = normal(B, 8, 12, 3), normal(B, 8, 6)
+def picture_stem(name: str, make: Callable) -> Row:
+    inputs = (normal(B, 8, 12, 3),)
+    return Row(f"encoders.{name}", make, lambda: inputs, {"width": D}, scramble=None)
+
+
+def sound_stem(name: str, make: Callable) -> Row:
+    """A stem's spectrogram is zero under its mask: LogMel's promise, tested by SpectrogramTransformer's rows."""
+    inputs = (normal(B, 8, 6), padding(length=8))
+    return Row(f"encoders.{name}", make, lambda: inputs, {"width": D}, scramble=None)
+
+
+def vit(dtype: str) -> encoders.ViT:
+    return encoders.ViT(encoders.LinearPatches((4, 4), dtype=dtype), trunk(dtype), num_registers=2)
+
+
+def text_transformer(dtype: str) -> encoders.TextTransformer:
+    return encoders.TextTransformer(VOCAB, trunk(dtype), max_length=8, hash_ngrams=(2, 3), hash_buckets=64)
+
+
 ENCODERS = [
-    # A stem's spectrogram is zero under its mask: LogMel's promise, which SpectrogramTransformer's rows hold it to.
-    Row("encoders.LinearPatches", lambda t: encoders.LinearPatches((4, 6), dtype=t), lambda: (PIXELS,), {"width": D}, scramble=None),
-    Row("encoders.ConvPatches", lambda t: encoders.ConvPatches((4, 6), (4,), dtype=t), lambda: (PIXELS,), {"width": D}, scramble=None),
-    Row("encoders.FramePatches", lambda t: encoders.FramePatches(2, mels=3, dtype=t), lambda: (MEL, padding(length=8)), {"width": D}, scramble=None),
-    Row("encoders.ConvFrames", lambda t: encoders.ConvFrames(dtype=t), lambda: (MEL, padding(length=8)), {"width": D}, scramble=None),
-    encoder("ViT", lambda t: encoders.ViT(encoders.LinearPatches((4, 4), dtype=t), trunk(t), num_registers=2), "image"),
+    picture_stem("LinearPatches", lambda t: encoders.LinearPatches((4, 6), dtype=t)),
+    picture_stem("ConvPatches", lambda t: encoders.ConvPatches((4, 6), channels=(4,), dtype=t)),
+    sound_stem("FramePatches", lambda t: encoders.FramePatches(2, mels=3, dtype=t)),
+    sound_stem("ConvFrames", lambda t: encoders.ConvFrames(dtype=t)),
+    encoder("ViT", vit, "image"),
     encoder("SpectrogramTransformer", spectrogram(lambda t: encoders.FramePatches(4, dtype=t)), "audio"),
     encoder("SpectrogramTransformer.conv", spectrogram(lambda t: encoders.ConvFrames(dtype=t)), "audio"),
-    encoder("TextTransformer", lambda t: encoders.TextTransformer(VOCAB, trunk(t), max_length=8, hash_ngrams=(2, 3), hash_buckets=64), "text"),
-]  # fmt: skip
+    encoder("TextTransformer", text_transformer, "text"),
+]
 
 
 def streams() -> tuple[dict[str, Encoded]]:
@@ -200,7 +230,12 @@ HEADS = [
     head("PooledEmbedding.first", lambda: heads.PooledEmbedding("text", dim=8, pooling="first")),
     head("Classes", lambda: heads.Classes("text", num_classes=3, pooling="mean")),
     head("MatchingLogit", lambda: heads.MatchingLogit("text")),
-    head("TokenLogits", lambda: heads.TokenLogits("text"), settings={"table": normal(VOCAB, D)}, read=tokens_read),
+    head(
+        "TokenLogits",
+        lambda: heads.TokenLogits("text"),
+        settings={"table": normal(VOCAB, D)},
+        read=tokens_read,
+    ),
 ]
 
 
@@ -208,7 +243,10 @@ def outputs(predictions: dict | None = None, targets: dict | None = None) -> Out
     """Rows 0 and 2 hold the same text; row 3 has no picture."""
     made = batch()
     twins = made["text"].replace(
-        **{name: getattr(made["text"], name)[[0, 1, 0, 3]] for name in ("tokens", "mask", "token_types", "words")}
+        **{
+            name: getattr(made["text"], name)[[0, 1, 0, 3]]
+            for name in ("tokens", "mask", "token_types", "words")
+        }
     )
     return Outputs(predictions or {}, targets or {}, made | {"text": twins})
 
@@ -229,7 +267,11 @@ def scrambled_by(mask: str) -> Callable:
 
     def scramble(inputs, rng):
         made = inputs[0]
-        hide = lambda tree: {k: x if k == mask else garbage(x, made.targets[mask], rng) for k, x in tree.items()}  # noqa: E731
+
+        def hide(tree: dict) -> dict:
+            there = made.targets[mask]
+            return {name: x if name == mask else garbage(x, there, rng) for name, x in tree.items()}
+
         return (made.replace(predictions=hide(made.predictions), targets=hide(made.targets)),)
 
     return scramble
@@ -237,7 +279,11 @@ def scrambled_by(mask: str) -> Callable:
 
 def token_outputs() -> tuple[Outputs]:
     tokens = batch()["text"].tokens
-    return (outputs({"words": normal(*tokens.shape, VOCAB)}, {"tokens": tokens, "masked": normal(*tokens.shape) > 0.5}),)
+    return (
+        outputs(
+            {"words": normal(*tokens.shape, VOCAB)}, {"tokens": tokens, "masked": normal(*tokens.shape) > 0.5}
+        ),
+    )
 
 
 def sentence_outputs() -> tuple[Outputs]:
@@ -250,16 +296,19 @@ def match_outputs() -> tuple[Outputs]:
     return (outputs({"matches": normal(3 * B)}, targets),)
 
 
-def objective(module: Callable[[], nn.Module], inputs: Callable, scramble: Callable) -> Row:
-    return Row(f"objectives.{type(module()).__name__}", lambda dtype: module(), inputs, scramble=scramble, bf16=None)
+def objective(inputs: Callable, scramble: Callable, kind: type, *heads: str, **fields) -> Row:
+    name = f"objectives.{kind.__name__}"
+    return Row(name, lambda dtype: kind(*heads, **fields), inputs, scramble=scramble, bf16=None)
 
 
+CLEAN = views.Clean()
+PAIR = ("image", "text")
 OBJECTIVES = [
-    objective(lambda: objectives.InfoNCE("image", "text", same="text", label_smoothing=0.1), pair_outputs, scrambled_pairs),
-    objective(lambda: objectives.SigmoidPairs("image", "text", same="text"), pair_outputs, scrambled_pairs),
-    objective(lambda: objectives.MaskedLanguage("words", view=views.Clean()), token_outputs, scrambled_by("masked")),
-    objective(lambda: objectives.NextSentence("follows", view=views.Clean()), sentence_outputs, scrambled_by("valid")),
-    objective(lambda: objectives.Matching("matches", view=views.Clean()), match_outputs, scrambled_by("valid")),
-]  # fmt: skip
+    objective(pair_outputs, scrambled_pairs, objectives.InfoNCE, *PAIR, same="text", label_smoothing=0.1),
+    objective(pair_outputs, scrambled_pairs, objectives.SigmoidPairs, *PAIR, same="text"),
+    objective(token_outputs, scrambled_by("masked"), objectives.MaskedLanguage, "words", view=CLEAN),
+    objective(sentence_outputs, scrambled_by("valid"), objectives.NextSentence, "follows", view=CLEAN),
+    objective(match_outputs, scrambled_by("valid"), objectives.Matching, "matches", view=CLEAN),
+]
 
 ROWS = [*LAYERS, *ENCODERS, *FUSION, *HEADS, *OBJECTIVES]

@@ -1,4 +1,4 @@
-"""Eight CPU devices, and strictness: no silent broadcasting of ranks, and every array annotation checked on every call."""
+"""Eight CPU devices, no silent broadcasting of ranks, and every array annotation checked on every call."""
 
 import importlib.metadata
 import os
@@ -6,12 +6,15 @@ import os
 # All of it before jax looks: a started backend keeps what it saw.
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
-# XLA's thread pool has a thread a core, and eight devices that wait for each other in a collective need eight.
+# XLA's pool has a thread a core, and eight devices that wait for each other in a collective need eight.
 os.environ["NPROC"] = "32"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 # Tests spend their time in the compiler, not in what it makes: half of that time without its optimisations.
 FAST_COMPILE = ["--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true"]
-if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 11):  # later ones abort: no such flag
+if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (
+    0,
+    11,
+):  # later ones abort: no such flag
     FAST_COMPILE.append("--xla_cpu_use_fusion_emitters=false")
 os.environ["XLA_FLAGS"] = " ".join(FAST_COMPILE)
 # The partitioner says of every mesh that it "involuntarily" gathers some tensor.
@@ -22,7 +25,18 @@ import pytest  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402
 
 # Where arrays have shapes to check. In the rest, tests hand over wrong types to read the error messages.
-CHECKED = ("layers", "encoders", "fusion", "heads", "model", "views", "objectives", "learner", "sharding", "train")
+CHECKED = (
+    "layers",
+    "encoders",
+    "fusion",
+    "heads",
+    "model",
+    "views",
+    "objectives",
+    "learner",
+    "sharding",
+    "train",
+)
 install_import_hook([f"mmjax.{name}" for name in CHECKED], "beartype.beartype")
 
 

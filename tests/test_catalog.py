@@ -18,13 +18,15 @@ from mmjax.sharding.axes import PARAMETER_AXES
 from mmjax.testing import TOLERANCE
 
 GOLDEN = Path(__file__).parent / "golden" / "parameters"
-# Adding a constant to every key changes no softmax: their gradient is zero on paper, and only rounding in practice.
+# Adding a constant to every key changes no softmax: the gradient is zero on paper, and rounding in practice.
 ZERO_ON_PAPER = "key/bias"
 
 
 def rows(chosen=lambda row: True):
     """A test for each chosen row; all tests of a row go to one xdist worker, which compiles it once."""
-    marked = [pytest.param(row, id=row.name, marks=pytest.mark.xdist_group(row.name)) for row in ROWS if chosen(row)]
+    marked = [
+        pytest.param(row, id=row.name, marks=pytest.mark.xdist_group(row.name)) for row in ROWS if chosen(row)
+    ]
     return pytest.mark.parametrize("row", marked)
 
 
@@ -46,7 +48,7 @@ def flat(boxed) -> dict[str, nn.LogicallyPartitioned]:
 
 @functools.cache
 def parameters(name: str):
-    """Random, biases too: at their initial zero they would hide what is done with them. Made without compiling."""
+    """Random, biases too: at their initial zero they would hide what is done with them. Compiles nothing."""
 
     def draw(path, abstract):
         where = jax.tree_util.keystr(path, simple=True, separator="/")
@@ -90,7 +92,9 @@ def compiled(name: str):
 
 
 def assert_close(found, expected, tolerance: float) -> None:
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance), found, expected)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance), found, expected
+    )
 
 
 @rows()
@@ -135,13 +139,17 @@ def test_bf16_is_close_to_fp32(row):
         error = np.linalg.norm(np.float32(a) - np.float32(b)) / np.linalg.norm(np.float32(b))
         assert error < TOLERANCE["bf16"]
     if row.bf16 == "module":
-        assert not all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(rough), jax.tree.leaves(exact), strict=True))
+        assert not all(
+            np.array_equal(a, b) for a, b in zip(jax.tree.leaves(rough), jax.tree.leaves(exact), strict=True)
+        )
 
 
 @rows()
 def test_every_parameter_names_known_axes(row):
     for name, box in flat(boxed_parameters(row.name)).items():
-        assert isinstance(box, nn.LogicallyPartitioned), f"{name} has no axes: make it with sharding.param_axes"
+        assert isinstance(box, nn.LogicallyPartitioned), (
+            f"{name} has no axes: make it with sharding.param_axes"
+        )
         assert len(box.names) == box.value.ndim, f"{name}: axes {box.names} for shape {box.value.shape}"
         assert set(box.names) <= {None, *PARAMETER_AXES}, f"{name}: axes {box.names} are not of parameters"
         assert box.value.dtype == jnp.float32, f"{name} is {box.value.dtype}: parameters are float32"
@@ -154,16 +162,19 @@ def test_every_parameter_learns(row):
     for name, size in sizes.items():
         assert np.isfinite(size), f"the gradient of {name} is not finite"
         if name.endswith(ZERO_ON_PAPER):
-            assert size < 1e-5 * max(sizes.values()), f"the gradient of {name} is zero on paper, and is {size}"
+            assert size < 1e-5 * max(sizes.values()), (
+                f"the gradient of {name} is zero on paper, and is {size}"
+            )
         else:
             assert size > 1e-5 * max(sizes.values()), f"{name} gets no gradient"
 
 
 @rows()
 def test_parameter_tree_is_the_golden_one(row):
-    """The names are those of checkpoints and exported files: a change breaks them, and belongs in the CHANGELOG."""
+    """The names are those of checkpoints and exported files: a change breaks them; say so in CHANGELOG.md."""
     text = "".join(
-        f"{name} {'x'.join(map(str, box.value.shape)) or 'scalar'} {', '.join(map(str, box.names))}".rstrip() + "\n"
+        f"{name} {'x'.join(map(str, box.value.shape)) or 'scalar'} {', '.join(map(str, box.names))}".rstrip()
+        + "\n"
         for name, box in sorted(flat(boxed_parameters(row.name)).items())
     )
     file = GOLDEN / f"{row.name}.txt"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mmjax.batch import Audio
-from mmjax.data.records import BadExample, MissingField, Record, as_paths, lookup
+from mmjax.data.records import BadExample, Record, at_each, lookup
 from mmjax.errors import InputError
 
 _FULL_SCALE = 32767.0  # of int16, in which decoded audio is kept: half the memory of float32, below hearing
@@ -19,9 +19,8 @@ class AudioTransform:
     """The first ``seconds`` of a recording, mixed to mono, resampled, padded with masked silence.
 
     Args:
-        field: path to an encoded file (WAV, FLAC, Ogg Vorbis and Opus, MP3, ...) or to an array that has the
-            rate
-            ``sample_rate_hz``; or several, of which training takes a random one and evaluation the first.
+        field: path to an encoded file (WAV, FLAC, Ogg Vorbis and Opus, MP3, ...) or to an array that has
+            the rate ``sample_rate_hz``; or several: training takes a random one, evaluation the first.
         sample_rate_hz: the rate of the result.
         seconds: its duration.
         shift_seconds: training starts up to this much earlier (masked silence) or later.
@@ -53,18 +52,10 @@ class AudioTransform:
 
     def decode(self, record: Record) -> list[np.ndarray]:
         """int16 "samples" for each path that the record has, as long as a shift may reach."""
-        clips: list[np.ndarray] = []
-        missing: MissingField | None = None
-        for path in as_paths(self.field):
-            try:
-                clips.append(self._decode(record["__key__"], path, lookup(record, path)))
-            except MissingField as error:
-                missing = missing or error
-        if not clips and missing is not None:
-            raise missing
-        return clips
+        return list(at_each(record, self.field, self._decode))
 
-    def _decode(self, key: str, path: str, value: Any) -> np.ndarray:
+    def _decode(self, record: Record, path: str) -> np.ndarray:
+        key, value = record["__key__"], lookup(record, path)
         reach = self.seconds + self.shift_seconds
         samples, rate = _read(key, path, value, self.sample_rate_hz, reach)
         if not samples.size:

@@ -18,8 +18,7 @@ class Dataset:
     Args:
         source: where the records are.
         streams: the transform of each stream.
-        cache: keep what is decoded in memory (uint8 pixels, int16 samples, token ids): later epochs only
-            augment.
+        cache: keep what is decoded in memory (uint8 pixels, int16 samples, token ids): later epochs augment.
     """
 
     source: Source

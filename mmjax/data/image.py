@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mmjax.batch import Image
-from mmjax.data.records import BadExample, MissingField, Record, as_paths, lookup
+from mmjax.data.records import BadExample, Record, at_each, lookup
 from mmjax.errors import InputError
 
 # Formats that are decoded in this process; Pillow would hand EPS to an external program.
@@ -86,18 +86,10 @@ class ImageTransform:
 
     def decode(self, record: Record) -> list[np.ndarray]:
         """uint8 "height width channel" for each path that the record has; larger if it is to be cropped."""
-        pictures: list[np.ndarray] = []
-        missing: MissingField | None = None
-        for path in as_paths(self.field):
-            try:
-                pictures.append(self._decode(record["__key__"], path, lookup(record, path)))
-            except MissingField as error:
-                missing = missing or error
-        if not pictures and missing is not None:
-            raise missing
-        return pictures
+        return list(at_each(record, self.field, self._decode))
 
-    def _decode(self, key: str, path: str, value: Any) -> np.ndarray:
+    def _decode(self, record: Record, path: str) -> np.ndarray:
+        key, value = record["__key__"], lookup(record, path)
         # The smallest crop must still fill the size; more resolution than that would only fill the cache.
         sharper = 1.0 if self.crop_scale is None else 1.0 / math.sqrt(self.crop_scale[0])
         wanted = (math.ceil(self.size[0] * sharper), math.ceil(self.size[1] * sharper))
@@ -129,9 +121,8 @@ class ImageTransform:
             for column in range(columns):
                 x, y = column * from_width, row * from_height
                 tile = _resize(picture.crop((x, y, x + from_width, y + from_height)), (height, width))
-                sheet[row * height : (row + 1) * height, column * width : (column + 1) * width] = _pixels(
-                    tile
-                )
+                top, left = row * height, column * width
+                sheet[top : top + height, left : left + width] = _pixels(tile)
         return sheet
 
     def augment(self, decoded: list[np.ndarray], rng: np.random.Generator | None) -> Image:
@@ -207,10 +198,8 @@ def _open(key: str, path: str, value: Any, max_pixels: int, draft_side: int) -> 
             picture.draft(None, (draft_side, draft_side))
         picture.load()
         return ImageOps.exif_transpose(picture)
-    except (
-        Pillow.DecompressionBombError,
-        Pillow.DecompressionBombWarning,
-    ) as error:  # Pillow's own limit comes first
+    # Pillow's own limit comes first.
+    except (Pillow.DecompressionBombError, Pillow.DecompressionBombWarning) as error:
         raise BadExample(
             key, f"expected at most {max_pixels} pixels (max_pixels) in {path!r}, found more: {error}"
         ) from error

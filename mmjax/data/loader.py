@@ -176,8 +176,7 @@ def _order(seed: int, dataset: int, epoch: int, size: int) -> np.ndarray:
 def epoch(
     dataset: Dataset, batch_size: int, limit: int | None = None, *, max_bad_share: float = 0.01
 ) -> Iterator[Batch]:
-    """Every example once, in order, not augmented. The last batch is filled up with rows that miss
-    everything.
+    """Every example once, in order, not augmented. Rows that miss everything fill up the last batch.
 
     Args:
         dataset: what to read.

@@ -46,8 +46,7 @@ class Mixture:
         return cls({"data": (1.0, dataset)}, batch_size, max_bad_share)
 
     def streams(self) -> dict[str, Stream]:
-        """The union of the datasets' streams, each as its empty example: types, shapes, no batch axis. No
-        disk.
+        """The union of the datasets' streams, each as its empty example: types, shapes, no batch axis.
 
         Raises:
             InputError: two datasets disagree about the shape of a stream.
@@ -85,10 +84,8 @@ class Mixture:
         """Which dataset each global row is of, and how many rows that dataset has had before.
 
         Rows count from the start of training, ``step * batch_size + row``. The datasets take turns as evenly
-        as
-        their weights allow: of the first n rows, for any n, each has had its share, give or take a row or
-        two. A
-        pure function, so that no state has to be saved.
+        as their weights allow: of the first n rows, for any n, each has had its share, give or take a row or
+        two. A pure function, so that no state has to be saved.
 
         Args:
             rows: int64 "rows".

@@ -1,10 +1,11 @@
 """A record is what a source yields, ``{"__key__": str, field: bytes | str}``; a path finds a value."""
 
 import json
-from collections.abc import Mapping
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeAlias, TypeVar
 
 Record: TypeAlias = Mapping[str, Any]
+T = TypeVar("T")
 
 
 class BadExample(Exception):
@@ -33,8 +34,10 @@ def lookup(record: Record, path: str) -> Any:
     """The value at a dotted path: the longest field that starts the path, then keys of the JSON in it.
 
     ``"noto.png"`` is the field of that name; ``"json.names.de"`` is the field ``json``, parsed, then its
-    ``names``,
-    then ``de``; ``"json.keywords.0"`` is the first of a list.
+    ``names``, then ``de``; ``"json.keywords.0"`` is the first of a list.
+
+    >>> lookup({"__key__": "7", "json": b'{"names": {"de": "Hund"}}'}, "json.names.de")
+    'Hund'
 
     Raises:
         MissingField: no such field or key.
@@ -108,6 +111,21 @@ def text_at(record: Record, path: str, join: str = ", ") -> str:
     return value
 
 
-def as_paths(field: str | tuple[str, ...]) -> tuple[str, ...]:
-    """One path or several, always as a tuple."""
-    return (field,) if isinstance(field, str) else tuple(field)
+def at_each(record: Record, field: str | tuple[str, ...], read: Callable[[Record, str], T]) -> Iterator[T]:
+    """``read(record, path)`` for each path of ``field`` that the record has, in order.
+
+    Raises:
+        MissingField: it has none of them.
+    """
+    first_missing: MissingField | None = None
+    num_read = 0
+    for path in (field,) if isinstance(field, str) else field:
+        try:
+            value = read(record, path)
+        except MissingField as error:
+            first_missing = first_missing or error
+            continue
+        num_read += 1
+        yield value
+    if not num_read and first_missing is not None:
+        raise first_missing

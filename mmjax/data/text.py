@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 
 from mmjax.batch import Text
-from mmjax.data.records import BadExample, MissingField, Record, as_paths, lookup, text_at
+from mmjax.data.records import BadExample, Record, at_each, lookup, text_at
 from mmjax.data.vocabulary import TokenizerSpec
 from mmjax.errors import InputError
 
@@ -43,19 +43,11 @@ class TextTransform:
 
     def decode(self, record: Record) -> list[Text]:
         """Token ids for each path that the record has; one for ``choose="first"``."""
-        texts: list[Text] = []
-        missing: MissingField | None = None
-        for path in as_paths(self.field):
-            try:
-                texts.append(self.encode(self._text(record, path), record["__key__"]))
-            except MissingField as error:
-                missing = missing or error
-                continue
-            if self.choose == "first":
-                break
-        if not texts and missing is not None:
-            raise missing
-        return texts
+        texts = at_each(record, self.field, self._decode)
+        return [next(texts)] if self.choose == "first" else list(texts)
+
+    def _decode(self, record: Record, path: str) -> Text:
+        return self.encode(self._text(record, path), record["__key__"])
 
     def _text(self, record: Record, path: str) -> str:
         if self.classes is None:

@@ -47,8 +47,7 @@ class TokenizerSpec(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class WordPiece:
-    """BERT's kind of vocabulary, trained on the texts of a source. Equal data give equal ids, in every
-    process.
+    """BERT's kind of vocabulary, trained on the texts of a source. Equal data give equal ids everywhere.
 
     A word is a run of letters and digits, or one punctuation mark. A ``vocab_size`` that training cannot fill
     means that every word is one token; the error says the size to put.
@@ -76,8 +75,7 @@ class WordPiece:
 
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
-    """A fast tokenizer in a transformers directory (``tokenizer.json``, ``vocab.txt``, ...). Never the
-    network.
+    """A fast tokenizer in a transformers folder (``tokenizer.json``, ``vocab.txt``). Never the network.
 
     Where the tokenizer lacks [CLS], [SEP] or [PAD], its begin and end of text take their places.
 
@@ -111,8 +109,8 @@ def _train(spec: WordPiece, records: Any) -> Vocabulary:
     alphabet = _alphabet(words, spec.max_alphabet)
     inner = {character for word in words for character in word[1:]}
     # The trainer numbers characters in the order of a randomly seeded hash map and breaks ties by number.
-    # Handing it
-    # the characters first, sorted, as a word's start and as a continuation, makes it a function of the data.
+    # Handing it the characters first, sorted, as a word's start and as a continuation, makes it a function
+    # of the data.
     known = [*SPECIAL_TOKENS, *alphabet, *(f"##{character}" for character in alphabet if character in inner)]
     trainer = trainers.WordPieceTrainer(
         vocab_size=max(spec.vocab_size, len(known)),

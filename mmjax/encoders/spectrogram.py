@@ -12,8 +12,8 @@ from jaxtyping import Bool, Float, Float32
 class LogMel:
     """A log-mel spectrogram: Hann windows, power, Slaney's mel scale with area-normalised triangles.
 
-    Frame t is centred on sample ``t * hop``; there are ``samples // hop`` of them (Whisper's convention). Each
-    clip is shifted and scaled to mean 0 and deviation 1 over its valid frames, so loudness does not matter.
+    Frame t is centred on sample ``t * hop``; there are ``samples // hop`` of them (Whisper's convention).
+    Each clip is shifted and scaled to mean 0 and deviation 1 over its valid frames: loudness does not matter.
     """
 
     sample_rate_hz: int
@@ -61,7 +61,7 @@ class LogMel:
 
 
 def mel_filters(sample_rate_hz: int, fft: int, num_mels: int, low_hz: float, high_hz: float) -> np.ndarray:
-    """Triangles of unit area on the mel scale of Slaney 1998 (Auditory Toolbox): float32 ``"fft/2+1 mels"``."""
+    """Triangles of unit area on the mel scale of Slaney 1998, Auditory Toolbox: ``"fft/2+1 mels"``."""
     edges_hz = mel_to_hz(np.linspace(hz_to_mel(low_hz), hz_to_mel(high_hz), num_mels + 2))
     bins_hz = np.linspace(0, sample_rate_hz / 2, fft // 2 + 1)
     lower, centre, upper = edges_hz[:-2], edges_hz[1:-1], edges_hz[2:]

@@ -18,7 +18,7 @@ class TextTransformer(nn.Module):
 
     `hash_ngrams`, e.g. (2, 3), adds to every position a learned vector of each n-gram that ends there, found
     by hashing into `hash_buckets` rows (Pagnoni et al. 2024, Byte Latent Transformer, section 3.2.1). A small
-    vocabulary then costs little knowledge of whole words. An n-gram with a masked token in it hashes the mask.
+    vocabulary then costs little knowledge of whole words. An n-gram over a masked token hashes the mask.
     """
 
     vocab: int

@@ -3,12 +3,12 @@
 They feed the baselines that stand beside every learned score (and, as thumbnails, the pictures).
 """
 
-import functools
 import zlib
 
 import numpy as np
 
 from mmjax.batch import Audio
+from mmjax.encoders.spectrogram import mel_filters
 
 NUM_MELS = 40
 NUM_SEGMENTS = 24  # of equal duration, over which a spectrogram is averaged
@@ -34,18 +34,6 @@ def picture(pixels: np.ndarray) -> np.ndarray:
     return small.reshape(-1).astype(np.float32)
 
 
-@functools.lru_cache
-def _mel_filters(sample_rate_hz: int, num_bins: int, num_mels: int) -> np.ndarray:
-    """Triangles of equal width on the mel scale 2595 log10(1 + f / 700): "num_bins num_mels"."""
-    hertz = np.linspace(0, sample_rate_hz / 2, num_bins)
-    corners = np.linspace(0, 2595 * np.log10(1 + sample_rate_hz / 2 / 700), num_mels + 2)
-    corners = 700 * (10 ** (corners / 2595) - 1)
-    low, middle, high = corners[:-2], corners[1:-1], corners[2:]
-    rising = (hertz[:, None] - low) / (middle - low)
-    falling = (high - hertz[:, None]) / (high - middle)
-    return np.maximum(0, np.minimum(rising, falling)).astype(np.float32)
-
-
 def log_mel(samples: np.ndarray, sample_rate_hz: int, num_mels: int = NUM_MELS) -> np.ndarray:
     """ "B samples" -> float32 "B frames num_mels", natural log of power in 25 ms Hann windows every 10 ms.
 
@@ -56,7 +44,7 @@ def log_mel(samples: np.ndarray, sample_rate_hz: int, num_mels: int = NUM_MELS) 
     frames = np.lib.stride_tricks.sliding_window_view(samples, window, axis=1)[:, ::hop]
     spectrum = np.fft.rfft(frames * np.hanning(window).astype(np.float32), n=2 * window, axis=-1)
     power = spectrum.real**2 + spectrum.imag**2
-    filters = _mel_filters(sample_rate_hz, power.shape[-1], num_mels)
+    filters = mel_filters(sample_rate_hz, 2 * window, num_mels, 0.0, sample_rate_hz / 2)
     return np.log(np.maximum(power @ filters, 1e-6)).astype(np.float32)
 
 
@@ -75,9 +63,8 @@ def sound(mel: np.ndarray) -> np.ndarray:
     # Within 50 dB (11.5 in natural log of power) of the loudest frame: leading and trailing silence are cut.
     heard = np.flatnonzero(loudness > loudness.max() - 11.5)
     mel = mel[heard[0] : heard[-1] + 1]
-    places = np.linspace(0, len(mel), NUM_SEGMENTS, endpoint=False).astype(
-        int
-    )  # repeats frames of a short sound
+    # A short sound's frames are repeated.
+    places = np.linspace(0, len(mel), NUM_SEGMENTS, endpoint=False).astype(int)
     stretched = mel[places] if len(mel) < NUM_SEGMENTS else block_means(mel, NUM_SEGMENTS, 0)
     return stretched.reshape(-1).astype(np.float32)
 

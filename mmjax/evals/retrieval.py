@@ -16,14 +16,7 @@ import numpy as np
 from mmjax import data
 from mmjax.errors import InputError
 from mmjax.evals import baseline, gallery
-from mmjax.evals.base import (
-    Eval,
-    Picture,
-    Predictor,
-    Result,
-    accuracy_with_interval,
-    head_of,
-)
+from mmjax.evals.base import Eval, Picture, Predictor, Result, accuracy_with_interval, head_of
 from mmjax.evals.ranking import Answers, chance, ranks
 
 
@@ -35,9 +28,8 @@ class Retrieval(Eval):
     heads: dict[str, str] | tuple[str, ...]
     pairs: tuple[tuple[str, str], ...] | None = None  # (query, target); None: all ordered pairs
     ks: tuple[int, ...] = (1, 5, 10)
-    train: data.Dataset | None = (
-        None  # where the transfer baseline looks for neighbours; None: no such baseline
-    )
+    # Where the transfer baseline looks for neighbours; None: no such baseline.
+    train: data.Dataset | None = None
     train_limit: int | None = 20_000
     num_shown: int = 5  # queries on a sheet
 
@@ -78,7 +70,7 @@ class Retrieval(Eval):
 
             pictures[f"{query}_to_{target}"] = partial(
                 gallery.draw_nearest, queries=left, targets=right, answers=answers,
-                ranks=found, scores=scores,                names=(query, target), num_shown=self.num_shown,
+                ranks=found, scores=scores, names=(query, target), num_shown=self.num_shown,
             )  # fmt: skip
             if f"{target}_{query}_similarity" not in pictures:
                 pictures[f"{query}_{target}_similarity"] = partial(

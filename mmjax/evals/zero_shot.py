@@ -34,13 +34,11 @@ class ZeroShot(Eval):
     heads: dict[str, str] | tuple[str, ...]
     text: str = "text"  # the stream whose transform and tower read the prompts
     labels: str = "label"  # the stream of Labels; value n means class n
-    classes: tuple[str, ...] | None = (
-        None  # words for class 0, 1, ...; None: the classes of the labels' transform
-    )
+    # Words for class 0, 1, ...; None: the classes of the labels' transform.
+    classes: tuple[str, ...] | None = None
     templates: tuple[str, ...] = ("{}",)  # embeddings of a class's several prompts are averaged
-    train: data.Dataset | None = (
-        None  # with the same streams, for the neighbour baseline; None: no such baseline
-    )
+    # With the same streams, for the neighbour baseline; None: no such baseline.
+    train: data.Dataset | None = None
     train_limit: int | None = 20_000
 
     def __post_init__(self):

@@ -13,10 +13,10 @@ class CoAttention(nn.Module):
     """Two-stream co-attention (Lu et al. 2019, ViLBERT, section 2.1) for any number of streams.
 
     In each of `depth` layers, every stream in `updated` (default: all) attends to all the other streams laid
-    end to end, then to itself, then goes through its MLP; all read the state of the layer below. The context is
-    led by one learned null token a stream, so that a row whose other modalities are all missing attends to
-    something that is the same for every row. With `updated=("text",)` this is the text-side cross-attention of
-    ALBEF and BLIP.
+    end to end, then to itself, then goes through its MLP; all read the state of the layer below. The context
+    is led by one learned null token a stream, so that a row whose other modalities are all missing attends to
+    something that is the same for every row. With `updated=("text",)` this is the text-side cross-attention
+    of ALBEF and BLIP.
 
     Streams may differ in width: each is mapped to `width` first where it must be.
     """

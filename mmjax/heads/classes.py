@@ -13,7 +13,7 @@ from mmjax.layers import Einsum
 
 
 class Classes(nn.Module):
-    """Logits over classes from the pooled stream through a tanh layer (BERT's pooler): float32 ``"B classes"``."""
+    """Class logits of the pooled stream through a tanh layer (BERT's pooler): float32 ``"B classes"``."""
 
     stream: str
     num_classes: int

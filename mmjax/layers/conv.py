@@ -13,7 +13,7 @@ from mmjax.layers.einsum import Einsum
 
 
 def windows(x: jax.Array, size: int, stride: int, axis: int) -> jax.Array:
-    """Every window of `size` along `axis`, laid out on the last axis: ``(..., n / stride, ..., size * C)``."""
+    """Every window of `size` along `axis`, laid out on the last: ``(..., n / stride, ..., size * C)``."""
     num = -(-x.shape[axis] // stride)
     missing = max(0, (num - 1) * stride + size - x.shape[axis])
     padding = [(0, 0)] * x.ndim

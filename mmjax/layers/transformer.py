@@ -1,6 +1,6 @@
 """The one trunk under every encoder."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -102,7 +102,7 @@ class Transformer(nn.Module):
             block = nn.remat(
                 Block, policy=REMAT_POLICIES[self.remat], prevent_cse=not self.scan, static_argnums=(3,)
             )
-        options = dict(
+        options: dict[str, Any] = dict(
             num_heads=self.num_heads, mlp_width=self.mlp_width, norm=self.norm, activation=self.activation,
             causal=self.causal, use_bias=self.use_bias, epsilon=self.epsilon, dropout=self.dropout,
             dtype=self.dtype,
@@ -119,7 +119,6 @@ class Transformer(nn.Module):
             for i in range(self.depth):
                 x = block(**options, name=f"layer_{i}")(x, mask, train)
         if self.norm == "pre":
-            x = LayerNorm(epsilon=self.epsilon, use_bias=self.use_bias, dtype=self.dtype, name="final_norm")(
-                x
-            )
+            norm = LayerNorm(self.epsilon, use_bias=self.use_bias, dtype=self.dtype, name="final_norm")
+            x = norm(x)
         return x

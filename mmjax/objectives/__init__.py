@@ -4,6 +4,6 @@ from mmjax.objectives.contrastive import InfoNCE, SigmoidPairs
 from mmjax.objectives.masked_language import MaskedLanguage
 from mmjax.objectives.matching import Matching
 from mmjax.objectives.next_sentence import NextSentence
-from mmjax.objectives.outputs import Outputs
+from mmjax.objectives.outputs import Objective, Outputs
 
-__all__ = ["InfoNCE", "MaskedLanguage", "Matching", "NextSentence", "Outputs", "SigmoidPairs"]
+__all__ = ["InfoNCE", "MaskedLanguage", "Matching", "NextSentence", "Objective", "Outputs", "SigmoidPairs"]

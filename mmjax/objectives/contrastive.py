@@ -45,7 +45,7 @@ class InfoNCE(nn.Module):
 
 
 class SigmoidPairs(nn.Module):
-    """Every pair of the batch is a yes-or-no question (Zhai et al. 2023, SigLIP, eq. 1). Fields as InfoNCE's."""
+    """Every pair of the batch is a yes-or-no question (Zhai et al. 2023, SigLIP). Fields as InfoNCE's."""
 
     first: str
     second: str

@@ -1,8 +1,11 @@
-"""What an objective is given."""
+"""What an objective is, and what it is given."""
+
+from typing import Protocol
 
 from flax import struct
 
 from mmjax.batch import Array, Batch
+from mmjax.views import Clean
 
 
 @struct.dataclass
@@ -14,7 +17,29 @@ class Outputs:
     batch: Batch  # the view's inputs
 
 
+class Objective(Protocol):
+    """A module that turns what one view showed into a loss and metrics."""
+
+    @property
+    def view(self) -> Clean:
+        """What it looks at."""
+        ...
+
+    @property
+    def weight(self) -> float:
+        """Its share in the sum of losses."""
+        ...
+
+    def reads(self) -> tuple[str, ...]:
+        """The heads that it needs."""
+        ...
+
+    def __call__(self, outputs: Outputs) -> tuple[Array, dict[str, Array]]:
+        """(loss, {metric: scalar}); a batch that holds nothing for it gives 0, not NaN."""
+        ...
+
+
 def masked_mean(values: Array, mask: Array) -> Array:
-    """Mean of values where mask is True; 0 where it is True nowhere, so an empty batch trains without a NaN."""
+    """Mean of values where mask is True; 0 where it is nowhere, so that an empty batch gives no NaN."""
     weight = mask.astype(values.dtype)
     return (values * weight).sum() / weight.sum().clip(1)

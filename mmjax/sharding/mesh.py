@@ -10,7 +10,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from mmjax.batch import Batch
 from mmjax.errors import InputError
-from mmjax.sharding.annotate import axis_rules, logical_specs, to_mesh_sharding
+from mmjax.sharding.annotate import axis_rules, logical_specs, to_mesh_sharding, unbox
 from mmjax.sharding.axes import MESH_AXES
 from mmjax.sharding.rules import Rules
 
@@ -58,12 +58,11 @@ def state_shardings(abstract_state, mesh: Mesh, rules: Rules):
       InputError: a dimension that its mesh axes do not divide; names the array, the size and the axes.
     """
     specs = logical_specs(abstract_state)
-    for path, spec in jax.tree.flatten_with_path(specs, is_leaf=lambda x: isinstance(x, PartitionSpec))[0]:
+    for spec in jax.tree.leaves(specs, is_leaf=lambda x: isinstance(x, PartitionSpec)):
         if isinstance(spec, PartitionSpec):
             rules.refuse_collision(tuple(spec))
-            del path
     shardings = to_mesh_sharding(specs, mesh, rules.pairs())
-    leaves = jax.tree.flatten_with_path(abstract_state)[0]
+    leaves = jax.tree.leaves_with_path(unbox(abstract_state))
     for (path, leaf), sharding in zip(leaves, jax.tree.leaves(shardings), strict=True):
         _refuse_uneven(jax.tree_util.keystr(path, simple=True, separator="/"), leaf.shape, sharding)
     return shardings
@@ -75,8 +74,9 @@ def _refuse_uneven(name: str, shape: tuple[int, ...], sharding: NamedSharding) -
         parts = math.prod(sharding.mesh.shape[axis] for axis in axes)
         if shape[dimension] % parts:
             raise InputError(
-                f"{name} has shape {shape}: dimension {dimension} of size {shape[dimension]} is not divisible "
-                f"by {parts}, the size of mesh axes {list(axes)}; change that size, the mesh or the rules"
+                f"{name} has shape {shape}: dimension {dimension} of size {shape[dimension]} is not "
+                f"divisible by {parts}, the size of mesh axes {list(axes)}; change that size, the mesh or "
+                "the rules"
             )
 
 

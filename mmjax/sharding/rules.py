@@ -59,8 +59,8 @@ class Rules:
             for mesh_axis in self.mesh_axes(axis) if axis else ():
                 if mesh_axis in owner:
                     raise InputError(
-                        f"sharding rules collide: {owner[mesh_axis]!r} and {axis!r} are axes of one array and "
-                        f"both map to the mesh axis {mesh_axis!r}; give one of them another mesh axis or None"
+                        f"sharding rules collide: {owner[mesh_axis]!r} and {axis!r} are axes of one array "
+                        f"and both map to the mesh axis {mesh_axis!r}; give one another mesh axis or None"
                     )
                 owner[mesh_axis] = axis
 

@@ -15,9 +15,9 @@ class Schedule:
     """Linear warm-up to the peak, then one of three ways down.
 
     "cosine" to `final_share` of the peak at the last update; "wsd" (warm-up, stable, decay: Hu et al. 2024)
-    stays at the peak and falls linearly over the last `decay_share` of the updates; "rsqrt" falls with the root
-    of the update (Zhai et al. 2022, Scaling ViT) and linearly over the last `decay_share`, so a run can be
-    prolonged.
+    stays at the peak and falls linearly over the last `decay_share` of the updates; "rsqrt" falls with the
+    root of the update (Zhai et al. 2022, Scaling ViT) and linearly over the last `decay_share`, so a run can
+    be prolonged.
     """
 
     kind: Literal["cosine", "wsd", "rsqrt", "constant"] = "cosine"
@@ -26,7 +26,7 @@ class Schedule:
     decay_share: float = 0.2
 
     def make(self, peak: float, num_updates: int) -> optax.Schedule:
-        """update -> learning rate, in a run of `num_updates`. Raises InputError if the warm-up does not fit."""
+        """update -> learning rate, in `num_updates`. Raises InputError if the warm-up does not fit."""
         if not 0 <= self.warmup_steps < max(num_updates, 1):
             raise InputError(
                 f"warmup_steps={self.warmup_steps} does not fit a run of {num_updates} updates; lower it"

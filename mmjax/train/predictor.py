@@ -13,7 +13,7 @@ from mmjax.views import Clean
 
 
 class Predictor:
-    """(batch, view, heads) -> (predictions, targets), NumPy; compiled once for each view, heads and shapes."""
+    """(batch, view, heads) -> (predictions, targets), NumPy; compiled once per view, heads and shapes."""
 
     def __init__(self, learner: Learner, params: dict, mesh: Mesh, rules: Rules):
         self.learner, self.params, self.mesh, self.rules = learner, params, mesh, rules

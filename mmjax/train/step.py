@@ -32,9 +32,8 @@ def train_step(
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
     norms = {"grad_norm": optax.global_norm(grads), "update_norm": optax.global_norm(updates)}
-    return state.replace(step=state.step + 1, params=params, opt_state=opt_state), {
-        "loss": loss
-    } | metrics | norms
+    state = state.replace(step=state.step + 1, params=params, opt_state=opt_state)
+    return state, {"loss": loss} | metrics | norms
 
 
 def compile_step(

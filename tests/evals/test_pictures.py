@@ -78,9 +78,9 @@ def test_log_mel_puts_a_tone_where_it_belongs():
     tones = np.stack([np.sin(2 * np.pi * hertz * seconds) for hertz in (500, 1000, 2000)])
     mel = features.log_mel(tones, 8000, num_mels=40)
     assert mel.shape == (3, 98, 40) and mel.dtype == np.float32
-    top = 2595 * np.log10(1 + 4000 / 700)
-    for row, hertz in enumerate((500, 1000, 2000)):
-        expected = 2595 * np.log10(1 + hertz / 700) / top * 41 - 1
+    octave = 27 * np.log(2) / np.log(6.4)  # in Slaney's mels, above 1 kHz, which is mel 15
+    for row, place in enumerate((7.5, 15, 15 + octave)):
+        expected = place / (15 + 2 * octave) * 41 - 1
         assert abs(mel[row].mean(axis=0).argmax() - expected) <= 0.5
 
 

@@ -14,8 +14,7 @@ from mmjax.errors import InputError
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Arrays:
-    """Record i holds element i of every array (or list): ``{"image": uint8 "n height width", "label": int
-    "n"}``.
+    """Record i holds element i of each array or list: ``{"image": uint8 "n height width", ...}``.
 
     Equal only to itself: arrays have no hash, and comparing them would be slow.
     """

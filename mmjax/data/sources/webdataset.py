@@ -22,8 +22,7 @@ _BLOCK = 512  # bytes; a tar file is a sequence of blocks and ends with one of z
 class WebDataset:
     """Tar files in which the members of one sample share what precedes the first dot of their base name.
 
-    ``a/7.noto.png`` is field ``noto.png`` of sample ``a/7``. Members are read only if a transform asks for
-    them.
+    ``a/7.noto.png`` is field ``noto.png`` of sample ``a/7``. Members are read if a transform asks for them.
 
     Args:
         path: a tar file, a folder of them, a glob, or a tuple of those.

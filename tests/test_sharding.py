@@ -1,0 +1,226 @@
+"""A step does the same whatever mesh and rules it runs under; wrong axes, rules and sizes are refused."""
+
+import dataclasses
+import itertools
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mmjax import sharding, train
+from mmjax.errors import InputError
+from mmjax.sharding import FSDP, FSDP_TENSOR, REPLICATED, TENSOR, MeshShape, Rules
+from mmjax.sharding.axes import ACTIVATION_AXES, KNOWN_AXES, PARAMETER_AXES
+from mmjax.testing import TOLERANCE, tiny_batch, tiny_learner
+from mmjax.train.state import init_state
+
+# A new `Rules` constant joins by itself.
+RULES = {name: value for name, value in vars(sharding).items() if isinstance(value, Rules)}
+MESHES = {
+    f"{d}x{f}x{t}": MeshShape(data=d, fsdp=f, tensor=t)
+    for d, f, t in ((8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2))
+}
+# Adam divides by the gradient's size: at its usual epsilon a gradient that is zero on paper (a key's bias)
+# becomes an update of full size in a direction that rounding has chosen, and no two meshes round alike.
+OPTIMIZER = train.AdamW(peak_learning_rate=1e-2, epsilon=1e-3, weight_decay=0.1).make(num_steps=10)
+
+
+@pytest.fixture(scope="module")
+def learner():
+    """All five objectives. Shallow and unrolled compiles fastest; a text that alone is updated, too."""
+    made = tiny_learner(depth=1, scan=False)
+    fusion = made.model.fusion.clone(updated=("text",))
+    return made.clone(model=made.model.clone(fusion=fusion))
+
+
+@pytest.fixture(scope="module")
+def boxed(learner):
+    """Shapes and logical axes of the state."""
+    return jax.eval_shape(lambda: init_state(learner, OPTIMIZER, tiny_batch(), seed=0))
+
+
+def on_mesh(tree, shardings):
+    return jax.tree.map(jax.device_put, tree, shardings)
+
+
+def compiled_step(learner, boxed, mesh, rules):
+    """train.compile_step and the shardings of its state."""
+    shardings = sharding.state_shardings(boxed, mesh, rules)
+    abstract = jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), sharding.unbox(boxed), shardings
+    )
+    return train.compile_step(learner, OPTIMIZER, abstract, mesh, rules), shardings
+
+
+@pytest.fixture(scope="module")
+def single(learner, boxed):
+    """The state before and after one step on one device, on the host, and the step's metrics."""
+    mesh = MeshShape(data=1).make(jax.devices()[:1])
+    state = train.create_state(learner, OPTIMIZER, tiny_batch(), 0, mesh, REPLICATED)
+    before = jax.device_get(state)
+    step, _ = compiled_step(learner, boxed, mesh, REPLICATED)
+    after, metrics = jax.device_get(step(state, tiny_batch()))
+    return before, after, metrics
+
+
+@pytest.mark.parametrize("rules, mesh", itertools.product(RULES, MESHES))
+def test_a_step_is_the_same_on_one_device_and_on_eight(learner, boxed, single, rules, mesh):
+    before, expected, expected_metrics = single
+    mesh, rules = MESHES[mesh].make(), RULES[rules]
+    step, shardings = compiled_step(learner, boxed, mesh, rules)
+    rows = sharding.batch_sharding(mesh, rules)
+    state, metrics = step(on_mesh(before, shardings), sharding.to_global(tiny_batch(), rows, 8))
+
+    assert all(
+        jax.tree.leaves(jax.tree.map(lambda x, s: x.sharding.is_equivalent_to(s, x.ndim), state, shardings))
+    )
+    rtol = TOLERANCE["sharded"]
+    for name, value in expected_metrics.items():
+        np.testing.assert_allclose(metrics[name], value, rtol=rtol, atol=1e-6, err_msg=name)
+    for (path, x), y in zip(
+        jax.tree.leaves_with_path(expected.params), jax.tree.leaves(state.params), strict=True
+    ):
+        # Beside zero, relative to the update: 1e-2 is the largest that this optimizer makes.
+        np.testing.assert_allclose(y, x, rtol=rtol, atol=rtol * 1e-2, err_msg=jax.tree_util.keystr(path))
+    assert int(state.step) == 1
+
+
+def test_the_step_that_meshes_are_held_to_moves_every_tower(single):
+    before, after, metrics = single
+    moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), before.params, after.params)
+    for name in ("encoders_text", "encoders_image", "encoders_audio", "fusion"):
+        assert max(jax.tree.leaves(moved["model"][name])) > 1e-3, name
+    assert {name for name in metrics if name.startswith("loss/")} == {
+        f"loss/{name}" for name in ("image_text", "audio_text", "words", "follows", "matches")
+    }
+    assert all(np.isfinite(value) for value in metrics.values())
+
+
+def test_rules_split_what_they_say(boxed):
+    mesh = MeshShape(data=2, fsdp=2, tensor=2).make()
+
+    def query(rules: Rules):
+        model = sharding.state_shardings(boxed, mesh, rules).params["model"]
+        return model["encoders_text"]["trunk"]["layer_0"]["attention"]["query"]["kernel"].spec
+
+    assert tuple(query(REPLICATED)) == (None, None, None)
+    assert tuple(query(FSDP)) == ("fsdp", None, None)
+    assert tuple(query(TENSOR)) == (None, "tensor", None)
+    assert tuple(query(FSDP_TENSOR)) == ("fsdp", "tensor", None)
+    rows = {name: sharding.batch_sharding(mesh, rules).spec for name, rules in RULES.items()}
+    assert all(tuple(spec) == (("data", "fsdp"),) for spec in rows.values())
+
+
+def test_moments_lie_where_their_parameters_lie(boxed):
+    shardings = sharding.state_shardings(boxed, MeshShape(data=2, fsdp=2, tensor=2).make(), FSDP_TENSOR)
+    specs = [
+        [s.spec for s in jax.tree.leaves(tree)] for tree in (shardings.params, shardings.opt_state[1].mu)
+    ]
+    assert specs[0] == specs[1]
+    assert any("fsdp" in spec for spec in specs[0])
+
+
+def test_state_is_made_in_place(learner):
+    """No device ever holds the whole of a split parameter."""
+    mesh = MeshShape(data=1, fsdp=8).make()
+    abstract = train.abstract_state(learner, OPTIMIZER, tiny_batch(), 0, mesh, FSDP)
+    table = abstract.params["model"]["encoders_text"]["table"]
+    assert table.sharding.shard_shape(table.shape) == (32, 2)
+
+
+def test_every_logical_axis_has_a_rule_and_a_meaning():
+    assert {field.name for field in dataclasses.fields(Rules)} == KNOWN_AXES
+    assert not PARAMETER_AXES.keys() & ACTIVATION_AXES.keys()
+
+
+def test_misspelt_axes_are_refused():
+    with pytest.raises(InputError, match="unknown logical axis 'embedd'; known axes: .*'embed'"):
+        sharding.param_axes(jnp.zeros, "embedd", None)
+    with pytest.raises(InputError, match="unknown logical axis 'batch'"):
+        sharding.shard(jnp.zeros((2, 3)), "batch", None)
+    with pytest.raises(
+        InputError, match=r"shard\(\) got 1 axes \('act_batch',\) for an array of shape \(2, 3\)"
+    ):
+        sharding.shard(jnp.zeros((2, 3)), "act_batch")
+    with pytest.raises(
+        InputError,
+        match=r"rule embed='fdsp' names the mesh axis 'fdsp'; the mesh has \['data', 'fsdp', 'tensor'\]",
+    ):
+        Rules(embed="fdsp")
+    with pytest.raises(TypeError, match="embedding"):
+        Rules(embedding="fsdp")
+
+
+def test_rules_that_collide_are_refused():
+    with pytest.raises(
+        InputError, match="'embed' and 'heads' are axes of one array and both map to the mesh axis 'fsdp'"
+    ):
+        Rules(embed="fsdp", heads="fsdp")
+    with pytest.raises(InputError, match="'act_batch' and 'act_length'"):
+        Rules(act_length=("tensor", "data"))
+
+
+def test_axes_of_one_parameter_that_collide_are_refused():
+    """Axes that no layer of ours brings together, in a module of someone else's."""
+    box = sharding.param_axes(lambda key, shape: jnp.zeros(shape), "mlp", "vocab")(jax.random.key(0), (8, 8))
+    with pytest.raises(InputError, match="'mlp' and 'vocab' are axes of one array"):
+        sharding.state_shardings({"kernel": box}, MeshShape(data=-1).make(), TENSOR)
+
+
+def test_a_size_that_the_mesh_does_not_divide_is_refused():
+    box = sharding.param_axes(lambda key, shape: jnp.zeros(shape), "vocab", "embed")(
+        jax.random.key(0), (33, 8)
+    )
+    message = r"text/table has shape \(33, 8\): dimension 0 of size 33 is not divisible by 8, .* \['tensor'\]"
+    with pytest.raises(InputError, match=message):
+        sharding.state_shardings({"text": {"table": box}}, MeshShape(data=1, tensor=8).make(), TENSOR)
+
+
+@pytest.mark.parametrize(
+    "shape, message",
+    [
+        (MeshShape(data=3), r"needs 3 x 1 x 1 = 3 devices and JAX sees 8"),
+        (MeshShape(data=-1, fsdp=3), r"needs 2 x 3 x 1 = 6 devices and JAX sees 8"),
+        (MeshShape(data=-1, fsdp=-1), "at most one is -1"),
+        (MeshShape(data=0), "sizes are positive"),
+    ],
+)
+def test_meshes_that_do_not_use_every_device_are_refused(shape, message):
+    with pytest.raises(InputError, match=message):
+        shape.make()
+
+
+def test_one_size_of_a_mesh_may_be_left_open():
+    assert MeshShape().resolve(8) == (8, 1, 1)
+    assert MeshShape(data=2, tensor=-1).resolve(8) == (2, 1, 4)
+    assert MeshShape(fsdp=8).resolve(8) == (1, 8, 1)
+
+
+def test_rows_to_load_come_from_the_sharding():
+    """Where a model axis spans two processes, both must load the same rows."""
+    mesh = MeshShape(data=2, fsdp=2, tensor=2).make()
+    rows = sharding.batch_sharding(mesh, REPLICATED)
+    np.testing.assert_array_equal(sharding.local_rows(rows, 16), np.arange(16))
+
+    def rows_of(devices) -> list[int]:
+        """Those of a process that has only `devices` (data x fsdp x tensor)."""
+        process = mock.Mock(spec=jax.sharding.NamedSharding)
+        process.addressable_devices_indices_map = lambda shape: {
+            device: rows.devices_indices_map(shape)[device] for device in devices.flat
+        }
+        return sharding.local_rows(process, 16).tolist()
+
+    for tensor in (0, 1):
+        assert rows_of(mesh.devices[:, :, tensor]) == list(range(16))
+    assert rows_of(mesh.devices[1]) == list(range(8, 16))
+    assert rows_of(mesh.devices[:, 1]) == [4, 5, 6, 7, 12, 13, 14, 15]
+
+
+def test_batches_become_global_arrays():
+    mesh = MeshShape(data=4, tensor=2).make()
+    rows = sharding.batch_sharding(mesh, REPLICATED)
+    placed = sharding.to_global(tiny_batch(), rows, 8)
+    jax.tree.map(np.testing.assert_array_equal, placed, tiny_batch())
+    assert placed["image"].pixels.sharding.shard_shape((8, 8, 8, 3)) == (2, 8, 8, 3)
