@@ -64,7 +64,7 @@ def experiment() -> Experiment:
     some = views.MaskTokens("text", vocab=VOCAB, rate=0.4, mask_share=1.0, random_share=0.0)
     return Experiment(
         name="lips",
-        num_steps=1600,
+        num_steps=1700,
         data=data.Mixture.of(clips("train", augment=True), batch_size=64),
         model=MultimodalModel(
             encoders={

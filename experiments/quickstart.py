@@ -83,7 +83,7 @@ def experiment() -> Experiment:
         ),
         objectives={
             "image_text": objectives.InfoNCE("image", "text", same="text", label_smoothing=0.1),
-            "audio_text": objectives.InfoNCE("audio", "text", same="text", label_smoothing=0.1),
+            "audio_text": objectives.InfoNCE("audio", "text", weight=1.5, same="text", label_smoothing=0.1),
             "image_audio": objectives.InfoNCE("image", "audio", same="text", label_smoothing=0.1),
             "image_keywords": objectives.InfoNCE("image", "keywords", same="text", label_smoothing=0.1),
             "masked_words": objectives.MaskedLanguage(

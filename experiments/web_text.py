@@ -46,7 +46,7 @@ def experiment() -> Experiment:
     test = pairs("test")
     return Experiment(
         name="web_text",
-        num_steps=2000,
+        num_steps=1500,
         data=data.Mixture.of(pairs("train"), batch_size=32),
         model=MultimodalModel(
             encoders={

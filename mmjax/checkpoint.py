@@ -8,10 +8,12 @@ Order on resume: the experiment's text, the mesh, the abstract state with shardi
 data from the state's step.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +67,12 @@ class Checkpoints:
         """
         if not force and step == self._saved:
             return False
+        with self._failing():  # perhaps of the save before
+            self._save(step, state)
+        self._saved = step
+        return True
+
+    def _save(self, step: int, state: Any) -> None:
         for stale in [s for s in self.steps() if s >= step]:
             self._manager.wait_until_finished()
             log.warning("deleting checkpoint %d: training goes on from before it", stale)
@@ -77,8 +85,6 @@ class Checkpoints:
             raise RuntimeError(
                 f"expected Orbax to save step {step}, but it declined; committed steps: {self.steps()}"
             )
-        self._saved = step
-        return True
 
     def restore(self, abstract: Any, step: int | None = None) -> Any | None:
         """The state of ``step``, or of the newest step that is whole; None when there is no checkpoint.
@@ -97,12 +103,26 @@ class Checkpoints:
         return self._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore())).about
 
     def wait(self) -> None:
-        """Returns once everything saved is on disk. Raises what a failed save raised."""
-        self._manager.wait_until_finished()
+        """Returns once everything saved is on disk. Raises InputError if it could not be saved."""
+        with self._failing():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
-        self.wait()
-        self._manager.close()
+        """Waits as ``wait`` does, and stops Orbax's threads."""
+        with self._failing():
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _failing(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # a full or broken disk: Orbax and TensorStore raise many kinds
+            self._saved = None
+            reason = f"{type(error).__name__}: {str(error).strip()}"
+            raise InputError(
+                f"expected to save in {self.folder}, found that it cannot be written: {reason[-400:]}. "
+                "Earlier checkpoints are kept: make room, and the same command goes on"
+            ) from error
 
     def _walk(self, step: int | None, read: Any) -> Any | None:
         steps = self.steps()

@@ -34,8 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.overrides += rest
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
     logging.getLogger("mmjax").setLevel(logging.INFO)
-    # Orbax warns about choices that mmjax makes on purpose.
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    # Orbax warns about choices that mmjax makes on purpose, and what fails in its threads is raised here too.
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.ERROR if arguments.debug else logging.CRITICAL)
     _thread_for_each_device()
     try:
         arguments.verb(arguments)
@@ -46,7 +47,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except tuple(EXIT_CODES) as error:
         if arguments.debug:
             logging.getLogger("mmjax").exception("%s", type(error).__name__)
-        print(f"mmjax: {error}", file=sys.stderr)
+        hint = (
+            ". Nothing that was saved is lost: mend this, and run the same command"
+            if isinstance(error, OSError)
+            else ""
+        )
+        print(f"mmjax: {error}{hint}", file=sys.stderr)
         return next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind))
     except KeyboardInterrupt:  # of a verb that saves nothing, or a second one
         print("mmjax: interrupted", file=sys.stderr)
@@ -116,7 +122,9 @@ def train(arguments: argparse.Namespace) -> None:
 
     precheck.check(arguments.experiment, arguments.overrides)
 
-    with StopSignal() as stop:  # imports take seconds: a signal during them ends the run before its first step
+    with (
+        StopSignal() as stop
+    ):  # imports take seconds: a signal during them ends the run before its first step
         from mmjax import loop, report
         from mmjax.experiment import load
 

@@ -78,7 +78,10 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
         made = make() if callable(make) else None
     except InputError:
         raise
-    except (Exception, SystemExit) as error:  # the file is the user's: whatever it raises is a fault of the configuration
+    except (
+        Exception,
+        SystemExit,
+    ) as error:  # the file is the user's: whatever it raises is a fault of the configuration
         line = next(
             (
                 f.lineno
@@ -117,7 +120,9 @@ def validate(experiment: Experiment, num_devices: int | None = None) -> None:
     for name, (least, most) in RANGES.items():
         found = getattr(experiment, name)
         if not isinstance(found, int) or isinstance(found, bool) or not least <= found <= most:
-            raise InputError(f"{name} expects an integer of at least {least} and at most {most}, found {found!r}")
+            raise InputError(
+                f"{name} expects an integer of at least {least} and at most {most}, found {found!r}"
+            )
     if not experiment.objectives:
         raise InputError("expected at least one objective, found none: a model without one learns nothing")
     _refuse_shared_modules(experiment)
@@ -150,7 +155,7 @@ RANGES = {
 
 @contextlib.contextmanager
 def tracing(experiment: Experiment) -> Iterator[None]:
-    """Within it the model's shapes are worked out: what flax, jax and NumPy raise there is a misfit of its parts."""
+    """Within it the model's shapes are worked out: what is raised there is a misfit of the parts."""
     try:
         yield
     except InputError:
@@ -204,8 +209,8 @@ def _refuse_small_tables(experiment: Experiment) -> None:
                 size = transform.tokenizer.vocab_size
                 if encoder.vocab < size:
                     raise InputError(
-                        f"the stream {stream!r} has a vocabulary of {size}: expected "
-                        f"model.encoders.{model.encoder_of(stream)}.vocab of at least that, found {encoder.vocab}"
+                        f"the stream {stream!r} has a vocabulary of {size}: expected at least that in "
+                        f"model.encoders.{model.encoder_of(stream)}.vocab, found {encoder.vocab}"
                     )
 
 

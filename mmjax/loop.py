@@ -73,7 +73,7 @@ def run(experiment: Experiment, run_dir: str | Path, stop: StopSignal | None = N
     with contextlib.ExitStack() as opened:
         stop = opened.enter_context(StopSignal()) if stop is None else stop
         setup, text = Setup.of(experiment), to_text(experiment)
-        # In this order on resume: the folder proves to be this experiment's, the state, then the data from its step.
+        # In this order on resume: the folder proves to be this experiment's, its state, its data.
         folder = opened.enter_context(RunFolder.claim(run_dir, text, writes=jax.process_index() == 0))
         checkpoints = Checkpoints(folder.checkpoints, max_to_keep=experiment.max_to_keep, experiment=text)
         opened.enter_context(contextlib.closing(checkpoints))
@@ -98,13 +98,12 @@ def train_steps(
     step_function = train.compile_step(
         setup.learner, setup.optimizer, setup.abstract, setup.mesh, experiment.rules
     )
-    meter = Meter(
-        experiment.data.batch_size,
-        train_flops(setup.learner, setup.abstract.params, experiment.data.spec()),
-    )
-    bar = tqdm(total=experiment.num_steps, initial=first, desc=experiment.name, unit="step", dynamic_ncols=True)
+    flops = train_flops(setup.learner, setup.abstract.params, experiment.data.spec())
+    meter = Meter(experiment.data.batch_size, flops)
+    num_steps = experiment.num_steps
+    bar = tqdm(total=num_steps, initial=first, desc=experiment.name, unit="step", dynamic_ncols=True)
     with contextlib.closing(Feed(setup, first, folder.num_bad())) as feed, bar:
-        for step in range(first + 1, experiment.num_steps + 1):
+        for step in range(first + 1, num_steps + 1):
             if due(experiment, step - 1):  # after a resume too: the kill may have come before or within it
                 evaluate_due(setup, state, step - 1, folder, stop)
                 meter.restart()
@@ -115,17 +114,17 @@ def train_steps(
             if step == first + 1:
                 meter.start_clock()  # this step compiled
             bar.update()
-            last = step == experiment.num_steps
-            logging_now = step == 1 or last or step % experiment.log_every == 0
-            stopping = agreed(stop.requested, logging_now)
+            last = step == num_steps
+            telling = step == 1 or last or step % experiment.log_every == 0
+            stopping = agreed(stop.requested, telling)
             # What is evaluated is saved first, so that evaluations may be interrupted.
             saving = last or stopping or step % experiment.save_every == 0 or bool(due(experiment, step))
             if last:
                 feed.counter.finish()
-            if saving or logging_now:
+            if saving or telling:
                 # Read before saving: a state that is not finite must never become the newest checkpoint.
                 row = meter.read(step - len(meter.pending) + 1)
-                row["learning_rate"] = float(experiment.optimizer.learning_rate(experiment.num_steps, step - 1))
+                row["learning_rate"] = float(experiment.optimizer.learning_rate(num_steps, step - 1))
                 folder.write_metrics(step, row | {"bad_examples": feed.counter.num_bad})
                 bar.set_postfix_str(progress(row), refresh=False)
             if saving:
@@ -138,7 +137,7 @@ def train_steps(
 
 
 def agreed(requested: bool, now: bool) -> bool:
-    """Whether to stop after this step: every process must, or none, and several ask each other only `now` and then."""
+    """Whether to stop after this step. Every process must, or none: several ask each other, only `now`."""
     if jax.process_count() == 1:
         return requested
     return now and bool(multihost_utils.process_allgather(np.asarray(requested)).any())
@@ -156,7 +155,11 @@ class Feed:
         # A resumed run judges the share of bad examples as if it had never stopped.
         self.counter.num_bad, self.counter.num_rows = num_bad, first_step * len(rows)
         self.batches = data.batches(
-            experiment.data, seed=experiment.seed, start_step=first_step, rows=rows, num_steps=experiment.num_steps
+            experiment.data,
+            seed=experiment.seed,
+            start_step=first_step,
+            rows=rows,
+            num_steps=experiment.num_steps,
         )
 
     def next(self) -> tuple[Batch, float]:
@@ -174,7 +177,9 @@ class Feed:
 
 def progress(row: dict[str, float]) -> str:
     """One line of numbers beside the bar."""
-    losses = [f"{name.removeprefix('loss/')} {value:.3f}" for name, value in row.items() if name.startswith("loss/")]
+    losses = [
+        f"{name.removeprefix('loss/')} {value:.3f}" for name, value in row.items() if name.startswith("loss/")
+    ]
     speed = ""
     if "examples_per_second" in row:
         speed = f"; {row['examples_per_second']:.0f} ex/s, input wait {row['input_wait_share']:.0%}"
@@ -213,7 +218,7 @@ def evaluate_due(
 
 
 def open_run(run_dir: str | Path, experiment: Experiment | None = None) -> tuple[Setup, train.TrainState]:
-    """The set-up and newest state of a run; `experiment` only where its text names classes from outside mmjax."""
+    """The set-up and newest state of a run; `experiment` only if its text names classes not mmjax's."""
     folder = RunFolder(run_dir)
     if experiment is None:
         try:
@@ -228,7 +233,9 @@ def open_run(run_dir: str | Path, experiment: Experiment | None = None) -> tuple
         with contextlib.closing(Checkpoints(folder.checkpoints, read_only=True)) as checkpoints:
             state = checkpoints.restore(setup.abstract)
     if state is None:
-        raise InputError(f"expected a checkpoint in {run_dir}, found none yet: train until the first is saved")
+        raise InputError(
+            f"expected a checkpoint in {run_dir}, found none yet: train until the first is saved"
+        )
     return setup, state
 
 
@@ -239,7 +246,7 @@ def restore(run_dir: str | Path, experiment: Experiment | None = None) -> tuple[
 
 
 def evaluate(run_dir: str | Path, path: str | None = None, experiment: Experiment | None = None) -> Results:
-    """The experiment's evals on a run's newest checkpoint, on the data at `path` (a shard in the same layout) if given."""
+    """The experiment's evals on a run's newest checkpoint, on data in the same layout at `path` if given."""
     setup, state = open_run(run_dir, experiment)
     predictor, step, results = setup.predictor(state), int(state.step), {}
     with RunFolder(run_dir) as folder:
@@ -250,6 +257,8 @@ def evaluate(run_dir: str | Path, path: str | None = None, experiment: Experimen
             if path is None and folder.recorded(step, name) is None:
                 try:
                     folder.write_eval(step, name, results[name])
-                except OSError as error:  # the run may be somebody else's: looking at it needs no leave to write
+                except (
+                    OSError
+                ) as error:  # the run may be somebody else's: looking at it needs no leave to write
                     log.warning("the result is not recorded in %s: %s", run_dir, error)
     return results

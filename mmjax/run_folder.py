@@ -12,6 +12,7 @@ from typing import Any
 
 from mmjax.errors import InputError
 from mmjax.notation import differences
+from mmjax.tensorboard import Events
 
 EXPERIMENT = "experiment.txt"
 METRICS = "metrics.jsonl"
@@ -28,7 +29,7 @@ class RunFolder:
         self.path = Path(path)
         self.writes = True
         self._lock: Any = None
-        self._events: Any = None
+        self._events: Events | None = None
         if not (self.path / EXPERIMENT).is_file():
             there = "a folder without experiment.txt" if self.path.is_dir() else "nothing"
             raise InputError(
@@ -98,7 +99,9 @@ class RunFolder:
             if file.exists():
                 kept = [row for row in _rows(file) if row["step"] <= step and step > 0]
                 _write_atomically(file, "".join(json.dumps(row) + "\n" for row in kept))
-        self._open_events(purge_step=step + 1)
+        if self._events is not None:
+            self._events.close()
+        self._events = Events(self.path / "tensorboard", purge_step=step + 1)
 
     def write_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """Appends one logged step to metrics.jsonl and the TensorBoard events."""
@@ -163,24 +166,16 @@ class RunFolder:
         self.close()
 
     def _append(self, name: str, row: dict[str, Any]) -> None:
-        with (self.path / name).open("a") as stream:  # opened anew: a line is on disk when the call returns
-            stream.write(json.dumps(row) + "\n")
-
-    def _open_events(self, purge_step: int | None) -> Any:
-        from tensorboardX import SummaryWriter
-
-        if self._events is not None:
-            self._events.close()
-        self._events = SummaryWriter(str(self.path / "tensorboard"), purge_step=purge_step)
-        return self._events
+        file = self.path / name
+        try:
+            with file.open("a") as stream:  # opened anew: a line is on disk when the call returns
+                stream.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(file)) from error  # a full disk does not name it
 
     def _add_scalars(self, step: int, metrics: Mapping[str, float], *, prefix: str) -> None:
-        events = self._events or self._open_events(purge_step=None)
-        for name, value in metrics.items():
-            if math.isfinite(value):
-                tag = f"{prefix}/{name}".replace("->", "-to-").replace(" ", "_")
-                events.add_scalar(tag, float(value), step)
-        events.flush()
+        self._events = self._events or Events(self.path / "tensorboard")
+        self._events.add(step, {f"{prefix}/{name}": float(value) for name, value in metrics.items()})
 
 
 def _plain(metrics: Mapping[str, float]) -> dict[str, float | int | None]:
@@ -205,8 +200,8 @@ def _rows(file: Path) -> list[dict[str, Any]]:
             row = None
         if not isinstance(row, dict) or not isinstance(row.get("step"), int):
             raise InputError(
-                f"expected a JSON object with a step in {file}, line {number}, found {line[:60]!r}: mend or "
-                "delete the line"
+                f"expected a JSON object with a step in {file}, line {number}, found {line[:60].decode(errors='replace')!r}: mend "
+                "or delete the line"
             )
         rows.append(row)
     return rows

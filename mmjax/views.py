@@ -121,7 +121,8 @@ class Pairs(Clean):
         other = (jnp.arange(rows) + jax.random.randint(shift_key, (), 1, max(rows, 2))) % rows
         swap = jax.random.uniform(choose_key, (rows,)) < self.mismatched
         partner = jax.tree.map(lambda x: x[jnp.where(swap, other, jnp.arange(rows))], second)
-        same = ((partner.tokens == second.tokens) & (partner.mask == second.mask)).all(axis=1)
+        same_tokens = (partner.tokens == second.tokens) | ~second.mask
+        same = (same_tokens & (partner.mask == second.mask)).all(axis=1)
         valid = present(first) & present(second) & present(partner) & ~(swap & same)
         # The second's [CLS] goes; its words are numbered after the first's.
         tail = jax.tree.map(lambda x: x[:, 1:], partner)

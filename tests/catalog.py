@@ -178,7 +178,7 @@ def picture_stem(name: str, make: Callable) -> Row:
 
 
 def sound_stem(name: str, make: Callable) -> Row:
-    """A stem's spectrogram is zero under its mask: LogMel's promise, tested by SpectrogramTransformer's rows."""
+    """Their spectrogram is zero under its mask: LogMel's promise, which the towers' rows hold it to."""
     inputs = (normal(B, 8, 6), padding(length=8))
     return Row(f"encoders.{name}", make, lambda: inputs, {"width": D}, scramble=None)
 

@@ -21,11 +21,54 @@ def test_claim_makes_the_folder_and_claims_it_again(tmp_path):
 
 
 def test_another_experiment_is_refused_with_what_differs(tmp_path):
-    RunFolder.claim(tmp_path / "run", TEXT).close()
+    with RunFolder.claim(tmp_path / "run", TEXT) as folder:
+        folder.write_metrics(1, {"loss": 1.0})
     with pytest.raises(InputError) as refusal:
         RunFolder.claim(tmp_path / "run", TEXT.replace("seed=0", "seed=1"))
     assert "belongs to another experiment" in str(refusal.value) and "seed: 0 -> 1" in str(refusal.value)
     assert "name" not in str(refusal.value).split("differ")[1]
+
+
+def test_folder_in_which_nothing_happened_yet_is_anybodys(tmp_path):
+    RunFolder.claim(tmp_path / "run", TEXT).close()  # the data were missing, say
+    for leftover in ("lock", "experiment.txt.new", ".writable"):
+        (tmp_path / "run" / leftover).touch()
+    other = TEXT.replace("seed=0", "seed=1")
+    with RunFolder.claim(tmp_path / "run", other) as folder:
+        assert folder.text == other
+        (tmp_path / "run" / "checkpoints" / "2").mkdir()
+    with pytest.raises(InputError, match="belongs to another experiment"):
+        RunFolder.claim(tmp_path / "run", TEXT)
+
+
+@pytest.mark.parametrize("damage", [b"Experiment(", b"\xff\xfe\x00", b""])
+def test_damaged_experiment_is_named(damage, tmp_path):
+    with RunFolder.claim(tmp_path / "run", TEXT) as folder:
+        folder.write_metrics(1, {"loss": 1.0})
+    (tmp_path / "run" / "experiment.txt").write_bytes(damage)
+    with pytest.raises(InputError, match=r"run/experiment.txt is damaged, so .* cannot be told"):
+        RunFolder.claim(tmp_path / "run", TEXT)
+
+
+@pytest.mark.parametrize("damage", [b"5", b"{}", b"\xff\x00", b'{"step": "1"}', b'{"step": 1'])
+def test_damaged_line_is_named_unless_it_is_the_last(damage, tmp_path):
+    with RunFolder.claim(tmp_path / "run", TEXT) as folder:
+        (folder.path / "metrics.jsonl").write_bytes(b'{"step": 1}\n' + damage + b'\n{"step": 2}\n')
+        with pytest.raises(InputError, match="expected a JSON object with a step in .*metrics.jsonl, line 2"):
+            folder.resume(2)
+        (folder.path / "metrics.jsonl").write_bytes(b'{"step": 1}\n{"step": 2, "lo')
+        folder.resume(2)
+        assert folder.metrics() == [{"step": 1}]
+
+
+def test_processes_that_do_not_write_leave_no_trace(tmp_path):
+    with RunFolder.claim(tmp_path / "run", TEXT, writes=False) as folder:
+        folder.resume(3)
+        folder.write_metrics(4, {"loss": 1.0})
+        folder.write_eval(4, "retrieval", {"R@1": 1.0})
+        assert folder.write_pictures("x", {"y": lambda file: file.touch()}) == []
+        assert folder.num_bad() == 0 and folder.recorded(4, "retrieval") is None
+    assert not (tmp_path / "run").exists()
 
 
 def test_mesh_may_change(tmp_path):

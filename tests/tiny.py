@@ -1,8 +1,11 @@
 """A whole experiment that runs in seconds: eight pictures with captions, and the file that trains on them."""
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import jax
 import numpy as np
+from jax.experimental.compilation_cache import compilation_cache as cache
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "grey": (128, 128, 128)}
 SOURCE = '''
@@ -55,13 +58,44 @@ def experiment() -> Experiment:
 VOCAB = 41
 
 
-def write(folder: Path) -> Path:
-    """Writes the data and the experiment's file to ``folder``; returns the file."""
+def write(folder: Path, replace: Mapping[str, str] | None = None) -> Path:
+    """Writes the data and the experiment's file to ``folder``; returns the file.
+
+    ``replace``: pieces of SOURCE and what stands there instead.
+    """
+    source = SOURCE
+    for piece, other in (replace or {}).items():
+        assert source.count(piece) == 1, f"expected once in SOURCE, found {source.count(piece)} times: {piece}"
+        source = source.replace(piece, other)
     pictures = np.stack(
         [np.full((8, 8, 3), COLOURS[colour], np.uint8) for colour in COLOURS for _ in range(2)]
     )
     texts = np.array([f"{size} {colour} square" for colour in COLOURS for size in ("big", "small")])
     np.savez(folder / "colours.npz", image=pictures, text=texts)
     file = folder / "tiny.py"
-    file.write_text(SOURCE.format(path=str(folder / "colours.npz"), vocab=VOCAB))
+    file.write_text(source.format(path=str(folder / "colours.npz"), vocab=VOCAB))
     return file
+
+
+CACHE = {  # everything is kept, however quickly it compiled
+    "jax_compilation_cache_dir": "",
+    "jax_persistent_cache_min_compile_time_secs": 0.0,
+    "jax_persistent_cache_min_entry_size_bytes": -1,
+}
+
+
+def compilation_cache(folder: Path) -> Iterator[None]:
+    """The body of a fixture: within it, what was compiled once is read from ``folder``."""
+    before = {name: getattr(jax.config, name) for name in CACHE}
+    for name, value in CACHE.items():
+        jax.config.update(name, value or str(folder) if name == "jax_compilation_cache_dir" else value)
+    cache.reset_cache()  # else it keeps what it found when something first compiled
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    cache.reset_cache()
+
+
+def cache_environment() -> dict[str, str]:
+    """The same for processes started within it."""
+    return {name.upper(): str(getattr(jax.config, name)) for name in CACHE}

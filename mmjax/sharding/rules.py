@@ -93,5 +93,5 @@ FSDP = Rules(embed="fsdp")
 TENSOR = Rules(
     heads="tensor", mlp="tensor", vocab="tensor", act_heads="tensor", act_mlp="tensor", act_vocab="tensor"
 )
-# Both. The token table is split along its width only: split on two sides, XLA gathers it whole for every lookup.
+# Both. The token table is split along its width only: split two ways, XLA gathers it for every lookup.
 FSDP_TENSOR = dataclasses.replace(TENSOR, embed="fsdp", vocab=None, act_vocab=None)

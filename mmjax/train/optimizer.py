@@ -89,10 +89,10 @@ class Optimizer:
             ).gradient_transformation()
         return transformation
 
-    def learning_rate(self, num_steps: int, step) -> float:
+    def learning_rate(self, num_steps: int, step: int) -> float:
         """The learning rate of train step `step`."""
         schedule = self.schedule.make(self.peak_learning_rate, max(1, num_steps // self.accumulate))
-        return schedule(step // self.accumulate)
+        return float(schedule(step // self.accumulate))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -8,15 +8,17 @@ from jax.sharding import Mesh
 
 from mmjax.batch import Batch
 from mmjax.learner import Learner
-from mmjax.sharding import Rules, using
+from mmjax.sharding import REPLICATED, MeshShape, Rules, using
 from mmjax.views import Clean
 
 
 class Predictor:
     """(batch, view, heads) -> (predictions, targets), NumPy; compiled once per view, heads and shapes."""
 
-    def __init__(self, learner: Learner, params: dict, mesh: Mesh, rules: Rules):
-        self.learner, self.params, self.mesh, self.rules = learner, params, mesh, rules
+    def __init__(self, learner: Learner, params: dict, mesh: Mesh | None = None, rules: Rules = REPLICATED):
+        """mesh: that on which `params` lie; None is the first device, where `loop.restore` puts them."""
+        self.learner, self.params, self.rules = learner, params, rules
+        self.mesh = MeshShape().make(jax.local_devices()[:1]) if mesh is None else mesh
         self._compiled = functools.cache(self._compile)
 
     def __call__(

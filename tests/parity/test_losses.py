@@ -1,0 +1,154 @@
+"""Each loss against a plain loop in NumPy, float64, over the rows and positions that count."""
+
+import catalog
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mmjax import objectives, views
+from mmjax.objectives.contrastive import info_nce, sigmoid_pairs
+from mmjax.objectives.masked_language import masked_cross_entropy
+from mmjax.testing import TOLERANCE
+
+RTOL = TOLERANCE["fp32_module"]
+VALID = np.array([True, True, False, True, True, False])
+# Rows 0 and 3 are alike; 2 and 5 are missing.
+POSITIVES = (
+    np.eye(6, dtype=bool) | np.isin(np.arange(6), (0, 3))[:, None] & np.isin(np.arange(6), (0, 3))
+) & (VALID[:, None] & VALID[None, :])
+
+
+def log_softmax(scores) -> list[float]:
+    total = sum(np.exp(score) for score in scores)
+    return [score - np.log(total) for score in scores]
+
+
+def log_sigmoid(x: float) -> float:
+    return -np.log1p(np.exp(-x))
+
+
+def loop_info_nce(logits, valid, positives, smoothing: float = 0.0) -> tuple[float, float]:
+    losses, hits = ([], []), ([], [])
+    here = [i for i in range(len(valid)) if valid[i]]
+    for direction, (scores, wanted) in enumerate(((logits, positives), (logits.T, positives.T))):
+        for i in here:
+            log_p = dict(zip(here, log_softmax([scores[i, j] for j in here]), strict=True))
+            right = [j for j in here if wanted[i, j]]
+            loss = -sum(log_p[j] for j in right) / len(right)
+            smooth = -sum(log_p.values()) / len(here)
+            losses[direction].append((1 - smoothing) * loss + smoothing * smooth)
+            hits[direction].append(max(here, key=log_p.get) in right)
+    return np.mean([np.mean(x) for x in losses]), np.mean([np.mean(x) for x in hits])
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("valid", [np.ones(6, bool), VALID], ids=["all", "some missing"])
+@pytest.mark.parametrize("repeated", [False, True])
+def test_info_nce(smoothing, valid, repeated):
+    logits = 5 * np.random.default_rng(0).normal(size=(6, 6))
+    positives = POSITIVES if repeated else np.eye(6, dtype=bool)
+    positives = positives & valid[:, None] & valid[None, :] | np.diag(valid)
+    found = jax.jit(info_nce, static_argnums=3)(jnp.float32(logits), valid, positives, smoothing)
+    np.testing.assert_allclose(found, loop_info_nce(logits, valid, positives, smoothing), rtol=RTOL)
+
+
+def test_sigmoid_pairs():
+    logits = 5 * np.random.default_rng(0).normal(size=(6, 6))
+    here = np.flatnonzero(VALID)
+    total = 0.0
+    for i in here:
+        for j in here:
+            total -= log_sigmoid(logits[i, j] if POSITIVES[i, j] else -logits[i, j])
+    found = jax.jit(sigmoid_pairs)(jnp.float32(logits), VALID, POSITIVES)
+    np.testing.assert_allclose(found, total / len(here), rtol=RTOL)
+
+
+@pytest.mark.parametrize("same", [None, "text"])
+@pytest.mark.parametrize("log_scale, scale", [(1.0, np.e), (10.0, 100.0)], ids=["", "capped"])
+def test_info_nce_module_knows_who_is_there_and_who_is_alike(same, log_scale, scale):
+    """Of four rows, 0 and 2 hold the same text, and 3 has no picture."""
+    (outputs,) = jax.tree.map(jnp.asarray, catalog.pair_outputs())
+    module = objectives.InfoNCE("image", "text", same=same)
+    loss, metrics = jax.jit(module.apply)({"params": {"log_scale": jnp.float32(log_scale)}}, outputs)
+
+    valid, positives = np.array([True, True, True, False]), np.diag([True, True, True, False])
+    if same:
+        positives[0, 2] = positives[2, 0] = True
+    first, second = (np.float64(outputs.predictions[name]) for name in ("image", "text"))
+    expected = loop_info_nce(scale * first @ second.T, valid, positives)
+    np.testing.assert_allclose((loss, metrics["accuracy"]), expected, rtol=RTOL)
+    np.testing.assert_allclose(metrics["temperature"], 1 / scale, rtol=RTOL)
+
+
+def test_sigmoid_pairs_module_scales_and_shifts():
+    (outputs,) = jax.tree.map(jnp.asarray, catalog.pair_outputs())
+    params = {"log_scale": jnp.float32(1.0), "bias": jnp.float32(-2.0)}
+    loss, _ = jax.jit(objectives.SigmoidPairs("image", "text").apply)({"params": params}, outputs)
+    first, second = (np.float64(outputs.predictions[name]) for name in ("image", "text"))
+    total = 0.0
+    for i in range(3):
+        for j in range(3):
+            logit = np.e * first[i] @ second[j] - 2
+            total -= log_sigmoid(logit if i == j else -logit)
+    np.testing.assert_allclose(loss, total / 3, rtol=RTOL)
+
+
+def test_learned_scalars_start_where_their_papers_do():
+    (outputs,) = jax.tree.map(jnp.asarray, catalog.pair_outputs())
+    clip = objectives.InfoNCE("image", "text").init(jax.random.key(0), outputs)
+    siglip = objectives.SigmoidPairs("image", "text").init(jax.random.key(0), outputs)
+    values = jax.tree.leaves((clip, siglip))
+    np.testing.assert_allclose(values, (np.log(1 / 0.07), -10, np.log(10)), rtol=RTOL)
+
+
+def test_masked_language():
+    (outputs,) = jax.tree.map(jnp.asarray, catalog.token_outputs())
+    logits = np.float64(outputs.predictions["words"])
+    tokens, masked = np.asarray(outputs.targets["tokens"]), np.asarray(outputs.targets["masked"])
+    losses, hits = [], []
+    for i, position in zip(*np.nonzero(masked), strict=True):
+        token = tokens[i, position]
+        losses.append(-log_softmax(logits[i, position])[token])
+        hits.append(logits[i, position].argmax() == token)
+    module = objectives.MaskedLanguage("words", view=views.Clean())
+    loss, metrics = jax.jit(module.apply)({}, outputs)
+    np.testing.assert_allclose((loss, metrics["accuracy"]), (np.mean(losses), np.mean(hits)), rtol=RTOL)
+
+
+def test_next_sentence():
+    (outputs,) = jax.tree.map(jnp.asarray, catalog.sentence_outputs())
+    logits, label = np.float64(outputs.predictions["follows"]), np.int32(outputs.targets["is_next"])
+    here = np.flatnonzero(outputs.targets["valid"])
+    losses = [-log_softmax(logits[i])[label[i]] for i in here]
+    hits = [logits[i].argmax() == label[i] for i in here]
+    module = objectives.NextSentence("follows", view=views.Clean())
+    loss, metrics = jax.jit(module.apply)({}, outputs)
+    np.testing.assert_allclose((loss, metrics["accuracy"]), (np.mean(losses), np.mean(hits)), rtol=RTOL)
+
+
+def test_matching():
+    (outputs,) = jax.tree.map(jnp.asarray, catalog.match_outputs())
+    logits, matches = np.float64(outputs.predictions["matches"]), np.asarray(outputs.targets["matches"])
+    here = np.flatnonzero(outputs.targets["valid"])
+    losses = [-log_sigmoid(logits[i] if matches[i] else -logits[i]) for i in here]
+    hits = [(logits[i] > 0) == matches[i] for i in here]
+    module = objectives.Matching("matches", view=views.Clean())
+    loss, metrics = jax.jit(module.apply)({}, outputs)
+    np.testing.assert_allclose((loss, metrics["accuracy"]), (np.mean(losses), np.mean(hits)), rtol=RTOL)
+
+
+@pytest.mark.parametrize("loss", ["info_nce", "sigmoid_pairs", "masked_cross_entropy"])
+def test_a_batch_without_an_example_costs_nothing(loss):
+    """Not NaN: a modality may be missing from a whole batch. Large logits would show any leak."""
+    none, nobody = jnp.zeros(4, bool), jnp.zeros((4, 4), bool)
+    functions = {
+        "info_nce": lambda logits: info_nce(logits, none, nobody, 0.1)[0],
+        "sigmoid_pairs": lambda logits: sigmoid_pairs(logits, none, nobody),
+        "masked_cross_entropy": lambda logits: masked_cross_entropy(
+            logits[None], jnp.zeros((1, 4), jnp.int32), nobody[:1]
+        ),
+    }
+    value, gradient = jax.jit(jax.value_and_grad(functions[loss]))(jnp.full((4, 4), 1e4))
+    assert value == 0
+    np.testing.assert_array_equal(gradient, 0)

@@ -1,0 +1,142 @@
+"""Training that is stopped at any step and started again by the same command ends as if it had never stopped."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from mmjax import loop
+from mmjax.checkpoint import Checkpoints
+from mmjax.errors import Interrupted
+from mmjax.experiment import load
+from mmjax.export import export
+
+# Everything that a resume could lose: dropout, masking and crops drawn anew each step, texts drawn from two,
+# accumulated gradients, a schedule, and epochs that end within a batch.
+DRAWN = {
+    "from mmjax import data, encoders, evals, fusion, heads, objectives, train": (
+        "from mmjax import data, encoders, evals, fusion, heads, objectives, train, views"
+    ),
+    "mlp_width=2 * WIDTH)": "mlp_width=2 * WIDTH, dropout=0.2)",
+    '"image", size=(8, 8))': '"image", size=(8, 8), crop_scale=(0.5, 1.0))',
+    'for stream in ("image", "text")}},': 'for stream in ("image", "text")}}'
+    ' | {{"words": heads.TokenLogits("text", after="encoder")}},',
+    'objectives={{"pairs": objectives.InfoNCE("image", "text")}},': (
+        'objectives={{"pairs": objectives.InfoNCE("image", "text"), "words": objectives.MaskedLanguage('
+        '"words", view=views.MaskTokens("text", vocab={vocab}, rate=0.5))}},'
+    ),
+    "peak_learning_rate=1e-3": "peak_learning_rate=1e-2, accumulate=2",
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once(tmp_path_factory):
+    """A folder of compiled programs: every start after the first finds its step there."""
+    yield from tiny.compilation_cache(tmp_path_factory.mktemp("compiled"))
+
+
+@pytest.fixture(scope="module")
+def experiment_file(tmp_path_factory):
+    return tiny.write(tmp_path_factory.mktemp("resume"), replace=DRAWN)
+
+
+def state_of(run_dir: Path) -> dict[str, np.ndarray]:
+    """Parameters, moments, key and step of the newest checkpoint, by path."""
+    checkpoints = Checkpoints(run_dir / "checkpoints", read_only=True)
+    leaves = jax.tree.leaves_with_path(checkpoints.restore_arrays())
+    checkpoints.close()
+    return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+
+
+def assert_same_end(run_dir: Path, reference: Path, num_steps: int) -> None:
+    """Equal to the bit: the whole state, the exported file, and what was logged on the way."""
+    found, expected = state_of(run_dir), state_of(reference)
+    assert found.keys() == expected.keys() and any("nu" in name for name in found) and "['key']" in found
+    assert [name for name in found if found[name].tobytes() != expected[name].tobytes()] == []
+    assert export(run_dir, run_dir / "out.safetensors") == export(reference, reference / "out.safetensors")
+    assert (run_dir / "out.safetensors").read_bytes() == (reference / "out.safetensors").read_bytes()
+    rows, wanted = (
+        [json.loads(line) for line in (d / "metrics.jsonl").read_text().splitlines()]
+        for d in (run_dir, reference)
+    )
+    assert [row["step"] for row in rows] == list(range(1, num_steps + 1))
+    for name in ("loss", "loss/pairs", "loss/words", "grad_norm", "update_norm", "learning_rate"):
+        assert [row[name] for row in rows] == [row[name] for row in wanted], name
+    evals = [
+        [json.loads(line) for line in (d / "evals.jsonl").read_text().splitlines()]
+        for d in (run_dir, reference)
+    ]
+    assert evals[0] == evals[1]
+
+
+def test_stopped_by_a_signal_at_any_step(experiment_file, tmp_path, monkeypatch):
+    overrides = ["num_steps=7", "save_every=100", "evals.retrieval.every=3"]
+    results = loop.run(load(experiment_file, overrides), tmp_path / "never_stopped")
+
+    sent = []
+
+    def next_and_signal(feed, wait=loop.Feed.next):
+        step = len(sent) + 1
+        if step in stops:
+            stops.remove(step)
+            os.kill(os.getpid(), signal.SIGTERM)
+        sent.append(step)
+        return wait(feed)
+
+    stops = [1, 3, 4, 6]  # the first step, one with an evaluation due, and one in mid-accumulation
+    monkeypatch.setattr(loop.Feed, "next", next_and_signal)
+    for step in list(stops):
+        with pytest.raises(Interrupted, match=f"stopped by SIGTERM after step {step}, which is saved"):
+            loop.run(load(experiment_file, overrides), tmp_path / "stopped")
+        assert max(int(p.name) for p in (tmp_path / "stopped" / "checkpoints").glob("[0-9]*")) == step
+    assert loop.run(load(experiment_file, overrides), tmp_path / "stopped") == results
+    assert sent == [1, 2, 3, 4, 5, 6, 7]
+    assert_same_end(tmp_path / "stopped", tmp_path / "never_stopped", num_steps=7)
+
+
+def test_killed_at_random_moments(experiment_file, tmp_path):
+    command = [sys.executable, "-m", "mmjax", "train", str(experiment_file)]
+    command += ["num_steps=40", "save_every=2", "data.batch_size=3", "evals.retrieval.limit=4"]
+    environment = os.environ | tiny.cache_environment() | {"JAX_NUM_CPU_DEVICES": "1"}
+    reference, run_dir = tmp_path / "never_killed", tmp_path / "killed"
+
+    def start(folder: Path) -> subprocess.Popen:
+        log = (tmp_path / "log").open("w")
+        return subprocess.Popen(
+            [*command, "--run-dir", str(folder)], env=environment, stdout=log, stderr=log, cwd=Path(__file__).parents[1]
+        )
+
+    def num_logged() -> int:
+        file = run_dir / "metrics.jsonl"
+        return file.read_bytes().count(b"\n") if file.exists() else 0
+
+    def saving() -> bool:
+        return any((run_dir / "checkpoints").glob("*.orbax-checkpoint-tmp"))
+
+    draw = random.Random()
+    moments = sorted(draw.sample(range(2, 30), 2))
+    moments = {f"after {moments[0]} steps": lambda: num_logged() >= moments[0], "while saving": saving,
+               f"after {moments[1]} steps": lambda: num_logged() >= moments[1]}  # fmt: skip
+    for name, moment in moments.items():
+        process = start(run_dir)
+        logged = num_logged()
+        # "While saving" is of this process: what an earlier kill left is cleaned up when it starts.
+        while not (moment() and num_logged() > logged):
+            assert process.poll() is None, f"ended before it was killed {name}: {(tmp_path / 'log').read_text()}"
+            time.sleep(0.001)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+        assert name != "while saving" or saving()
+        print("killed", name, "with", num_logged(), "logged")
+    for folder in (run_dir, reference):
+        assert start(folder).wait() == 0, (tmp_path / "log").read_text()
+    assert_same_end(run_dir, reference, num_steps=40)

@@ -1,0 +1,87 @@
+"""Means, speeds by a clock that tests set, and the message of a run that has gone wrong."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mmjax.errors import NonFiniteError
+from mmjax.train import metrics
+from mmjax.train.metrics import Meter
+
+FINE = {"loss": 3.0, "loss/words": 1.0, "loss/pairs": 2.0, "pairs/temperature": 0.1, "grad_norm": 0.5}
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Seconds, to be set by the test."""
+
+    class Clock:
+        now = 100.0
+
+    monkeypatch.setattr(metrics.time, "perf_counter", lambda: Clock.now)
+    return Clock
+
+
+def on_device(**values: float) -> dict:
+    return {name: jnp.float32(value) for name, value in values.items()}
+
+
+def test_means_and_speeds(clock):
+    meter = Meter(batch_size=8, flops_per_step=1e6)
+    for loss in (1.0, 2.0, 6.0, 3.0):
+        clock.now += 0.5
+        meter.add(on_device(loss=loss, grad_norm=2 * loss), wait_seconds=0.1)
+    row = meter.read(first_step=1)
+    assert row == pytest.approx(
+        {
+            "loss": 3.0, "grad_norm": 6.0, "examples_per_second": 16.0, "steps_per_second": 2.0,
+            "input_wait_share": 0.2, "flops_per_second": 2e6,
+        }
+    )  # fmt: skip
+    clock.now += 1
+    meter.add(on_device(loss=5.0), wait_seconds=0.0)
+    assert meter.read(first_step=5)["loss"] == 5.0, "a read starts anew"
+
+
+def test_the_step_that_compiles_is_not_timed(clock):
+    meter = Meter(batch_size=8, flops_per_step=1e6)
+    meter.add(on_device(loss=1.0), wait_seconds=5.0)
+    clock.now += 60
+    meter.start_clock()
+    assert meter.read(first_step=1) == {"loss": 1.0}, "there is no speed to tell"
+
+    meter.add(on_device(loss=1.0), wait_seconds=5.0)
+    clock.now += 60
+    meter.start_clock()
+    for _ in range(2):
+        clock.now += 1
+        meter.add(on_device(loss=4.0), wait_seconds=0.5)
+    row = meter.read(first_step=1)
+    assert (row["loss"], row["steps_per_second"], row["input_wait_share"]) == pytest.approx((3.0, 1.0, 0.5))
+
+
+@pytest.mark.parametrize(
+    "name, value, message",
+    [
+        (
+            "loss/pairs",
+            np.nan,
+            r"step 12: objective 'pairs' is nan; the last checkpoint is kept. Try a lower",
+        ),
+        ("loss/words", np.inf, r"step 12: objective 'words' is inf"),
+        ("grad_norm", np.nan, r"step 12: grad_norm is nan"),
+        ("update_norm", -np.inf, r"step 12: update_norm is -inf"),
+    ],
+)
+def test_what_is_not_finite_stops_the_run_by_step_and_name(name, value, message):
+    meter = Meter(batch_size=8, flops_per_step=1.0)
+    for step in range(10, 14):
+        meter.add(on_device(**FINE | ({name: value, "loss": np.nan} if step == 12 else {})), wait_seconds=0.0)
+    with pytest.raises(NonFiniteError, match=message):
+        meter.read(first_step=10)
+
+
+def test_other_metrics_may_be_infinite():
+    meter = Meter(batch_size=8, flops_per_step=1.0)
+    meter.add(on_device(**FINE | {"pairs/temperature": np.inf}), wait_seconds=0.0)
+    assert meter.read(first_step=1)["pairs/temperature"] == np.inf

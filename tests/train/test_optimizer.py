@@ -1,0 +1,159 @@
+"""Schedules at known points, what decays, what clipping does, and accumulation against one large batch."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from mmjax.errors import InputError
+from mmjax.testing import tiny_batch, tiny_learner
+from mmjax.train import AdamW, Lion, Schedule
+from mmjax.train.optimizer import Optimizer, decay_mask, path_name
+
+PEAK = 0.5
+
+
+@pytest.mark.parametrize(
+    "schedule, points",
+    [
+        (Schedule(kind="constant"), {0: 1, 99: 1}),
+        (Schedule(kind="constant", warmup_steps=10), {0: 0, 5: 0.5, 10: 1, 99: 1}),
+        (Schedule(warmup_steps=20), {0: 0, 10: 0.5, 20: 1, 60: 0.5, 100: 0}),
+        (Schedule(kind="cosine", final_share=0.1), {0: 1, 50: 0.55, 100: 0.1}),
+        (
+            Schedule(kind="wsd", warmup_steps=10, decay_share=0.2, final_share=0.1),
+            {0: 0, 5: 0.5, 10: 1, 80: 1, 90: 0.55, 100: 0.1},
+        ),
+        # Four times as far from the start: half as much; then linearly to nothing.
+        (
+            Schedule(kind="rsqrt", warmup_steps=10, decay_share=0.2),
+            {0: 0, 5: 0.5, 10: 1, 40: 0.5, 80: 8**-0.5, 90: 0.5 / 3, 100: 0},
+        ),
+    ],
+)
+def test_schedules(schedule, points):
+    optimizer = AdamW(peak_learning_rate=PEAK, schedule=schedule)
+    for update, expected in points.items():
+        np.testing.assert_allclose(optimizer.learning_rate(100, update), PEAK * expected, atol=1e-6)
+        # As the optimizer sees it, traced.
+        traced = jax.jit(schedule.make(PEAK, 100))(jnp.int32(update))
+        np.testing.assert_allclose(traced, PEAK * expected, atol=1e-6)
+
+
+def test_schedules_count_updates_not_steps():
+    schedule = Schedule(warmup_steps=10)
+    optimizer = AdamW(peak_learning_rate=PEAK, schedule=schedule, accumulate=4)
+    rates = [optimizer.learning_rate(400, step) for step in (0, 3, 4, 40, 220)]
+    np.testing.assert_allclose(rates, [PEAK * share for share in (0, 0, 0.1, 1, 0.5)], rtol=1e-5)
+
+
+def test_schedules_that_cannot_be_are_refused():
+    with pytest.raises(InputError, match="warmup_steps=100 does not fit a run of 100 updates"):
+        AdamW(peak_learning_rate=1.0, schedule=Schedule(warmup_steps=100)).make(100)
+    with pytest.raises(InputError, match="warmup_steps=30 does not fit a run of 25 updates"):
+        AdamW(peak_learning_rate=1.0, schedule=Schedule(warmup_steps=30), accumulate=4).make(100)
+    with pytest.raises(TypeError, match="Optimizer is abstract; use AdamW or Lion"):
+        Optimizer(peak_learning_rate=1.0).make(100)
+
+
+def test_decay_reaches_kernels_and_tables_and_nothing_else():
+    """Of the whole model, scanned layers among it, whose biases have two axes; in flax's boxes and without."""
+    learner, key = tiny_learner(), jax.random.key(0)
+    batch = jax.tree.map(jnp.asarray, tiny_batch())
+    boxed = jax.eval_shape(lambda: learner.init({"params": key, "views": key}, batch)["params"])
+    names = {True: set(), False: set()}
+    for path, decays in jax.tree.leaves_with_path(decay_mask(boxed)):
+        names[decays].add(path_name(path).rsplit("/", 1)[-1])
+    assert {"kernel", "table", "types"} <= names[True]
+    assert {"bias", "scale", "log_scale"} <= names[False]
+    assert not names[True] & {"bias", "scale", "log_scale"} and not names[False] & {
+        "kernel",
+        "table",
+        "types",
+    }
+
+
+PARAMS = {"kernel": np.full((2, 2), 3.0, np.float32), "bias": np.full(2, 3.0, np.float32)}
+
+
+def one_update(optimizer, grads: dict, params: dict = PARAMS) -> dict:
+    transformation = optimizer.make(10)
+    update = jax.jit(transformation.update)
+    return update(grads, transformation.init(params), params)[0]
+
+
+def test_without_a_gradient_only_decay_moves():
+    still = jax.tree.map(np.zeros_like, PARAMS)
+    for kind in (AdamW, Lion):
+        made = kind(peak_learning_rate=0.1, weight_decay=0.2, schedule=Schedule(kind="constant"))
+        updates = one_update(made, still)
+        np.testing.assert_allclose(updates["kernel"], -0.1 * 0.2 * 3, rtol=1e-6)
+        np.testing.assert_array_equal(updates["bias"], 0)
+
+
+def test_first_updates_by_hand():
+    grads = {
+        "kernel": np.array([[1e-3, -2.0], [0.5, 4.0]], np.float32),
+        "bias": np.array([-1.0, 1.0], np.float32),
+    }
+    constant = Schedule(kind="constant")
+    # Adam's first step is g / (|g| + epsilon), Lion's is its sign.
+    adam = one_update(AdamW(peak_learning_rate=0.1, epsilon=1e-3, clip_norm=None, schedule=constant), grads)
+    jax.tree.map(
+        lambda u, g: np.testing.assert_allclose(u, -0.1 * g / (abs(g) + 1e-3), rtol=1e-4), adam, grads
+    )
+    lion = one_update(Lion(peak_learning_rate=0.1, schedule=constant), grads)
+    jax.tree.map(lambda u, g: np.testing.assert_allclose(u, -0.1 * np.sign(g), rtol=1e-6), lion, grads)
+
+
+@pytest.mark.parametrize("clip, factor", [(1.0, 0.2), (10.0, 1.0), (None, 1.0)])
+def test_gradients_are_clipped_by_their_common_norm(clip, factor):
+    """Seen through a large epsilon, under which Adam's first step is in proportion to the gradient."""
+    grads = {
+        "kernel": np.array([[3.0, 0], [0, 0]], np.float32),
+        "bias": np.array([0, 4.0], np.float32),
+    }  # norm 5
+    made = AdamW(peak_learning_rate=1.0, epsilon=1e6, clip_norm=clip, schedule=Schedule(kind="constant"))
+    updates = one_update(made, grads)
+    jax.tree.map(lambda u, g: np.testing.assert_allclose(u, -1e-6 * factor * g, rtol=1e-4), updates, grads)
+
+
+@pytest.mark.parametrize("kind", [AdamW, Lion])
+def test_accumulation_equals_one_large_batch(kind):
+    """For a loss that is a mean over rows; three updates, so that moments and schedule take part."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(3, 8, 2)).astype(np.float32), rng.normal(size=(3, 8, 2)).astype(np.float32)
+
+    def train(accumulate: int) -> dict:
+        optimizer = kind(
+            peak_learning_rate=0.1, weight_decay=0.1, clip_norm=0.5, accumulate=accumulate, schedule=Schedule(warmup_steps=1)
+        ).make(3 * accumulate)  # fmt: skip
+
+        @jax.jit
+        def step(params, state, x, y):
+            loss = lambda p: jnp.square(x @ p["kernel"] + p["bias"][None] - y).mean()  # noqa: E731
+            updates, state = optimizer.update(jax.grad(loss)(params), state, params)
+            return optax.apply_updates(params, updates), state
+
+        params, state, trace = PARAMS, optimizer.init(PARAMS), []
+        for update in range(3):
+            for part in range(accumulate):
+                rows = slice(part * 8 // accumulate, (part + 1) * 8 // accumulate)
+                params, state = step(params, state, x[update, rows], y[update, rows])
+                trace.append(params)
+        # Between updates nothing moves.
+        for i in range(len(trace)):
+            jax.tree.map(
+                np.testing.assert_array_equal,
+                trace[i],
+                trace[i // accumulate * accumulate + accumulate - 1]
+                if (i + 1) % accumulate == 0
+                else (trace[i // accumulate * accumulate - 1] if i >= accumulate else PARAMS),
+            )
+        return params
+
+    check = functools.partial(np.testing.assert_allclose, rtol=1e-5)
+    jax.tree.map(check, train(4), train(1))
