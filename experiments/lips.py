@@ -1,4 +1,4 @@
-"""Which word was said? Hidden words of a sentence read from its speech, from the speaker's lips, or from both.
+"""Which word was said? Hidden words of a sentence read from its speech, the speaker's lips, or both.
 
     mmjax train experiments/lips.py
 
@@ -53,7 +53,7 @@ def trunk(depth: int) -> Transformer:
 
 
 def without_some(mask: views.MaskTokens) -> views.Chain:
-    """Speech and lips each missing from a part of the examples, so that one model learns to read any subset."""
+    """Speech and lips each missing from a part of the examples: one model learns to read any subset."""
     return views.Chain((mask, views.Drop((("audio", 0.25), ("image", 0.45)))))
 
 

@@ -60,7 +60,12 @@ def experiment() -> Experiment:
                     mel=encoders.LogMel(sample_rate_hz=16_000, num_mels=40),
                     stem=encoders.FramePatches(frames=4),
                     augment=encoders.SpecAugment(
-                        time_stretch=0.25, mel_stretch=0.15, num_time_masks=2, max_time_frames=10, num_mel_masks=1, max_mels=6
+                        time_stretch=0.25,
+                        mel_stretch=0.15,
+                        num_time_masks=2,
+                        max_time_frames=10,
+                        num_mel_masks=1,
+                        max_mels=6,
                     ),
                     trunk=trunk(2),
                 ),

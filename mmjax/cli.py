@@ -8,7 +8,6 @@ traceback of a refusal.
 import argparse
 import json
 import logging
-import math
 import os
 import sys
 from collections.abc import Sequence
@@ -136,7 +135,7 @@ def train(arguments: argparse.Namespace) -> None:
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
-    from mmjax.run_folder import RunFolder
+    from mmjax.run_folder import RunFolder, without_nan
 
     RunFolder(arguments.run_dir)  # refuses what is no run, before JAX loads
 
@@ -144,7 +143,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
 
     results = loop.evaluate(arguments.run_dir, arguments.data)
     if arguments.json:
-        print(json.dumps(_without_nan(results)))
+        print(json.dumps({name: without_nan(metrics) for name, metrics in results.items()}))
     else:
         print(report.table(results))
 
@@ -169,11 +168,3 @@ def export(arguments: argparse.Namespace) -> None:
 
     num_arrays, num_parameters, step = export(arguments.run_dir, arguments.file, step=arguments.step)
     print(f"{arguments.file}: {num_parameters:,} parameters in {num_arrays} arrays, of step {step}")
-
-
-def _without_nan(results: dict[str, dict[str, float]]) -> dict[str, dict[str, float | None]]:
-    """JSON has no NaN or infinity: they become null."""
-    return {
-        name: {metric: float(value) if math.isfinite(value) else None for metric, value in metrics.items()}
-        for name, metrics in results.items()
-    }

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import optax
 from jax.experimental import multihost_utils
 from tqdm import tqdm
 
@@ -33,12 +34,12 @@ class Setup:
 
     experiment: Experiment
     learner: Learner
-    optimizer: object  # optax.GradientTransformation
+    optimizer: optax.GradientTransformation
     mesh: jax.sharding.Mesh
     abstract: train.TrainState  # shapes and shardings
 
     @classmethod
-    def of(cls, experiment: Experiment, devices: list[jax.Device] | None = None) -> "Setup":
+    def of(cls, experiment: Experiment, devices: list | None = None) -> "Setup":
         """Validates and plans; computes nothing. Raises InputError if experiment and devices do not fit."""
         devices = jax.devices() if devices is None else devices
         validate(experiment, len(devices))

@@ -33,7 +33,16 @@ def fields(value: Any) -> tuple[dataclasses.Field, ...]:
 
 
 def to_text(value: Any) -> str:
-    """``value`` as a stable expression, a field per line; ``from_text`` reads it if its classes are ours."""
+    """``value`` as a stable expression, a field per line; ``from_text`` reads it if its classes are ours.
+
+    >>> from mmjax.sharding import MeshShape
+    >>> print(to_text(MeshShape(fsdp=8)), end="")
+    sharding.MeshShape(
+        data=-1,
+        fsdp=8,
+        tensor=1,
+    )
+    """
     return _print(value, 0) + "\n"
 
 

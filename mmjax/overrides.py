@@ -46,6 +46,9 @@ def override(value: Any, assignment: str) -> Any:
 
     The text is read as the field's declared type, or the type of the present value. Raises InputError for an
     unknown name or an ill-typed value.
+
+    >>> override({"steps": 10, "sizes": (1, 2)}, "sizes.1=5")
+    {'steps': 10, 'sizes': (1, 5)}
     """
     names, text = split(assignment)
     return _rebuild(value, names, text, [])

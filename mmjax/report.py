@@ -6,7 +6,14 @@ SPREAD = ("low", "high")  # ends of an interval: one column
 
 
 def table(results: Mapping[str, Mapping[str, float]]) -> str:
-    """Evaluations as text: a row a metric, and what belongs to it (``metric/chance``, ``/low``) beside it."""
+    """Evaluations as text: a row a metric, and what belongs to it (``metric/chance``, ``/low``) beside it.
+
+    >>> print(table({"words": {"accuracy": 0.75, "accuracy/chance": 0.5, "num_pairs": 40.0}}), end="")
+    words      score  chance
+    ------------------------
+    accuracy   0.750   0.500
+    num_pairs     40
+    """
     return "\n".join(_one(name, metrics) for name, metrics in results.items())
 
 

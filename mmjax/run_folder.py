@@ -106,13 +106,13 @@ class RunFolder:
     def write_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """Appends one logged step to metrics.jsonl and the TensorBoard events."""
         if self.writes:
-            self._append(METRICS, {"step": step, **_plain(metrics)})
+            self._append(METRICS, {"step": step, **without_nan(metrics)})
             self._add_scalars(step, metrics, prefix="train")
 
     def write_eval(self, step: int, name: str, metrics: Mapping[str, float]) -> None:
         """Appends one evaluation's result to evals.jsonl and the TensorBoard events."""
         if self.writes:
-            self._append(EVALS, {"step": step, "eval": name, **_plain(metrics)})
+            self._append(EVALS, {"step": step, "eval": name, **without_nan(metrics)})
             self._add_scalars(step, metrics, prefix=f"eval/{name}")
 
     def write_pictures(self, name: str, pictures: Mapping[str, Callable[[Path], None]]) -> list[Path]:
@@ -178,7 +178,7 @@ class RunFolder:
         self._events.add(step, {f"{prefix}/{name}": float(value) for name, value in metrics.items()})
 
 
-def _plain(metrics: Mapping[str, float]) -> dict[str, float | int | None]:
+def without_nan(metrics: Mapping[str, float]) -> dict[str, float | int | None]:
     """JSON has no NaN or infinity: they become null."""
     plain = {}
     for name, value in metrics.items():
@@ -199,9 +199,10 @@ def _rows(file: Path) -> list[dict[str, Any]]:
                 break
             row = None
         if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+            found = line[:60].decode(errors="replace")
             raise InputError(
-                f"expected a JSON object with a step in {file}, line {number}, found {line[:60].decode(errors='replace')!r}: mend "
-                "or delete the line"
+                f"expected a JSON object with a step in {file}, line {number}, found {found!r}: mend or delete "
+                "the line"
             )
         rows.append(row)
     return rows

@@ -109,7 +109,9 @@ def test_describe_says_what_it_will_cost(trained, capsys):
 
 def test_overrides_may_stand_anywhere(tmp_path, monkeypatch, capsys):
     seen = {}
-    monkeypatch.setattr(loop, "run", lambda experiment, run_dir, stop: seen.update(e=experiment, d=run_dir) or {})
+    monkeypatch.setattr(
+        loop, "run", lambda experiment, run_dir, stop: seen.update(e=experiment, d=run_dir) or {}
+    )
     file = tiny.write(tmp_path)
     assert (
         main(["train", str(file), "seed=1", "--run-dir", str(tmp_path / "x"), "num_steps=9", "--debug"]) == 0

@@ -38,7 +38,7 @@ def params(learner):
 
 @pytest.fixture(scope="module")
 def learn(learner, params):
-    """batch -> (loss, metrics), (gradients of parameters, of pixels and samples). One compilation for this file."""
+    """batch -> (loss, metrics), (gradients of parameters, of pixels and samples); compiled once."""
 
     def loss(params, raw, batch):
         batch = batch | {
@@ -180,15 +180,14 @@ def test_the_plan_says_what_is_encoded_for_whom(learner):
         "for ['image_text', 'audio_text']",
         "MaskTokens: encodes ['text'], reuses ['image', 'audio'], fuses, heads ['words'], for ['words']",
         "Pairs: encodes ['pair'], reuses [], no fusion, heads ['follows'], for ['follows']",
-        "HardNegatives: encodes [], reuses ['text', 'image', 'audio'], fuses, heads ['matches'], for ['matches']",
+        "HardNegatives: encodes [], reuses ['text', 'image', 'audio'], fuses, heads ['matches'], "
+        "for ['matches']",
     ]
 
 
 def test_a_stream_that_the_data_lack_is_named(learner):
     batch = {name: stream for name, stream in tiny_batch().items() if name != "audio"}
     key = jax.random.key(0)
-    with pytest.raises(
-        InputError,
-        match=r"reads the stream 'audio', and the data gives \['image', 'key",
-    ):
+    message = r"reads the stream 'audio', and the data gives \['image', 'keywords', 'text'\]"
+    with pytest.raises(InputError, match=message):
         jax.eval_shape(lambda: learner.init({"params": key, "views": key}, jax.tree.map(jnp.asarray, batch)))

@@ -295,7 +295,7 @@ def test_same_content():
 
 
 def test_black_and_white_pictures_that_differ_are_not_the_same():
-    """Their pixels differ in one bit, the sign: a checksum by multiples sees only whether their number is odd."""
+    """Their pixels differ in the sign bit: a sum of multiples sees only whether an odd number of them do."""
     signs = np.where(np.random.default_rng(0).integers(0, 2, (64, 4, 4, 1)), 1.0, -1.0).astype(np.float32)
     found = same_content(Image(jnp.asarray(signs), jnp.ones(64, bool)))
     np.testing.assert_array_equal(found, np.eye(64, dtype=bool))

@@ -65,7 +65,9 @@ def write(folder: Path, replace: Mapping[str, str] | None = None) -> Path:
     """
     source = SOURCE
     for piece, other in (replace or {}).items():
-        assert source.count(piece) == 1, f"expected once in SOURCE, found {source.count(piece)} times: {piece}"
+        assert source.count(piece) == 1, (
+            f"expected once in SOURCE, found {source.count(piece)} times: {piece}"
+        )
         source = source.replace(piece, other)
     pictures = np.stack(
         [np.full((8, 8, 3), COLOURS[colour], np.uint8) for colour in COLOURS for _ in range(2)]

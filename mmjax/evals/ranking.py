@@ -68,6 +68,10 @@ def ranks(queries: np.ndarray, targets: np.ndarray, answers: Answers, chunk: int
     ``queries`` and ``targets`` are "N E", row by row the same examples; scores are dot products. A wrong
     candidate that ties with the right one stands before it: a model that maps everything onto one point gets
     nothing right, not everything. ``chunk`` queries are scored at once (None: SCORES_AT_ONCE scores).
+
+    >>> answers = Answers.of(["a", "b", "c"], ["x", "y", "x"])  # the first and the third have one answer
+    >>> ranks(np.eye(3), np.asarray([[1, 0, 0], [1, 1, 0], [0, 0, 1]]), answers).tolist()
+    [2, 1, 2]
     """
     candidates = targets[answers.candidates].T
     chunk = chunk or max(1, SCORES_AT_ONCE // candidates.shape[1])

@@ -24,7 +24,11 @@ class MeshShape:
     tensor: int = 1
 
     def resolve(self, num_devices: int) -> tuple[int, int, int]:
-        """Sizes of (data, fsdp, tensor). Raises InputError if they do not use exactly `num_devices`."""
+        """Sizes of (data, fsdp, tensor). Raises InputError if they do not use exactly `num_devices`.
+
+        >>> MeshShape(fsdp=4).resolve(8)
+        (2, 4, 1)
+        """
         sizes = [self.data, self.fsdp, self.tensor]
         if any(size == 0 or size < -1 for size in sizes) or sizes.count(-1) > 1:
             raise InputError(f"{self}: sizes are positive, and at most one is -1")

@@ -48,7 +48,11 @@ class Rules:
             self.refuse_collision(axes)
 
     def mesh_axes(self, axis: str) -> tuple[str, ...]:
-        """The mesh axes that split logical axis `axis`, outermost first."""
+        """The mesh axes that split logical axis `axis`, outermost first.
+
+        >>> FSDP.mesh_axes("embed"), FSDP.mesh_axes("act_batch"), FSDP.mesh_axes("mlp")
+        (('fsdp',), ('data', 'fsdp'), ())
+        """
         value = getattr(self, axis)
         return () if value is None else (value,) if isinstance(value, str) else tuple(value)
 

@@ -45,6 +45,7 @@ class Schedule:
             shift = max(self.warmup_steps, 1)
 
             def after(update):
+                update = jnp.maximum(update, 0)  # asked during the warm-up too, though not heeded
                 value = peak * (shift / (shift + update)) ** 0.5
                 left = (rest - update) / decay
                 return value * (self.final_share + (1 - self.final_share) * jnp.clip(left, 0, 1))

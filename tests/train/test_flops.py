@@ -46,19 +46,15 @@ def test_a_transformer(scan):
     assert flops.count(trunk.apply, params, x, mask) == expected
 
 
-def test_a_train_step_is_three_forward_passes_for_every_example():
+def test_a_train_step_is_three_forward_passes():
     learner, key = tiny_learner(depth=1), jax.random.key(0)
-    counts = {}
-    for rows in (8, 16):
-        batch = jax.tree.map(jnp.asarray, tiny_batch(rows))
-        params = jax.eval_shape(
-            lambda batch=batch: learner.init({"params": key, "views": key}, batch)["params"]
-        )
-        forward = lambda p, b: learner.apply({"params": p}, b, True, rngs={"views": key, "dropout": key})[0]  # noqa: E731
-        counts[rows] = flops.train_flops(learner, params, batch)
-        assert counts[rows] == 3 * flops.count(forward, params, batch) > 0
-    # Only the comparison of all pairs grows with the square.
-    assert 2 < counts[16] / counts[8] < 2.1
+    batch = jax.tree.map(jnp.asarray, tiny_batch())
+    params = jax.eval_shape(lambda: learner.init({"params": key, "views": key}, batch)["params"])
+
+    def forward(params, batch):
+        return learner.apply({"params": params}, batch, train=True, rngs={"views": key})
+
+    assert flops.train_flops(learner, params, batch) == 3 * flops.count(forward, params, batch) > 0
 
 
 def test_utilisation_is_told_only_where_the_peak_is_known():

@@ -57,7 +57,7 @@ def test_what_is_random_in_a_view_comes_from_the_seed(predictor):
 
 def test_one_compilation_serves_equal_views_and_heads(predictor):
     for seed in range(3):
-        predictor(tiny_batch(seed=seed), MaskTokens("text", vocab=VOCAB, rate=0.5), ["words"], seed=seed)
+        predictor(tiny_batch(seed=seed), MaskTokens("text", vocab=VOCAB, rate=0.5), ("words",), seed=seed)
     predictor(tiny_batch(), Clean(), HEADS)
     assert predictor._compiled.cache_info().currsize == 2
 

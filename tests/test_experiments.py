@@ -1,0 +1,71 @@
+"""Every experiment of the repository is well made, and stays what it is until someone says otherwise."""
+
+import os
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from mmjax.experiment import Experiment, from_text, load, to_text
+from mmjax.learner import Learner
+from mmjax.sharding import unbox
+from mmjax.train import train_step
+from mmjax.train.state import init_state
+
+ROOT = Path(__file__).parents[1]
+GOLDEN = Path(__file__).parent / "golden" / "experiments"
+FILES = sorted((ROOT / "experiments").glob("*.py"))
+
+
+@pytest.fixture(params=FILES, ids=lambda path: path.stem)
+def file(request, monkeypatch) -> Path:
+    """An experiment's file. Its data are nowhere: an experiment is a value, and touches no disk."""
+    monkeypatch.setenv("MMJAX_DATA", "/data")
+    return request.param
+
+
+@pytest.fixture
+def experiment(file) -> Experiment:
+    """Built and validated."""
+    return load(file)
+
+
+def test_name_and_docstring_fit_the_file(experiment, file):
+    assert experiment.name == file.stem
+    assert f"mmjax train experiments/{file.name}" in file.read_text().split('"""')[1], "say the command first"
+
+
+def test_text_is_the_golden_one(experiment, file):
+    """A run's folder is known by this text: a change here refuses to go on with runs made before it."""
+    text = to_text(experiment).replace(str(ROOT), "<repository>")
+    golden = GOLDEN / f"{file.stem}.txt"
+    if os.environ.get("MMJAX_GOLDEN"):
+        golden.parent.mkdir(parents=True, exist_ok=True)
+        golden.write_text(text)
+    assert golden.is_file() and text == golden.read_text(), (
+        f"{file.name} is not what {golden} says. If that is meant, write it anew with "
+        "MMJAX_GOLDEN=1 pytest tests/test_experiments.py -k golden, and read the diff"
+    )
+
+
+def test_text_reads_back(experiment):
+    assert from_text(to_text(experiment)) == experiment
+
+
+def test_a_step_keeps_the_shape_of_the_state(experiment):
+    """The whole train step, in shapes: what one step makes, the next can take."""
+    learner = Learner(model=experiment.model, objectives=experiment.objectives)
+    optimizer = experiment.optimizer.make(experiment.num_steps)
+    batch = experiment.data.spec()
+    state = jax.eval_shape(lambda: unbox(init_state(learner, optimizer, batch, experiment.seed)))
+    after, metrics = jax.eval_shape(
+        lambda s, b: train_step(s, b, learner=learner, optimizer=optimizer), state, batch
+    )
+    assert after == state
+    assert {"loss", "grad_norm", *(f"loss/{name}" for name in experiment.objectives)} <= metrics.keys()
+    assert {(x.shape, x.dtype) for x in metrics.values()} == {((), jnp.float32)}
+
+
+def test_golden_texts_have_experiments():
+    assert {path.stem for path in GOLDEN.glob("*.txt")} == {path.stem for path in FILES}
