@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import pytest
 
 from mmjax.experiment import Experiment, from_text, load, to_text
@@ -64,7 +63,7 @@ def test_a_step_keeps_the_shape_of_the_state(experiment):
     )
     assert after == state
     assert {"loss", "grad_norm", *(f"loss/{name}" for name in experiment.objectives)} <= metrics.keys()
-    assert {(x.shape, x.dtype) for x in metrics.values()} == {((), jnp.float32)}
+    assert {(x.shape, x.dtype.name) for x in metrics.values()} == {((), "float32")}
 
 
 def test_golden_texts_have_experiments():
