@@ -33,7 +33,7 @@ test: $(foreach version,$(FOUND),$(call venv,$(version))/ready) .venv/ready
 		$(call venv,$(version))/bin/python -m pytest $(PYTEST) && ) true
 
 # pytest's arguments, such as PYTEST="-x tests/test_cli.py".
-PYTEST ?= -n 2
+PYTEST ?= -n 2 --dist loadgroup
 
 lint: .venv/ready
 	$(BIN)/ruff format --check .

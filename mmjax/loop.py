@@ -79,13 +79,23 @@ def run(experiment: Experiment, run_dir: str | Path, stop: StopSignal | None = N
         checkpoints = Checkpoints(folder.checkpoints, max_to_keep=experiment.max_to_keep, experiment=text)
         opened.enter_context(contextlib.closing(checkpoints))
         state = checkpoints.restore(setup.abstract)
-        state = setup.new_state() if state is None else state
+        if state is None:
+            open_data(experiment)
+            state = setup.new_state()
         folder.resume(int(state.step))
         state = train_steps(setup, state, folder, checkpoints, stop)
         results = evaluate_due(setup, state, experiment.num_steps, folder, stop)
         if folder.writes:
             pictures.loss_curves(folder.path / METRICS, folder.pictures / "loss_curves.png")
     return results
+
+
+def open_data(experiment: Experiment) -> None:
+    """Opens all that will be read, evaluations' too: what is missing is said now rather than hours later."""
+    for dataset in (d for _, d in experiment.data.datasets.values()):
+        dataset.open()
+    for evaluation in experiment.evals.values():
+        evaluation.data.open()
 
 
 def train_steps(

@@ -201,8 +201,8 @@ def _rows(file: Path) -> list[dict[str, Any]]:
         if not isinstance(row, dict) or not isinstance(row.get("step"), int):
             found = line[:60].decode(errors="replace")
             raise InputError(
-                f"expected a JSON object with a step in {file}, line {number}, found {found!r}: mend or delete "
-                "the line"
+                f"expected a JSON object with a step in {file}, line {number}, found {found!r}: mend or "
+                "delete the line"
             )
         rows.append(row)
     return rows

@@ -13,6 +13,9 @@ from mmjax.errors import InputError
 from mmjax.learner import Learner
 from mmjax.testing import VOCAB, tiny_batch, tiny_learner, tiny_model
 
+# One xdist worker compiles for all of these tests.
+pytestmark = pytest.mark.xdist_group("learner")
+
 STREAMS = ("text", "keywords", "image", "audio")
 WEIGHTS = {"words": 0.5, "follows": 2.0}
 

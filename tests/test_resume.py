@@ -1,4 +1,4 @@
-"""Training that is stopped at any step and started again by the same command ends as if it had never stopped."""
+"""Training that is stopped at any step and started again by the same command ends as if it never had."""
 
 import json
 import os
@@ -145,7 +145,7 @@ def test_killed_at_random_moments(tmp_path):
         logged = num_logged()
         # "While saving" is of this process: what an earlier kill left is cleaned up when it starts.
         while not (moment() and num_logged() > logged):
-            assert process.poll() is None, f"ended before it was killed {name}: {(tmp_path / 'log').read_text()}"
+            assert process.poll() is None, f"ended before {name}: {(tmp_path / 'log').read_text()}"
             time.sleep(0.001)
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL

@@ -113,13 +113,18 @@ def test_rules_split_what_they_say(boxed):
     assert all(tuple(spec) == (("data", "fsdp"),) for spec in rows.values())
 
 
-def test_moments_lie_where_their_parameters_lie(boxed):
-    shardings = sharding.state_shardings(boxed, MeshShape(data=2, fsdp=2, tensor=2).make(), FSDP_TENSOR)
+def test_moments_and_accumulated_gradients_lie_where_their_parameters_lie(learner):
+    mesh = MeshShape(data=2, fsdp=2, tensor=2).make()
+    optimizer = train.AdamW(peak_learning_rate=1e-2, accumulate=2).make(num_steps=10)
+    boxed = jax.eval_shape(lambda: init_state(learner, optimizer, tiny_batch(), seed=0))
+    state = sharding.state_shardings(boxed, mesh, FSDP_TENSOR)
+    adam = state.opt_state.inner_opt_state[1]
     specs = [
-        [s.spec for s in jax.tree.leaves(tree)] for tree in (shardings.params, shardings.opt_state[1].mu)
+        [s.spec for s in jax.tree.leaves(tree)]
+        for tree in (state.params, adam.mu, adam.nu, state.opt_state.acc_grads)
     ]
-    assert specs[0] == specs[1]
-    assert any("fsdp" in spec for spec in specs[0])
+    assert specs[0] == specs[1] == specs[2] == specs[3]
+    assert any("fsdp" in spec for spec in specs[0]) and any("tensor" in spec for spec in specs[0])
 
 
 def test_state_is_made_in_place(learner):

@@ -11,6 +11,9 @@ from mmjax.testing import VOCAB, tiny_batch, tiny_learner
 from mmjax.train import Predictor
 from mmjax.views import Clean, MaskTokens
 
+# One xdist worker compiles for all of these tests.
+pytestmark = pytest.mark.xdist_group("predictor")
+
 HEADS = ("image", "text")
 MASK = MaskTokens("text", vocab=VOCAB, rate=0.5)
 
