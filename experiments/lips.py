@@ -70,7 +70,7 @@ def experiment() -> Experiment:
         data=data.Mixture.of(clips("train", augment=True), batch_size=64),
         model=MultimodalModel(
             encoders={
-                # Lips are easily learned by heart, and would then be trusted over speech where both are there.
+                # Lips are soon learned by heart, and would then be trusted over speech where both are there.
                 "image": encoders.ViT(stem=encoders.ConvPatches(patch=(24, 32)), trunk=trunk(2, dropout=0.3)),
                 "audio": encoders.SpectrogramTransformer(
                     mel=encoders.LogMel(sample_rate_hz=16_000, num_mels=40),

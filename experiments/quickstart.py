@@ -3,6 +3,22 @@
     make train          (or: mmjax train experiments/quickstart.py)
 
 Pictures and names are real; the speech is synthesised (eSpeak NG). The data are in the repository.
+
+Measured on the 198 unseen concepts (R@5; chance .025), CPU, 2026-11-22, commit d3cfc16; `transfer` finds the
+nearest training examples by raw features and learns nothing:
+
+| R@5              | seed 0 | seed 1 | transfer |
+|------------------|--------|--------|----------|
+| picture -> name  |  .318  |  .293  |   .338   |
+| name -> picture  |  .308  |  .308  |   .258   |
+| speech -> name   |  .707  |  .778  |   .374   |
+| name -> speech   |  .727  |  .788  |   .348   |
+| picture -> speech|  .192  |  .162  |   .182   |
+| speech -> picture|  .192  |  .182  |   .157   |
+| unseen voice -> name | .626 | .636 |   .354   |
+
+Hidden words of unseen names: .139/.125 from the rest of the name, .154/.149 with the picture, .188/.202 with
+the speech, .188/.207 with both (most common word: .000). Next sentence .611/.689 (majority .503).
 """
 
 from pathlib import Path

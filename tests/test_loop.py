@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import struct
@@ -165,11 +166,11 @@ def test_second_signal_acts_at_once(file, tmp_path, monkeypatch, capsys):
 
 def test_non_finite_loss_stops_the_run_and_keeps_the_last_good_state(file, tmp_path, capsys):
     run_dir = tmp_path / "run"
-    # After one step the parameters are of the order of 1e25: finite, but their products are not.
-    overrides = ["save_every=1", "optimizer.peak_learning_rate=1e25", "optimizer.clip_norm=None"]
+    # After one step the parameters are of the order of 1e17: finite, but not what the towers make of them.
+    overrides = ["save_every=1", "optimizer.peak_learning_rate=1e17"]
     assert main(["train", str(file), *overrides, "--run-dir", str(run_dir)]) == 3
     printed = capsys.readouterr().err
-    assert "step 2: objective 'pairs' is nan; the last checkpoint is kept" in printed
+    assert re.search("step 2: objective 'pairs' is (nan|inf); the last checkpoint is kept", printed)
     assert "Traceback" not in printed
     assert [p.name for p in (run_dir / "checkpoints").iterdir()] == ["1"]
     _, state = loop.restore(run_dir)
