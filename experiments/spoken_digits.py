@@ -63,7 +63,7 @@ def experiment() -> Experiment:
     mel = encoders.LogMel(sample_rate_hz=8000, num_mels=40)
     return Experiment(
         name="spoken_digits",
-        num_steps=1000,
+        num_steps=1600,
         data=data.Mixture(
             {"paired": (1.0, paired("train", augment=True)), "pictures": (2.0, pictures_alone())},
             batch_size=192,

@@ -100,7 +100,9 @@ def test_tensorboard_can_read_the_events(trained):
     for row in rows_of(trained / "metrics.jsonl"):
         assert scalars[row["step"], "train/loss/pairs"] == pytest.approx(row["loss/pairs"])
     for row in rows_of(trained / "evals.jsonl"):
-        assert scalars[row["step"], "eval/retrieval/image-to-text/R@5"] == pytest.approx(row["image->text/R@5"])
+        assert scalars[row["step"], "eval/retrieval/image-to-text/R@5"] == pytest.approx(
+            row["image->text/R@5"]
+        )
 
 
 def test_finished_run_started_again_gives_the_same_at_once(file, copy, monkeypatch, capsys):
@@ -119,7 +121,9 @@ def must_not_run(*_, **__):
 
 def test_evaluation_that_was_killed_is_made_up_for(file, copy):
     expected = rows_of(copy / "evals.jsonl")
-    (copy / "evals.jsonl").write_text("".join(json.dumps(row) + "\n" for row in expected[:-1]) + '{"step": 5, "ev')
+    (copy / "evals.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in expected[:-1]) + '{"step": 5, "ev'
+    )
     (copy / "pictures" / "retrieval_image_to_text.png").unlink()
     loop.run(load(file, OVERRIDES), copy)
     assert rows_of(copy / "evals.jsonl") == expected
@@ -186,7 +190,9 @@ def test_run_of_another_experiment_is_left_alone(file, copy, capsys):
     assert {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()} == before
 
 
-def test_read_only_folder_is_refused_for_training_and_served_for_the_rest(file, copy, monkeypatch, tmp_path, capsys):
+def test_read_only_folder_is_refused_for_training_and_served_for_the_rest(
+    file, copy, monkeypatch, tmp_path, capsys
+):
     (copy / "evals.jsonl").write_text("")
 
     def read_only(path, *_, **__):
@@ -248,14 +254,17 @@ def test_describe_counts_the_parameters_that_are_trained(file, trained, capsys):
     [
         ("mesh.data=0", "expected mesh sizes of at least 1"),
         ("mesh.data=7", "expected data.batch_size to be a multiple of 7, found 8"),
-        ("num_steps=99999999999999999999", "num_steps expects an integer of at least 1 and at most 2147483647"),
+        (
+            "num_steps=99999999999999999999",
+            "num_steps expects an integer of at least 1 and at most 2147483647",
+        ),
         ("seed=-1", "seed expects an integer of at least 0"),
         ("data.batch_size=-8", "expected a batch_size of at least 1, found -8"),
         ("model.encoders.image.trunk.width=17", "cannot be built for these data: ValueError: width 17"),
         ("model.encoders.image.stem.patch=(3, 3)", "cannot be built for these data"),
         ("model.encoders.text.vocab=3", "has a vocabulary of 41: expected at least that"),
-        ("data.datasets.colours.1.source.path=nosuch/colours.npz", "expected data at nosuch/colours.npz"),
-        ("evals.retrieval.data.source.path=nosuch/test.npz", "expected data at nosuch/test.npz"),
+        ("data.datasets.colours.1.source.path=nosuch/colours.npz", "nosuch/colours.npz, found that"),
+        ("evals.retrieval.data.source.path=nosuch/test.npz", "nosuch/test.npz, found that"),
     ],
 )
 def test_what_does_not_fit_is_one_message_before_any_step(override, message, file, tmp_path, capsys):
@@ -303,7 +312,16 @@ def test_importing_starts_no_backend():
 
 
 def test_more_devices_than_cores_on_the_command_line(file, tmp_path):
-    command = ["-m", "mmjax", "train", str(file), "mesh.data=-1", "mesh.fsdp=2", "rules=FSDP", "evals.retrieval.limit=8"]
+    command = [
+        "-m",
+        "mmjax",
+        "train",
+        str(file),
+        "mesh.data=-1",
+        "mesh.fsdp=2",
+        "rules=FSDP",
+        "evals.retrieval.limit=8",
+    ]
     done = start(*command, "--run-dir", str(tmp_path / "run"), JAX_NUM_CPU_DEVICES="8", NPROC=None)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == f"run: {tmp_path / 'run'}"
