@@ -112,8 +112,9 @@ def train_steps(
     flops = train_flops(setup.learner, setup.abstract.params, experiment.data.spec())
     meter = Meter(experiment.data.batch_size, flops)
     num_steps = experiment.num_steps
-    bar = tqdm(total=num_steps, initial=first, desc=experiment.name, unit="step", dynamic_ncols=True)
-    with contextlib.closing(Feed(setup, first, folder.num_bad())) as feed, bar:
+    shown = dict(desc=experiment.name, unit="step", dynamic_ncols=True, disable=not folder.writes)
+    feed = Feed(setup, first, folder.num_bad())
+    with contextlib.closing(feed), tqdm(total=num_steps, initial=first, **shown) as bar:
         for step in range(first + 1, num_steps + 1):
             if due(experiment, step - 1):  # after a resume too: the kill may have come before or within it
                 evaluate_due(setup, state, step - 1, folder, stop)
@@ -265,11 +266,10 @@ def evaluate(run_dir: str | Path, path: str | None = None, experiment: Experimen
             if path is not None:
                 evaluation = dataclasses.replace(evaluation, data=data.with_path(evaluation.data, path))
             results[name] = evaluation(predictor).metrics
+            # The run may be somebody else's: looking at it needs no leave to write.
             if path is None and folder.recorded(step, name) is None:
                 try:
                     folder.write_eval(step, name, results[name])
-                except (
-                    OSError
-                ) as error:  # the run may be somebody else's: looking at it needs no leave to write
+                except OSError as error:
                     log.warning("the result is not recorded in %s: %s", run_dir, error)
     return results

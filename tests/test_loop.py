@@ -1,4 +1,4 @@
-"""A run from beginning to end, as a user meets it: what it leaves, and how it ends when something goes wrong."""
+"""A run from beginning to end, as a user meets it: what it leaves, and how it ends when things go wrong."""
 
 import json
 import math
