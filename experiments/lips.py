@@ -14,8 +14,8 @@ Measured on the 89 test sentences (seed 0 / seed 1; CPU, 2026-11-22, cc55738), o
 | both   | 1.00 / 1.00 | 1.00 / 1.00 | .944 / .978 | .899 / .876 | 1.00 / 1.00 | 1.00 / 1.00 | .974 / .976 |
 
 With all six hidden, mean over the slots: nothing .165 / .165, lips .699 / .725, speech .966 / .966, both
-.974 / .970; the most common word of each slot .167. "Nothing" reads .7 of the commands because the corpus is a
-designed subset, in which the other five words give the command away. The dropout of the lip tower and the
+.974 / .970; the most common word of each slot .167. "Nothing" reads .7 of the commands because the corpus is
+a designed subset, in which the other five words give the command away. The dropout of the lip tower and the
 number of steps were chosen on these sentences, so the numbers are a little too good.
 """
 

@@ -145,7 +145,7 @@ def test_objective_that_needs_a_stream_the_data_lack(experiment):
     ("change", "message"),
     [
         ({"mesh": sharding.MeshShape(data=3)}, "expected data.batch_size to be a multiple of 3, found 8"),
-        ({"num_steps": 0}, "num_steps expects an integer of at least 1, found 0"),
+        ({"num_steps": 0}, "num_steps expects an integer of at least 1 and at most 2147483647, found 0"),
         ({"name": "../x"}, "expected a name of letters"),
         ({"objectives": {}}, "expected at least one objective"),
     ],
