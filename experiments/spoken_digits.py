@@ -4,6 +4,15 @@
 
 Data: `avdigits` under $MMJAX_DATA (Free Spoken Digit Dataset + MNIST). Two thirds of each batch are pictures
 without a recording: their audio is a mask that is False.
+
+Measured on the 300 test recordings (CPU, 2026-11-22, commit 5071dbb), zero-shot word:
+
+| from    | seed 0 | seed 1 | nearest raw neighbour | linear |
+|---------|--------|--------|-----------------------|--------|
+| speech  |  .993  |  .993  |         .953          |  .943  |
+| picture |  .980  |  .990  |         .913          |  .893  |
+
+1,000 steps gave .987 and .953 (seed 0).
 """
 
 import os

@@ -3,6 +3,16 @@
     mmjax train experiments/web_text.py
 
 Data: `ud_ewt` under $MMJAX_DATA (Universal Dependencies English EWT, 540 documents, 12,544 sentences).
+
+Measured on the test documents (seed 0 / seed 1; CPU, 2026-11-22, commit 5071dbb):
+
+| what                        | model       | baseline                 |
+|-----------------------------|-------------|--------------------------|
+| next sentence, accuracy     | .515 / .528 | majority .501            |
+| hidden tokens, sentence alone | .093 / .092 | unigram .046           |
+| hidden words, sentence alone | .118 / .116 | unigram .059           |
+
+A small model on 200,000 words learns which words are likely, and next to nothing about what follows.
 """
 
 import os

@@ -183,6 +183,44 @@ def test_help_and_refusals_import_nothing_heavy(arguments, code, message, tmp_pa
     assert time.perf_counter() - start < 5  # 0.1 s on an idle machine; imports alone take 3
 
 
+@pytest.mark.parametrize(
+    ("devices", "before", "after"),
+    [("8", None, "32"), ("8", "5", "5"), ("2", None, None), (None, None, None), ("many", None, None)],
+)
+def test_devices_beyond_the_cores_get_threads(devices, before, after, monkeypatch, capsys):
+    for name, value in (("JAX_NUM_CPU_DEVICES", devices), ("NPROC", before)):
+        if value is None:
+            monkeypatch.delenv(name, raising=False)
+        else:
+            monkeypatch.setenv(name, value)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    assert main(["describe", "nosuch.py"]) == 2
+    assert os.environ.get("NPROC") == after
+
+
+@pytest.mark.parametrize("path", ["a" * 5000, "folder", "\ud800.py"])
+def test_paths_that_cannot_be_are_one_message(path, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    for arguments in (["train", path], ["eval", path], ["export", path, "x.safetensors"], ["describe", path]):
+        assert main(arguments) == 2
+        assert capsys.readouterr().err.startswith("mmjax: ")
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
+    command = f"{sys.executable} -m mmjax describe {tiny.write(tmp_path)} | head -1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, check=False, env=one_device()
+    )
+    assert done.stdout.splitlines() == ["tiny: 4 steps of 8 examples", "0"] and "Error" not in done.stderr
+
+
+def test_an_experiment_file_that_exits_is_refused(tmp_path, capsys):
+    (tmp_path / "exits.py").write_text("import sys\nsys.exit(0)\n")
+    assert main(["describe", str(tmp_path / "exits.py")]) == 2
+    assert "line 2: SystemExit: 0" in capsys.readouterr().err
+
+
 def test_debug_shows_the_traceback():
     command = [sys.executable, "-m", "mmjax", "train", "nosuch.py", "--debug"]
     done = subprocess.run(
