@@ -6,6 +6,7 @@ traceback of a refusal.
 """
 
 import argparse
+import io
 import json
 import logging
 import os
@@ -36,6 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Orbax warns about choices that mmjax makes on purpose, and what fails in its threads is raised here too.
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.ERROR if arguments.debug else logging.CRITICAL)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a notebook's is another
+            stream.reconfigure(errors="backslashreplace")  # paths may hold bytes that are no text
     _thread_for_each_device()
     try:
         arguments.verb(arguments)

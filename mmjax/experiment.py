@@ -119,10 +119,10 @@ def validate(experiment: Experiment, num_devices: int | None = None) -> None:
         raise InputError(f"expected a name of letters, digits, '_', '-' and '.', found {experiment.name!r}")
     for name, (least, most) in RANGES.items():
         found = getattr(experiment, name)
-        if not isinstance(found, int) or isinstance(found, bool) or found < least:
-            raise InputError(f"{name} expects an integer of at least {least}, found {found!r}")
-        if found > most:
-            raise InputError(f"{name} expects an integer of at most {most}, found {found!r}")
+        if not isinstance(found, int) or isinstance(found, bool) or not least <= found <= most:
+            raise InputError(
+                f"{name} expects an integer of at least {least} and at most {most}, found {found!r}"
+            )
     if not experiment.objectives:
         raise InputError("expected at least one objective, found none: a model without one learns nothing")
     _refuse_shared_modules(experiment)

@@ -45,6 +45,8 @@ class RunFolder:
         cannot be written, or another process trains in it.
         """
         path = Path(path)
+        if any("\udc80" <= letter <= "\udcff" for letter in str(path)):  # Orbax cannot write there
+            raise InputError(f"expected a run folder whose name is UTF-8 text, found {str(path)!r}")
         if not writes:
             folder = cls.__new__(cls)  # the process that writes may be about to make it
             folder.path, folder.writes, folder._lock, folder._events = path, False, None, None

@@ -198,7 +198,7 @@ def test_devices_beyond_the_cores_get_threads(devices, before, after, monkeypatc
     assert os.environ.get("NPROC") == after
 
 
-@pytest.mark.parametrize("path", ["a" * 5000, "folder", "\ud800.py"])
+@pytest.mark.parametrize("path", ["a" * 5000, "folder"])
 def test_paths_that_cannot_be_are_one_message(path, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()

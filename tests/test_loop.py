@@ -256,7 +256,7 @@ def test_describe_counts_the_parameters_that_are_trained(file, trained, capsys):
         ("mesh.data=7", "expected data.batch_size to be a multiple of 7, found 8"),
         (
             "num_steps=99999999999999999999",
-            "num_steps expects an integer of at most 2147483647",
+            "num_steps expects an integer of at least 1 and at most 2147483647",
         ),
         ("seed=-1", "seed expects an integer of at least 0"),
         ("data.batch_size=-8", "expected a batch_size of at least 1, found -8"),

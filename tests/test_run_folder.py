@@ -91,6 +91,11 @@ def test_file_in_the_place_of_the_folder_is_refused(tmp_path):
         RunFolder.claim(tmp_path / "run", TEXT)
 
 
+def test_name_that_is_no_text_is_refused(tmp_path):
+    with pytest.raises(InputError, match="whose name is UTF-8 text"):
+        RunFolder.claim(tmp_path / os.fsdecode(b"run\xff"), TEXT)
+
+
 def test_read_only_folder_is_refused(tmp_path, monkeypatch):
     folder = tmp_path / "run"
     folder.mkdir()
