@@ -5,7 +5,7 @@
 Data: `avdigits` under $MMJAX_DATA (Free Spoken Digit Dataset + MNIST). Two thirds of each batch are pictures
 without a recording: their audio is a mask that is False.
 
-Measured on the 300 test recordings (CPU, 2026-11-22, commit 5071dbb), zero-shot word:
+Measured on the 300 test recordings (CPU, 2026-11-22, library ~79de202), zero-shot word:
 
 | from    | seed 0 | seed 1 | nearest raw neighbour | linear |
 |---------|--------|--------|-----------------------|--------|

@@ -4,7 +4,7 @@
 
 Data: `ud_ewt` under $MMJAX_DATA (Universal Dependencies English EWT, 540 documents, 12,544 sentences).
 
-Measured on the test documents (seed 0 / seed 1; CPU, 2026-11-22, commit 5071dbb):
+Measured on the test documents (seed 0 / seed 1; CPU, 2026-11-22, library ~79de202):
 
 | what                        | model       | baseline                 |
 |-----------------------------|-------------|--------------------------|
