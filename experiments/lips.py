@@ -4,7 +4,7 @@
 
 Data: `grid_s1` under $MMJAX_DATA (one talker of the GRID corpus: mouth video as 24 tiles, speech, sentence).
 
-Measured on the 89 test sentences (seed 0 / seed 1; CPU, 2026-11-22, library ~79de202), one word hidden at a time:
+Measured on the 89 test sentences (seed 0 / seed 1; CPU, 2026-11-22, library ~79de202), one hidden word:
 
 | given  | command     | color       | preposition | letter      | digit       | adverb      | mean        |
 |--------|-------------|-------------|-------------|-------------|-------------|-------------|-------------|
