@@ -4,8 +4,8 @@
 
 Pictures and names are real; the speech is synthesised (eSpeak NG). The data are in the repository.
 
-Measured on the 198 unseen concepts (R@5; chance .025), CPU, 2026-11-22, library ~79de202; `transfer` finds the
-nearest training examples by raw features and learns nothing:
+Measured on the 198 unseen concepts (R@5; chance .025; CPU, 2026-11-22, library ~79de202); `transfer` finds
+the nearest training examples by raw features and learns nothing:
 
 | R@5              | seed 0 | seed 1 | transfer |
 |------------------|--------|--------|----------|
