@@ -172,7 +172,15 @@ def _refuse_unread_streams(experiment: Experiment) -> None:
     """What an objective's heads need must be given by the data or the view, and read by a tower."""
     model, given = experiment.model, set(experiment.data.streams())
     for name, objective in experiment.objectives.items():
-        for stream in model.streams_for(objective.reads()):
+        streams = model.streams_for(objective.reads())
+        for stream in objective.view.encodes():
+            if stream not in streams:
+                raise InputError(
+                    f"the view of objective {name!r} needs the encoding of {stream!r}, but the heads "
+                    f"{list(objective.reads())} read only {list(streams)}: take it out of the view, or have "
+                    "the fusion read it"
+                )
+        for stream in streams:
             if model.encoder_of(stream) not in model.encoders:
                 raise InputError(
                     f"objective {name!r} needs the stream {stream!r}, but the model encodes "

@@ -83,6 +83,7 @@ def run(experiment: Experiment, run_dir: str | Path, stop: StopSignal | None = N
             open_data(experiment)
             state = setup.new_state()
         folder.resume(int(state.step))
+        folder.keep_vocabularies(experiment.data.vocabularies())
         state = train_steps(setup, state, folder, checkpoints, stop)
         results = evaluate_due(setup, state, experiment.num_steps, folder, stop)
         if folder.writes:
@@ -262,6 +263,7 @@ def evaluate(run_dir: str | Path, path: str | None = None, experiment: Experimen
     setup, state = open_run(run_dir, experiment)
     predictor, step, results = setup.predictor(state), int(state.step), {}
     with RunFolder(run_dir) as folder:
+        folder.keep_vocabularies(setup.experiment.data.vocabularies())
         for name, evaluation in setup.experiment.evals.items():
             if path is not None:
                 evaluation = dataclasses.replace(evaluation, data=data.with_path(evaluation.data, path))

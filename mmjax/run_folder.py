@@ -17,6 +17,7 @@ from mmjax.tensorboard import Events
 EXPERIMENT = "experiment.txt"
 METRICS = "metrics.jsonl"
 EVALS = "evals.jsonl"
+VOCABULARIES = "vocabularies.json"
 MOVABLE = ("mesh", "rules")  # a run may go on with other devices: the mathematics is the same
 OURS = {"lock", ".writable", EXPERIMENT + ".new"}  # what a claim that was killed half-way may leave
 
@@ -96,6 +97,8 @@ class RunFolder:
         """Forgets what was recorded after ``step``: those steps will run again. Step 0 forgets everything."""
         if not self.writes:
             return
+        if step == 0:
+            (self.path / VOCABULARIES).unlink(missing_ok=True)
         for name in (METRICS, EVALS):
             file = self.path / name
             if file.exists():
@@ -104,6 +107,25 @@ class RunFolder:
         if self._events is not None:
             self._events.close()
         self._events = Events(self.path / "tensorboard", purge_step=step + 1)
+
+    def keep_vocabularies(self, digests: Mapping[str, str]) -> None:
+        """Records at the first call which vocabularies the run reads; later, refuses others by InputError.
+
+        A vocabulary that is trained on the data changes with the data: the same ids would mean other words.
+        """
+        file = self.path / VOCABULARIES
+        kept = json.loads(_read(file)) if file.exists() else None
+        if kept is None:
+            if self._lock is not None:  # who only looks leaves the folder as it is
+                _write_atomically(file, json.dumps(digests, indent=1) + "\n")
+            return
+        changed = [name for name, digest in digests.items() if kept.get(name, digest) != digest]
+        if changed:
+            raise InputError(
+                f"expected the vocabularies that {self.path} was trained with, found others for "
+                f"{', '.join(changed)}: the data or the tokenizer's folder have changed since. Restore them, "
+                "or train anew in another folder"
+            )
 
     def write_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """Appends one logged step to metrics.jsonl and the TensorBoard events."""

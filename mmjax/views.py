@@ -29,6 +29,10 @@ class Clean:
         """The heads of the clean view whose predictions `encodings` needs."""
         return ()
 
+    def encodes(self) -> tuple[str, ...]:
+        """The streams whose encodings `encodings` needs, so that some head must read them."""
+        return ()
+
     def inputs(self, batch: Batch, key: jax.Array) -> tuple[Batch, Targets]:
         """The remade batch, and what a model that looks at it should answer."""
         return batch, {}
@@ -88,6 +92,9 @@ class Drop(Clean):
     """
 
     rates: tuple[tuple[str, float], ...]
+
+    def encodes(self):
+        return tuple(stream for stream, _ in self.rates)
 
     def encodings(self, encoded, predictions, batch, key):
         for i, (stream, rate) in enumerate(self.rates):
@@ -154,6 +161,9 @@ class HardNegatives(Clean):
     def compares(self):
         return self.heads
 
+    def encodes(self):
+        return (self.first, self.second)
+
     def encodings(self, encoded, predictions, batch, key):
         similarity = (
             jax.lax.stop_gradient(predictions[self.heads[0]] @ predictions[self.heads[1]].T)
@@ -189,6 +199,9 @@ class Chain(Clean):
 
     def compares(self):
         return tuple(head for view in self.views for head in view.compares())
+
+    def encodes(self):
+        return tuple(stream for view in self.views for stream in view.encodes())
 
     def inputs(self, batch, key):
         targets: Targets = {}

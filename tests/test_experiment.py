@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tiny
 
-from mmjax import data, notation, objectives, sharding
+from mmjax import data, notation, objectives, sharding, views
 from mmjax.errors import InputError
 from mmjax.experiment import Experiment, from_text, load, to_text, validate
 from mmjax.layers import Transformer
@@ -139,6 +139,14 @@ def test_objective_that_needs_a_stream_the_data_lack(experiment):
     pictures = dataclasses.replace(dataset, streams={"image": dataset.streams["image"]})
     with pytest.raises(InputError, match=r"'pairs' needs the stream 'text', but the data give \['image'\]"):
         validate(dataclasses.replace(experiment, data=data.Mixture({"x": (1.0, pictures)}, batch_size=8)))
+
+
+def test_view_of_a_stream_that_no_head_reads(experiment):
+    drop = views.Chain((views.Drop((("text", 0.5), ("audio", 0.5))),))
+    wrong = {"pairs": dataclasses.replace(experiment.objectives["pairs"], view=drop)}
+    message = r"view of objective 'pairs' needs the encoding of 'audio', but the heads \['image', 'text'\] read"
+    with pytest.raises(InputError, match=message):
+        validate(dataclasses.replace(experiment, objectives=wrong))
 
 
 @pytest.mark.parametrize(

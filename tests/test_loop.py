@@ -229,6 +229,16 @@ def test_eval_of_another_shard_records_nothing(file, copy, capsys):
     assert (copy / "evals.jsonl").read_bytes() == before
 
 
+@pytest.mark.parametrize("verb", ["eval", "train"])
+def test_vocabulary_that_changed_with_the_data_is_refused(verb, file, copy, capsys):
+    kept = json.loads((copy / "vocabularies.json").read_text())
+    assert list(kept) == ["colours/text"] and len(kept["colours/text"]) == 64
+    (copy / "vocabularies.json").write_text(json.dumps({"colours/text": 64 * "0"}))
+    command = {"eval": ["eval", str(copy)], "train": ["train", str(file), *OVERRIDES, "--run-dir", str(copy)]}
+    assert main(command[verb]) == 2
+    assert "was trained with, found others for colours/text: the data or" in capsys.readouterr().err
+
+
 def test_export_of_a_step(trained, tmp_path, capsys):
     for step in (4, 5):
         assert main(["export", str(trained), str(tmp_path / f"{step}.safetensors"), "--step", str(step)]) == 0

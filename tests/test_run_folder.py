@@ -177,3 +177,18 @@ def test_pictures_have_safe_names(tmp_path):
         )
     assert [file.name for file in files] == ["scores_image-to-text_five_best.png"]
     assert files[0].read_bytes() == b"png"
+
+
+def test_other_vocabularies_are_refused_once_a_step_is_kept(tmp_path):
+    with RunFolder.claim(tmp_path / "run", TEXT) as folder:
+        folder.resume(0)
+        folder.keep_vocabularies({"data/text": "abc", "data/keywords": "x"})
+        folder.resume(2)
+        folder.keep_vocabularies({"data/text": "abc", "data/keywords": "x"})
+        with pytest.raises(InputError, match="was trained with, found others for data/text: the data or"):
+            folder.keep_vocabularies({"data/text": "abd", "data/keywords": "x"})
+        folder.resume(0)  # nothing was learned from them yet
+        folder.keep_vocabularies({"data/text": "abd"})
+    (tmp_path / "run" / "vocabularies.json").unlink()
+    RunFolder(tmp_path / "run").keep_vocabularies({"data/text": "abd"})
+    assert not (tmp_path / "run" / "vocabularies.json").exists()  # looking writes nothing

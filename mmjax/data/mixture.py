@@ -10,6 +10,7 @@ import numpy as np
 
 from mmjax.batch import Batch, Stream
 from mmjax.data.dataset import Dataset
+from mmjax.data.text import TextTransform
 from mmjax.errors import InputError
 
 _PARTS = 2**30  # proportions are whole numbers of these parts, so that counting rows is exact at any step
@@ -64,6 +65,15 @@ class Mixture:
                 union.setdefault(name, blank)
                 owner.setdefault(name, dataset_name)
         return union
+
+    def vocabularies(self) -> dict[str, str]:
+        """{"dataset/stream": digest of its vocabulary}. Raises InputError as opening the tokenizers does."""
+        return {
+            f"{name}/{stream}": transform.tokenizer.open().digest()
+            for name, (_, dataset) in self.datasets.items()
+            for stream, transform in dataset.streams.items()
+            if isinstance(transform, TextTransform)
+        }
 
     def spec(self, batch_size: int | None = None) -> Batch:
         """The batch's types and shapes as jax.ShapeDtypeStruct. No disk."""

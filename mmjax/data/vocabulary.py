@@ -2,6 +2,8 @@
 
 import collections
 import dataclasses
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -32,6 +34,10 @@ class Vocabulary(Protocol):
 
     def decode(self, ids: Sequence[int]) -> str:
         """Readable text; special tokens are left out."""
+        ...
+
+    def digest(self) -> str:
+        """Equal exactly where every token has the same id."""
         ...
 
 
@@ -179,6 +185,9 @@ class _WordPieces:
         special = range(len(SPECIAL_TOKENS))
         return self._tokenizer.decode([int(i) for i in ids if int(i) not in special or int(i) == UNK_ID])
 
+    def digest(self) -> str:
+        return _digest(self._tokenizer.get_vocab())
+
 
 @shared
 def _load(spec: Pretrained) -> Vocabulary:
@@ -231,3 +240,10 @@ class _PretrainedVocabulary:
 
     def decode(self, ids: Sequence[int]) -> str:
         return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=True)
+
+    def digest(self) -> str:
+        return _digest(self._tokenizer.get_vocab())
+
+
+def _digest(ids: dict[str, int]) -> str:
+    return hashlib.sha256(json.dumps(ids, sort_keys=True).encode()).hexdigest()

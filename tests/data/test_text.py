@@ -53,6 +53,13 @@ def test_special_tokens_have_their_ids_and_texts_come_back():
     assert vocabulary.encode("xylophone ☃")[0].count(data.UNK_ID) == 2
 
 
+def test_digest_tells_vocabularies_apart_and_nothing_else():
+    def digest(text):
+        return wordpiece(texts([text])).open().digest()
+
+    assert digest("a red fox") == digest("red a fox") != digest("a red fax")
+
+
 def test_accents_and_vowel_signs_are_kept_and_case_may_be():
     vocabulary = wordpiece().open()
     assert vocabulary.decode(vocabulary.encode("ÜBER हिन्दी")[0]) == "über हिन्दी"
@@ -184,6 +191,7 @@ def test_pretrained_reads_a_folder_and_asserts_its_size(bert_folder):
     assert vocabulary.size == 8 and vocabulary.mask_id == 4 and vocabulary.pad_id == 0
     assert vocabulary.encode("two words") == ([5, 6, 7], [0, 1, 1])
     assert vocabulary.decode([2, 5, 6, 7, 3]) == "two words"
+    assert vocabulary.digest() != wordpiece().open().digest()
     framed = one(data.TextTransform("text", data.Pretrained(bert_folder, 8), 6), "two words")
     assert framed.tokens.tolist() == [2, 5, 6, 7, 3, 0]
     with pytest.raises(InputError, match="expected vocab_size=9, found 8 tokens in .*bert"):
