@@ -144,7 +144,9 @@ def test_objective_that_needs_a_stream_the_data_lack(experiment):
 def test_view_of_a_stream_that_no_head_reads(experiment):
     drop = views.Chain((views.Drop((("text", 0.5), ("audio", 0.5))),))
     wrong = {"pairs": dataclasses.replace(experiment.objectives["pairs"], view=drop)}
-    message = r"view of objective 'pairs' needs the encoding of 'audio', but the heads \['image', 'text'\] read"
+    message = (
+        r"view of objective 'pairs' needs the encoding of 'audio', but the heads \['image', 'text'\] read"
+    )
     with pytest.raises(InputError, match=message):
         validate(dataclasses.replace(experiment, objectives=wrong))
 

@@ -41,6 +41,7 @@ def compile_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """train_step on the mesh. The state is donated: its memory becomes that of the next state."""
     state_sharding = jax.tree.map(lambda x: x.sharding, abstract)
+    optimizer = where_moments_are(optimizer, state_sharding.opt_state)
     replicated = NamedSharding(mesh, PartitionSpec())
     compiled = jax.jit(
         lambda state, batch: train_step(state, batch, learner=learner, optimizer=optimizer),
@@ -54,3 +55,19 @@ def compile_step(
             return compiled(state, batch)
 
     return step
+
+
+def where_moments_are(optimizer: optax.GradientTransformation, shardings) -> optax.GradientTransformation:
+    """The optimizer, with gradients laid out as its moments: summed and split in one exchange.
+
+    Under ZeRO-1 each device then updates the part whose moments it holds; XLA by itself may sum all of it
+    everywhere. Moments are optax's field `mu`; an optimizer without one is left as it is.
+    """
+    moments = optax.tree_utils.tree_get(shardings, "mu")
+    if moments is None:
+        return optimizer
+
+    def update(grads, state, params):
+        return optimizer.update(jax.lax.with_sharding_constraint(grads, moments), state, params)
+
+    return optax.GradientTransformation(optimizer.init, update)
