@@ -91,7 +91,7 @@ def single(learner, boxed):
 
 
 def splits(rules: Rules, mesh) -> tuple:
-    """What of the rules a mesh can tell: an axis of one device splits nothing. Equal splits, equal programs."""
+    """What of the rules a mesh can tell: an axis of one device splits nothing; equal splits, equal steps."""
 
     def split(rules):
         return tuple(

@@ -46,7 +46,7 @@ class MultiHeadAttention(nn.Module):
         else:
             query = projection("query", x)(x)
             key, value = together([projection(name, context) for name in ("key", "value")], context)
-        # Named twice: positions are exchanged for heads here, rather than inputs gathered before the products.
+        # Named twice: positions are exchanged for heads here, rather than inputs gathered before products.
         query, key, value = (shard(y, *BESIDE_ATTENTION) for y in (query, key, value))
         attended = jax.nn.dot_product_attention(
             shard(query, "act_batch", "act_queries", "act_attention_heads", "act_head_width"),
