@@ -68,12 +68,7 @@ def test_groups_in_each_of_xlas_notations(groups, axes, size, first):
         ("f32[32,4] all-gather(%x), {g}, dimensions={{0}}", "all-gather", 512, 384),
         ("f32[2,4] reduce-scatter(%x), {g}, dimensions={{0}}, to_apply=%add", "reduce-scatter", 128, 96),
         ("f32[8,4] all-to-all(%x), {g}, dimensions={{0}}", "all-to-all", 128, 96),
-        (
-            "(f32[8,4]{{1,0}}, bf16[4]{{0}}) all-reduce(%x, /*index=1*/%y), {g}, to_apply=%add",
-            "all-reduce",
-            136,
-            204,
-        ),
+        ("(f32[2,4], f32[2,4], f32[4,4]) all-to-all(%x, %x, %x), {g}", "all-to-all", 128, 96),
         ("pred[8,4] collective-permute(%x), source_target_pairs={{{{0,1}}}}", "collective-permute", 32, 32),
     ],
 )
@@ -81,6 +76,20 @@ def test_bytes_of_each_kind(line, kind, num_bytes, ring_bytes):
     found = one(line.format(g="replica_groups=[2,4]<=[8]"))
     assert (found.kind, found.num_bytes, found.ring_bytes) == (kind, num_bytes, ring_bytes)
     assert found.count == 1 and not found.sliced
+
+
+def test_arrays_combined_into_one_instruction_are_told_apart():
+    first, second = read(
+        "%c = (f32[8,4]{1,0}, /*index=1*/bf16[4]{0}) all-reduce(%x, %y), replica_groups=[2,4]<=[8]",
+        '%g = f32[8,4]{1,0} get-tuple-element(%c), index=0, metadata={op_name="kernel"}',
+        '%h = bf16[4]{0} get-tuple-element(%c), index=1, metadata={op_name="bias"}',
+        "%i = s32[] constant(0)",
+        "%s = f32[2,4] dynamic-slice(%g, %i, %i)",
+        "ROOT %n = bf16[4] negate(%h)",
+    )
+    assert (first.kind, first.num_bytes, first.source) == ("reduce-scatter", 128, "kernel")
+    assert (second.kind, second.num_bytes, second.source) == ("all-reduce", 8, "bias")
+    assert first.instruction == second.instruction == "c"
 
 
 def test_an_asynchronous_pair_counts_once_and_without_its_operands():

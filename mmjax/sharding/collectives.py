@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -27,7 +27,7 @@ _SAME = ("bitcast", "copy", "reshape", "transpose", "convert", "get-tuple-elemen
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Collective:
-    """One collective instruction; asynchronous pairs are one, several arrays combined into one are one.
+    """One array that devices exchange; asynchronous pairs are one, arrays that XLA combined are apart.
 
     num_bytes: of the whole payload of one group, each time it runs: what an all-gather has gathered, what
       an all-reduce or reduce-scatter sums (one device's copy), what one device holds of an all-to-all or
@@ -43,6 +43,7 @@ class Collective:
     group: tuple[int, ...]  # the first group, as positions in mesh.devices.flat
     count: int  # times that it runs: loops that contain it multiply
     source: str  # JAX's name stack: the part of the model that caused it
+    instruction: str  # its name in the program; the same where several arrays are combined
     sliced: bool = False
 
     @property
@@ -80,30 +81,40 @@ def collectives(text: str | Program, mesh_shape: Mapping[str, int]) -> list[Coll
             size = math.prod(mesh_shape[axis] for axis in axes)
         if size == 1:
             continue
-        num_bytes = _done(where, instruction).num_bytes
-        sliced = kind == "all-reduce" and _sliced(program, where, _done(where, instruction), size)
-        if kind == "reduce-scatter":  # the result is one device's part of it
-            num_bytes *= size
-        found.append(
-            Collective(
-                kind="reduce-scatter" if sliced else kind,
-                num_bytes=num_bytes,
-                group_size=size,
-                axes=axes,
-                group=_first(groups, kind),
-                count=count,
-                source=instruction.source,
-                sliced=sliced,
+        for values, num_bytes in _results(where, instruction):
+            sliced = kind == "all-reduce" and all(_sliced(program, where, value, size) for value in values)
+            found.append(
+                Collective(
+                    kind="reduce-scatter" if sliced else kind,
+                    # What a reduce-scatter leaves on one device is a part of the payload.
+                    num_bytes=num_bytes * size if kind == "reduce-scatter" else num_bytes,
+                    group_size=size,
+                    axes=axes,
+                    group=_first(groups, kind),
+                    count=count,
+                    source=values[0].source or instruction.source,
+                    instruction=instruction.name,
+                    sliced=sliced,
+                )
             )
-        )
     return found
 
 
-def _done(where: Computation, instruction: Instruction) -> Instruction:
-    """The instruction whose result is that of the collective: a start's tuple holds its operands too."""
-    if not instruction.opcode.endswith("-start"):
-        return instruction
-    return next(user for user in where.users[instruction.name] if user.opcode.endswith("-done"))
+def _results(where: Computation, instruction: Instruction) -> Iterator[tuple[list[Instruction], int]]:
+    """(the values that hold it, its bytes) for each array that the collective makes.
+
+    XLA combines several all-reduces into one with a tuple of results. The tuple of an all-to-all is one array
+    in pieces.
+    """
+    done = instruction
+    if instruction.opcode.endswith("-start"):  # whose tuple holds its operands, too
+        done = next(user for user in where.users[instruction.name] if user.opcode.endswith("-done"))
+    if len(done.arrays) == 1 or instruction.opcode.startswith("all-to-all"):
+        yield [done], done.num_bytes
+        return
+    for index, array in enumerate(done.arrays):
+        values = [user for user in where.users[done.name] if f"index={index}," in user.attributes + ","]
+        yield values or [done], array.num_bytes
 
 
 def _first(groups: np.ndarray, kind: str) -> tuple[int, ...]:
