@@ -33,6 +33,24 @@ def shard(x: jax.Array, *axes: str | None) -> jax.Array:
     return nn.with_logical_constraint(x, axes)
 
 
+def whole_rows(table: jax.Array, rows: str | None = "vocab") -> jax.Array:
+    """A parameter ``(rows, "embed")`` with its rows whole, for looking them up.
+
+    Rows that are split along the width would make XLA gather, for the whole batch, what was looked up, and in
+    the backward pass its gradient. Here the table is gathered, and its gradient summed as a table.
+    """
+
+    @jax.custom_vjp
+    def gather(table):
+        return shard(table, rows and f"act_{rows}", "act_embed")
+
+    def split(_, grad):
+        return (shard(shard(grad, rows and f"act_{rows}", "act_embed"), rows, "embed"),)
+
+    gather.defvjp(lambda table: (gather(table), None), split)
+    return gather(table)
+
+
 def logical_specs(boxed):
     """Logical PartitionSpecs of a pytree that still carries flax's boxes."""
     return nn.get_partition_spec(boxed)

@@ -126,7 +126,7 @@ SEQUENCE = Rules(act_length="sequence", act_attention_heads="sequence")
 
 # Several at once. Beside FSDP the token table is split along its width only: split two ways, XLA gathers it
 # for every lookup. Heads that are split twice must be a multiple of tensor x sequence.
-FSDP_TENSOR = dataclasses.replace(TENSOR, embed="fsdp", vocab=None, act_vocab=None)
+FSDP_TENSOR = dataclasses.replace(TENSOR, embed="fsdp")
 FSDP_SEQUENCE = dataclasses.replace(SEQUENCE, embed="fsdp")
 FSDP_TENSOR_SEQUENCE = dataclasses.replace(
     FSDP_TENSOR, act_length="sequence", act_attention_heads=("tensor", "sequence")
