@@ -148,9 +148,9 @@ def test_signal_during_evaluation_loses_nothing(number, file, copy, monkeypatch,
 
 
 def test_signal_during_start_up_ends_before_the_first_step(file, tmp_path, monkeypatch, capsys):
-    def kill(experiment, of=loop.Setup.of):
+    def kill(*arguments, of=loop.Setup.of):
         os.kill(os.getpid(), signal.SIGTERM)
-        return of(experiment)
+        return of(*arguments)
 
     with monkeypatch.context() as patch:
         patch.setattr(loop.Setup, "of", kill)
@@ -160,7 +160,7 @@ def test_signal_during_start_up_ends_before_the_first_step(file, tmp_path, monke
 
 
 def test_second_signal_acts_at_once(file, tmp_path, monkeypatch, capsys):
-    def kill_twice(experiment):
+    def kill_twice(*_):
         for _ in range(2):
             os.kill(os.getpid(), signal.SIGINT)
 
