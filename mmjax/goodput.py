@@ -74,7 +74,7 @@ class Goodput:
         rest = [
             f"{phase.replace('_', ' ')} {row[PREFIX + phase] / total:.1%}"
             for phase in PHASES
-            if phase != "step" and row[PREFIX + phase] > 0
+            if phase != "step" and row[PREFIX + phase] >= total / 2000  # what would not read 0.0%
         ]
         return f"trained {row['goodput']:.1%} of {total:,.0f} s: {', '.join(rest)}"
 
