@@ -9,7 +9,7 @@ The parent is a process of its own: one in which tests have used devices must no
 import json
 import mmap
 import os
-import random
+import resource
 import signal
 import subprocess
 import sys
@@ -32,22 +32,25 @@ class Forks:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
 
-    def start(self, arguments: list[Any], run_dir: Path, die_at: int | None = None) -> int:
+    def start(
+        self, arguments: list[Any], run_dir: Path, die_at: int | None = None, file_limit: int | None = None
+    ) -> int:
         """Starts ``mmjax`` with these arguments; returns the process id.
 
         die_at: kill -9 at the so manieth operation on files below run_dir; counted in every thread.
+        file_limit: no file may become larger than so many bytes.
         """
-        order = {"arguments": [str(a) for a in arguments], "run_dir": str(run_dir), "die_at": die_at}
-        return self._ask(order)["pid"]
+        order = {"arguments": [str(a) for a in arguments], "run_dir": str(run_dir)}
+        return self._ask(order | {"die_at": die_at, "file_limit": file_limit})["pid"]
 
     def wait(self, pid: int) -> tuple[int, int, str]:
         """(exit code, or minus the signal that ended it; operations on files; what it printed)."""
         end = self._ask({"wait": pid})
         return end["code"], end["operations"], (self.log / str(pid)).read_text(errors="replace")
 
-    def run(self, arguments: list[Any], run_dir: Path, die_at: int | None = None) -> tuple[int, int, str]:
+    def run(self, arguments: list[Any], run_dir: Path, **limits: int) -> tuple[int, int, str]:
         """Starts and waits."""
-        return self.wait(self.start(arguments, run_dir, die_at))
+        return self.wait(self.start(arguments, run_dir, **limits))
 
     def close(self) -> None:
         """Ends the parent, which has no children left."""
@@ -114,7 +117,8 @@ def _child(main, order: dict, counter: mmap.mmap, log: Path) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(watch)
-    random.seed(os.getpid())
+    if order["file_limit"]:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (order["file_limit"], resource.RLIM_INFINITY))
     code = 70
     try:
         code = main(order["arguments"])
