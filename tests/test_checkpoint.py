@@ -116,6 +116,36 @@ def test_other_damage_walks_back(saved, damage):
     assert same(saved.restore(abstract(make_state(0))), make_state(2))
 
 
+def test_a_save_does_not_vouch_for_a_damaged_neighbour(saved):
+    """A committed step without checksums stays without: nobody knows what is in it."""
+    (saved.folder / "3" / SEAL).unlink()
+    saved.save(4, make_state(4))
+    saved.wait()
+    assert (saved.folder / "4" / SEAL).exists() and not (saved.folder / "3" / SEAL).exists()
+    assert same(saved.restore(abstract(make_state(0))), make_state(4))
+    with pytest.raises(InputError, match="found step 3: no sha256.json"):
+        saved.restore(abstract(make_state(0)), step=3)
+
+
+def test_an_empty_step_folder_is_passed_over_and_replaced(saved):
+    (saved.folder / "9").mkdir()
+    reopened = Checkpoints(saved.folder)
+    assert reopened.steps() == [2, 3, 9]
+    assert same(reopened.restore(abstract(make_state(0))), make_state(3))
+    reopened.save(9, make_state(9))
+    reopened.wait()
+    assert same(reopened.restore(abstract(make_state(0))), make_state(9))
+    reopened.close()
+
+
+def test_restoring_no_newer_than(saved):
+    assert same(saved.restore(abstract(make_state(0)), at_most=2), make_state(2))
+    assert saved.restore(abstract(make_state(0)), at_most=1) is None
+    flip_a_bit(saved.folder / "2")
+    with pytest.raises(InputError, match="found step 2: changed"):
+        saved.restore(abstract(make_state(0)), at_most=2)
+
+
 def test_all_damaged_is_refused(saved):
     for step in (2, 3):
         flip_a_bit(saved.folder / str(step))

@@ -144,7 +144,7 @@ def test_killed_at_random_moments(mmjax, file, reference, tmp_path, record_prope
     assert code == 0, printed
     assert_same_end(run_dir, reference)
     assert killed == NUM_KILLS
-    record(record_property, "kill -9 at a random moment, half of them at operations on files", killed)
+    tiny.record(record_property, "kill -9 at a random moment, half of them at operations on files", killed)
 
 
 def test_sigterm_saves_and_ends_with_75(mmjax, file, reference, tmp_path, record_property):
@@ -161,7 +161,7 @@ def test_sigterm_saves_and_ends_with_75(mmjax, file, reference, tmp_path, record
         assert newest_whole(run_dir) == num_logged(run_dir), "the step at which it stopped is saved"
     assert mmjax.run(train(file, run_dir), run_dir)[0] == 0
     assert_same_end(run_dir, reference)
-    record(record_property, "SIGTERM: saves, exits with 75", 3)
+    tiny.record(record_property, "SIGTERM: saves, exits with 75", 3)
 
 
 def test_second_process_is_refused_until_the_first_is_gone(mmjax, file, reference, tmp_path, record_property):
@@ -175,7 +175,7 @@ def test_second_process_is_refused_until_the_first_is_gone(mmjax, file, referenc
     assert mmjax.wait(first)[0] == -signal.SIGKILL
     assert mmjax.run(train(file, run_dir), run_dir)[0] == 0, "a crash leaves no lock behind"
     assert_same_end(run_dir, reference)
-    record(record_property, "a second process on the run folder; then kill -9 of the first", 1)
+    tiny.record(record_property, "a second process on the run folder; then kill -9 of the first", 1)
 
 
 @pytest.fixture
@@ -212,7 +212,7 @@ def test_full_disk(mmjax, file, reference, small_disk, record_property):
     code, _, printed = mmjax.run(train(file, run_dir), run_dir)
     assert code == 0, printed
     assert_same_end(run_dir, reference)
-    record(record_property, "a full disk, twice, then room", 2)
+    tiny.record(record_property, "a full disk, twice, then room", 2)
 
 
 def test_read_only_folder(mmjax, file, reference, small_disk, record_property):
@@ -230,7 +230,7 @@ def test_read_only_folder(mmjax, file, reference, small_disk, record_property):
     mount("remount,rw")
     assert mmjax.run(train(file, run_dir), run_dir)[0] == 0
     assert_same_end(run_dir, reference)
-    record(record_property, "a read-only folder, then writable", 1)
+    tiny.record(record_property, "a read-only folder, then writable", 1)
 
 
 def test_quota(mmjax, file, tmp_path, record_property):
@@ -247,7 +247,7 @@ def test_quota(mmjax, file, tmp_path, record_property):
     code, _, printed = mmjax.run(command, run_dir)
     assert code == 0, printed
     assert_same_end(run_dir, left_alone, 8)
-    record(record_property, "a quota on the size of files, then none", 1)
+    tiny.record(record_property, "a quota on the size of files, then none", 1)
 
 
 def newest(run_dir: Path) -> Path:
@@ -320,7 +320,7 @@ def test_damaged_checkpoint(go_on, short_reference, tmp_path, caplog, fault, rec
     assert f"checkpoint 8 is damaged ({found[1].fault}); going back" in caplog.text
     assert "deleting checkpoint 8: training goes on from before it" in caplog.text
     assert_same_end(run_dir, short_reference, SHORT)
-    record(record_property, f"{fault} in the newest checkpoint", 1)
+    tiny.record(record_property, f"{fault} in the newest checkpoint", 1)
 
 
 def test_every_checkpoint_damaged(go_on, short_reference, tmp_path):
@@ -332,9 +332,3 @@ def test_every_checkpoint_damaged(go_on, short_reference, tmp_path):
     with pytest.raises(InputError, match="expected a checkpoint that verifies .* found step 8: .*; step 6: "):
         go_on(run_dir)
     assert {file: file.read_bytes() for file in run_dir.rglob("*") if file.is_file()} == before
-
-
-def record(record_property, fault: str, tried: int, lost: str = "nothing") -> None:
-    """A row of the table in docs/reliability.md: reached only if the run has survived every time."""
-    for name, value in (("fault", fault), ("tried", tried), ("survived", tried), ("lost", lost)):
-        record_property(name, value)

@@ -147,7 +147,7 @@ def test_a_skipped_step_changes_nothing_but_the_step(setup, traced, monkeypatch,
     assert int(further.step) == 3 and named(further)["key"].tobytes() == before["key"].tobytes()
 
 
-def test_skip_goes_on_without_the_bad_steps(setup, bad, experiment, tmp_path):
+def test_skip_goes_on_without_the_bad_steps(setup, bad, experiment, tmp_path, record_property):
     bad |= {4, 7, 8}
     run(experiment, tmp_path / "run", on_nonfinite="skip")
     good = [step for step in range(1, NUM_STEPS + 1) if step not in bad]
@@ -162,6 +162,7 @@ def test_skip_goes_on_without_the_bad_steps(setup, bad, experiment, tmp_path):
     assert all(rows[step]["loss"] > 0 for step in (1, 2, 3, 6, 9, 10))
     # The schedule counts updates: a skipped step is none.
     assert rows[10]["learning_rate"] == experiment.optimizer.learning_rate(NUM_STEPS, 10 - 1 - 3)
+    tiny.record(record_property, "a step that is not finite: skip", 3, "that step's update")
 
 
 def test_skips_are_counted_over_a_restart(bad, experiment, tmp_path, monkeypatch):
@@ -216,7 +217,7 @@ ROLLBACKS = {
 
 
 @pytest.mark.parametrize("name", ROLLBACKS)
-def test_rollback_goes_on_behind_the_bad_step(setup, bad, experiment, tmp_path, name):
+def test_rollback_goes_on_behind_the_bad_step(setup, bad, experiment, tmp_path, name, record_property):
     poisoned, steps, returns = ROLLBACKS[name]
     bad |= poisoned
     run_dir = tmp_path / "run"
@@ -231,6 +232,8 @@ def test_rollback_goes_on_behind_the_bad_step(setup, bad, experiment, tmp_path, 
     if 10 not in poisoned:
         taken = len(steps) - 1  # before the last
         assert rows[-1]["learning_rate"] == experiment.optimizer.learning_rate(NUM_STEPS, taken)
+    lost = "the updates since the checkpoint, as meant"
+    tiny.record(record_property, "a step that is not finite: rollback", len(returns), lost)
 
 
 def test_rollback_is_the_same_for_a_run_that_was_stopped_on_the_way(bad, experiment, tmp_path, monkeypatch):
@@ -296,11 +299,12 @@ def test_rollback_needs_a_checkpoint(bad, experiment, tmp_path, monkeypatch):
         run(experiment, tmp_path / "run", on_nonfinite="rollback")
 
 
-def test_stop_is_the_default(bad, experiment, tmp_path):
+def test_stop_is_the_default(bad, experiment, tmp_path, record_property):
     bad.add(5)
     with pytest.raises(NonFiniteError, match="step 5: objective 'pairs' is nan") as stopped:
         run(experiment, tmp_path / "run")
     assert stopped.value.step == 5 and saved(tmp_path / "run")["step"] == 3
+    tiny.record(record_property, "a step that is not finite: stop (exit 3)", 1)
     # The same folder goes on in another way.
     run(experiment, tmp_path / "run", on_nonfinite="rollback")
     assert rows_of(tmp_path / "run")[-1]["rollbacks"] == 1
