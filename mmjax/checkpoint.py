@@ -10,10 +10,8 @@ data from the state's step.
 
 import contextlib
 import dataclasses
-import hashlib
-import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +19,11 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from mmjax import integrity
 from mmjax.errors import InputError
+from mmjax.integrity import SEAL
+from mmjax.retention import Retention
 
-SEAL = "sha256.json"
 log = logging.getLogger(__name__)
 
 
@@ -32,7 +32,7 @@ class Checkpoints:
     """The checkpoints of one run. ``save`` returns while files are being written: ``wait`` or ``close``."""
 
     folder: Path
-    max_to_keep: int = 2
+    keep: Callable[[Iterable[int]], set[int]] = Retention()  # of all steps, those that stay
     experiment: str = ""  # the experiment's text, saved beside the state
     read_only: bool = False  # look and restore; create and delete nothing
     _saved: int | None = dataclasses.field(default=None, init=False, repr=False)
@@ -43,7 +43,7 @@ class Checkpoints:
             options = ocp.CheckpointManagerOptions(read_only=True)
         else:
             options = ocp.CheckpointManagerOptions(
-                max_to_keep=self.max_to_keep,
+                preservation_policy=_Preserve(self.keep),
                 cleanup_tmp_directories=True,  # what a killed save left
                 async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
             )
@@ -86,13 +86,14 @@ class Checkpoints:
                 f"expected Orbax to save step {step}, but it declined; committed steps: {self.steps()}"
             )
 
-    def restore(self, abstract: Any, step: int | None = None) -> Any | None:
+    def restore(self, abstract: Any, step: int | None = None, *, at_most: int | None = None) -> Any | None:
         """The state of ``step``, or of the newest step that is whole; None when there is no checkpoint.
 
         ``abstract``: the state's pytree with ShapeDtypeStructs that carry shardings.
+        ``at_most``: only this step and older ones are looked at.
         Raises InputError if the step asked for does not verify, or if checkpoints exist and none does.
         """
-        return self._walk(step, lambda s: self._read(s, abstract))
+        return self._walk(step, lambda s: self._read(s, abstract), at_most)
 
     def restore_arrays(self, step: int | None = None) -> dict[str, Any] | None:
         """As ``restore``, without an abstract state: nested dicts of NumPy arrays, from any mesh."""
@@ -124,15 +125,15 @@ class Checkpoints:
                 "Earlier checkpoints are kept: make room, and the same command goes on"
             ) from error
 
-    def _walk(self, step: int | None, read: Any) -> Any | None:
-        steps = self.steps()
+    def _walk(self, step: int | None, read: Any, at_most: int | None = None) -> Any | None:
+        steps = [s for s in self.steps() if at_most is None or s <= at_most]
         if step is not None and step not in steps:
             raise InputError(
                 f"expected a checkpoint of step {step} in {self.folder}, found {steps or 'none'}"
             )
         faults = []
         for candidate in reversed(steps) if step is None else [step]:
-            fault = self._fault(candidate)
+            fault = integrity.fault(self.folder / str(candidate))
             if fault is None:
                 try:
                     with jax.transfer_guard("allow"):
@@ -181,31 +182,18 @@ class Checkpoints:
         if jax.process_index() != 0:
             return
         for folder in self.folder.iterdir():
-            if (folder / "state").is_dir() and not (folder / SEAL).exists():
-                (folder / SEAL).write_text(json.dumps(_digests(folder), indent=1))
-
-    def _fault(self, step: int) -> str | None:
-        """Why a committed step cannot be trusted, or None."""
-        folder = self.folder / str(step)
-        try:
-            expected = json.loads((folder / SEAL).read_text())
-            found = _digests(folder)
-        except (OSError, ValueError) as error:
-            return f"{type(error).__name__}: {error}"
-        if not expected:
-            return "its list of checksums is empty"
-        wrong = sorted(name for name in expected | found if expected.get(name) != found.get(name))
-        return f"missing or changed: {', '.join(wrong[:3])}" if wrong else None
+            # A step that has its name already, and no seal, was damaged: vouching for it now would hide that.
+            named = folder.name.isdecimal()
+            if not named and (folder / "state").is_dir() and not (folder / SEAL).exists():
+                integrity.seal(folder)
 
 
-def _digests(folder: Path) -> dict[str, str]:
-    """sha256 of every file of a step's items. Files beside them are Orbax's notes, completed later."""
-    files = sorted(
-        file for item in ("state", "about") for file in (folder / item).rglob("*") if file.is_file()
-    )
-    return {str(file.relative_to(folder)): _sha256(file) for file in files}
+@dataclasses.dataclass(frozen=True)
+class _Preserve:
+    """Orbax's protocol for a function of steps."""
 
+    keep: Callable[[Iterable[int]], set[int]]
 
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    def should_preserve(self, checkpoints: Any, *, context: Any) -> list[bool]:
+        kept = self.keep([info.step for info in checkpoints])
+        return [info.step in kept for info in checkpoints]

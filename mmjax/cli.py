@@ -1,4 +1,4 @@
-"""``mmjax train | eval | describe | export``. Heavy imports stand inside the verbs: help comes at once.
+"""``mmjax train | eval | describe | checkpoints | export``. Heavy imports stand inside the verbs.
 
 Exit codes: 0 done; 2 bad usage, configuration or data; 3 training stopped on a non-finite value; 75 stopped
 by a signal after saving (the same command goes on); 130 interrupted at once. ``--debug`` shows the
@@ -6,6 +6,7 @@ traceback of a refusal.
 """
 
 import argparse
+import dataclasses
 import io
 import json
 import logging
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from mmjax import __version__
 from mmjax.errors import InputError, Interrupted, NonFiniteError
+from mmjax.goodput import Goodput, process_age
 from mmjax.stop import StopSignal
 
 # OSError: a full disk, a name that is too long, a folder that may not be read.
@@ -102,6 +104,12 @@ def make_parser() -> argparse.ArgumentParser:
     _add_experiment(verb)
     verb.set_defaults(verb=describe)
 
+    verb = verbs.add_parser("checkpoints", help="list a run's checkpoints: step, size, health")
+    verb.add_argument("run_dir", metavar="RUN_DIR", type=Path)
+    verb.add_argument("--verify", action="store_true", help="read every file and compare its sha256")
+    verb.add_argument("--json", action="store_true", help="make the last line of output one JSON object")
+    verb.set_defaults(verb=checkpoints)
+
     verb = verbs.add_parser("export", help="write a run's parameters to a safetensors file")
     verb.add_argument("run_dir", metavar="RUN_DIR", type=Path)
     verb.add_argument("file", metavar="FILE.safetensors", type=Path)
@@ -124,6 +132,7 @@ def train(arguments: argparse.Namespace) -> None:
     from mmjax import precheck
 
     precheck.check(arguments.experiment, arguments.overrides)
+    goodput = Goodput(age=process_age())
 
     with (
         StopSignal() as stop
@@ -133,8 +142,9 @@ def train(arguments: argparse.Namespace) -> None:
 
         experiment = load(arguments.experiment, arguments.overrides)
         run_dir = arguments.run_dir or Path("runs") / experiment.name
-        results = loop.run(experiment, run_dir, stop)
+        results = loop.run(experiment, run_dir, stop, goodput=goodput)
     print(report.table(results))
+    print(goodput.summary())
     print(f"run: {run_dir}")
 
 
@@ -150,6 +160,28 @@ def evaluate(arguments: argparse.Namespace) -> None:
         print(json.dumps({name: without_nan(metrics) for name, metrics in results.items()}))
     else:
         print(report.table(results))
+
+
+def checkpoints(arguments: argparse.Namespace) -> None:
+    from mmjax import integrity, report
+    from mmjax.run_folder import RunFolder
+
+    folder = RunFolder(arguments.run_dir).checkpoints
+    entries = integrity.entries(folder, verify=arguments.verify)
+    unfinished = integrity.unfinished(folder)
+    if arguments.json:
+        rows = [dataclasses.asdict(entry) for entry in entries]
+        print(json.dumps({"verified": arguments.verify, "checkpoints": rows, "unfinished": unfinished}))
+    else:
+        print(report.checkpoints(entries, unfinished, verified=arguments.verify), end="")
+    damaged = [str(entry.step) for entry in entries if entry.fault]
+    if damaged:
+        whole = max((entry.step for entry in entries if not entry.fault), default=None)
+        then = "no other is left" if whole is None else f"training and eval would go back to step {whole}"
+        raise InputError(
+            f"expected whole checkpoints in {folder}, found damage in step {', '.join(damaged)}: {then}. Put "
+            "a good copy there, or delete it"
+        )
 
 
 def describe(arguments: argparse.Namespace) -> None:

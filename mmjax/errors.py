@@ -6,7 +6,14 @@ class InputError(Exception):
 
 
 class NonFiniteError(Exception):
-    """A loss or a gradient became NaN or infinite. Names the step and the objective. Exit code 3."""
+    """A loss or a gradient became NaN or infinite. Names the step and the objective. Exit code 3.
+
+    step: the train step; None where it was no step, but an evaluation, or nothing that a return would mend.
+    """
+
+    def __init__(self, message: str, step: int | None = None) -> None:
+        super().__init__(message)
+        self.step = step
 
 
 class Interrupted(Exception):

@@ -9,7 +9,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from mmjax import notation
 from mmjax.errors import InputError
@@ -56,7 +56,11 @@ class Experiment:
     log_every: int = 20  # steps
     save_every: int = 500  # steps
     eval_every: int = 0  # steps; 0: only at the end
-    max_to_keep: int = 2  # checkpoints
+    max_to_keep: int = 2  # the newest checkpoints
+    keep_every: int = 0  # steps; checkpoints at its multiples stay for good, 0: none
+    keep_best: str | None = None  # "eval/metric": the checkpoint where it was best stays too
+    best_mode: Literal["max", "min"] = "max"  # which value of keep_best is the best
+    on_nonfinite: Literal["stop", "skip", "rollback"] = "stop"  # at a step that is not finite
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
@@ -123,12 +127,17 @@ def validate(experiment: Experiment, num_devices: int | None = None) -> None:
             raise InputError(
                 f"{name} expects an integer of at least {least} and at most {most}, found {found!r}"
             )
+    for name, valid in CHOICES.items():
+        found = getattr(experiment, name)
+        if found not in valid:
+            raise InputError(f"{name} expects one of {list(valid)}, found {found!r}")
     if not experiment.objectives:
         raise InputError("expected at least one objective, found none: a model without one learns nothing")
     _refuse_shared_modules(experiment)
     _refuse_unread_heads(experiment)
     _refuse_unread_streams(experiment)
     _refuse_small_tables(experiment)
+    _refuse_unkept_checkpoints(experiment)
 
     sizes = dataclasses.asdict(experiment.mesh)
     if num_devices is not None:
@@ -153,8 +162,10 @@ RANGES = {
     "save_every": (1, 2**31 - 1),
     "eval_every": (0, 2**31 - 1),
     "max_to_keep": (1, 2**31 - 1),
+    "keep_every": (0, 2**31 - 1),
     "seed": (0, 2**32 - 1),
 }
+CHOICES = {"best_mode": ("max", "min"), "on_nonfinite": ("stop", "skip", "rollback")}
 
 
 @contextlib.contextmanager
@@ -205,6 +216,34 @@ def _refuse_unread_heads(experiment: Experiment) -> None:
         reads = sorted(reader.reads())
         if not set(reads) <= set(made):
             raise InputError(f"{kind} {name!r} reads {reads}, but the model's heads produce {made}")
+
+
+def _refuse_unkept_checkpoints(experiment: Experiment) -> None:
+    """A policy that would never keep anything is a mistake, found out when the checkpoint is gone."""
+    if experiment.keep_every % experiment.save_every:
+        raise InputError(
+            f"keep_every expects a multiple of save_every={experiment.save_every}, found "
+            f"{experiment.keep_every}: no other step is sure to be saved"
+        )
+    if experiment.keep_best is None:
+        return
+    name, _ = best_metric(experiment)
+    if not (experiment.eval_every or experiment.evals[name].every):
+        raise InputError(
+            f"keep_best expects evaluations while the run goes on, found {name!r} only at its end: set "
+            f"eval_every or evals.{name}.every"
+        )
+
+
+def best_metric(experiment: Experiment) -> tuple[str, str]:
+    """(eval, metric) that keep_best names. Raises InputError if the experiment has no such eval."""
+    found = experiment.keep_best
+    for name in experiment.evals:
+        if isinstance(found, str) and found.startswith(f"{name}/") and found != f"{name}/":
+            return name, found.removeprefix(f"{name}/")
+    raise InputError(
+        f"keep_best expects 'eval/metric' with an eval among {sorted(experiment.evals)}, found {found!r}"
+    )
 
 
 def _refuse_small_tables(experiment: Experiment) -> None:

@@ -3,23 +3,26 @@
 import contextlib
 import dataclasses
 import logging
-import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jax
 import numpy as np
-import optax
 from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from mmjax import data, evals, sharding, train
-from mmjax.batch import Batch
 from mmjax.checkpoint import Checkpoints
-from mmjax.errors import InputError
+from mmjax.errors import InputError, NonFiniteError
 from mmjax.evals import pictures
-from mmjax.experiment import Experiment, from_text, to_text, tracing, validate
+from mmjax.experiment import Experiment, best_metric, from_text, to_text
+from mmjax.goodput import Goodput
 from mmjax.learner import Learner
+from mmjax.report import progress
+from mmjax.retention import Retention
+from mmjax.rollback import roll_back
 from mmjax.run_folder import EXPERIMENT, METRICS, RunFolder
+from mmjax.setup import Feed, Setup
 from mmjax.stop import StopSignal
 from mmjax.train.flops import train_flops
 from mmjax.train.metrics import Meter
@@ -28,67 +31,63 @@ Results = dict[str, dict[str, float]]
 log = logging.getLogger(__name__)
 
 
-@dataclasses.dataclass(frozen=True)
-class Setup:
-    """What an experiment becomes on the devices at hand."""
-
-    experiment: Experiment
-    learner: Learner
-    optimizer: optax.GradientTransformation
-    mesh: jax.sharding.Mesh
-    abstract: train.TrainState  # shapes and shardings
-
-    @classmethod
-    def of(cls, experiment: Experiment, devices: list | None = None) -> "Setup":
-        """Validates and plans; computes nothing. Raises InputError if experiment and devices do not fit."""
-        devices = jax.devices() if devices is None else devices
-        validate(experiment, len(devices))
-        mesh = experiment.mesh.make(devices)
-        learner = Learner(model=experiment.model, objectives=experiment.objectives)
-        optimizer = experiment.optimizer.make(experiment.num_steps)
-        spec = experiment.data.spec()
-        with tracing(experiment):
-            abstract = train.abstract_state(learner, optimizer, spec, experiment.seed, mesh, experiment.rules)
-        return cls(experiment, learner, optimizer, mesh, abstract)
-
-    def new_state(self) -> train.TrainState:
-        """The state before the first step."""
-        e = self.experiment
-        return train.create_state(self.learner, self.optimizer, e.data.spec(), e.seed, self.mesh, e.rules)
-
-    def predictor(self, state: train.TrainState) -> train.Predictor:
-        """The model as a function of batches."""
-        return train.Predictor(self.learner, state.params, self.mesh, self.experiment.rules)
-
-
-def run(experiment: Experiment, run_dir: str | Path, stop: StopSignal | None = None) -> Results:
+def run(
+    experiment: Experiment,
+    run_dir: str | Path,
+    stop: StopSignal | None = None,
+    *,
+    devices: list | None = None,
+    goodput: Goodput | None = None,
+) -> Results:
     """Trains to the end, or from where `run_dir` stopped, and evaluates: {eval: {metric: value}}.
 
     stop: asks the run to end early; by default SIGTERM and SIGINT do.
+    devices: to train on; by default all that JAX sees.
+    goodput: takes down where the time goes; by default one that starts now.
 
     Raises:
       InputError: configuration, data or folder do not fit.
-      NonFiniteError: a loss or gradient became NaN or infinite; the last good checkpoint is kept.
+      NonFiniteError: a loss or gradient became NaN or infinite, and on_nonfinite is "stop" or has been of no
+        help; the last good checkpoint is kept.
       Interrupted: asked to stop; the state is saved and the same call goes on.
     """
     with contextlib.ExitStack() as opened:
         stop = opened.enter_context(StopSignal()) if stop is None else stop
-        setup, text = Setup.of(experiment), to_text(experiment)
+        goodput = Goodput() if goodput is None else goodput
+        setup, text = Setup.of(experiment, devices), to_text(experiment)
         # In this order on resume: the folder proves to be this experiment's, its state, its data.
         folder = opened.enter_context(RunFolder.claim(run_dir, text, writes=jax.process_index() == 0))
-        checkpoints = Checkpoints(folder.checkpoints, max_to_keep=experiment.max_to_keep, experiment=text)
+        checkpoints = Checkpoints(folder.checkpoints, keep=retention(experiment, folder), experiment=text)
         opened.enter_context(contextlib.closing(checkpoints))
         state = checkpoints.restore(setup.abstract)
         if state is None:
             open_data(experiment)
             state = setup.new_state()
-        folder.resume(int(state.step))
+        first = int(state.step)
+        goodput.carry_on(folder.metrics(), first)
+        if folder.resume(first):  # at once: a process that dies before its first log line must not hide it
+            folder.amend_metrics(goodput.row())
         folder.keep_vocabularies(experiment.data.vocabularies())
-        state = train_steps(setup, state, folder, checkpoints, stop)
-        results = evaluate_due(setup, state, experiment.num_steps, folder, stop)
+        state = train_steps(setup, state, folder, checkpoints, stop, goodput)
+        with goodput.during("evaluation"):
+            results = evaluate_due(setup, state, experiment.num_steps, folder, stop)
+        if first < experiment.num_steps:
+            folder.amend_metrics(goodput.row())
         if folder.writes:
             pictures.loss_curves(folder.path / METRICS, folder.pictures / "loss_curves.png")
     return results
+
+
+def retention(experiment: Experiment, folder: RunFolder) -> Retention:
+    """Which checkpoints stay. The best is known by evals.jsonl, which a resume finds again."""
+    name, metric = (None, None) if experiment.keep_best is None else best_metric(experiment)
+    return Retention(
+        last=experiment.max_to_keep,
+        every=experiment.keep_every,
+        newest_multiple_of=experiment.save_every if experiment.on_nonfinite == "rollback" else 0,
+        scores=dict if name is None else lambda: folder.scores(name, metric),
+        mode=experiment.best_mode,
+    )
 
 
 def open_data(experiment: Experiment) -> None:
@@ -100,32 +99,71 @@ def open_data(experiment: Experiment) -> None:
 
 
 def train_steps(
-    setup: Setup, state: train.TrainState, folder: RunFolder, checkpoints: Checkpoints, stop: StopSignal
+    setup: Setup,
+    state: train.TrainState,
+    folder: RunFolder,
+    checkpoints: Checkpoints,
+    stop: StopSignal,
+    goodput: Goodput,
 ) -> train.TrainState:
-    """Steps from the state's to the experiment's last, with logs, checkpoints and evaluations on the way."""
+    """Steps from the state's to the experiment's last, and back where one is not finite, if so asked."""
     experiment, first = setup.experiment, int(state.step)
     if first >= experiment.num_steps:
         return state
     stop.check(f"before step {first + 1}")
     step_function = train.compile_step(
-        setup.learner, setup.optimizer, setup.abstract, setup.mesh, experiment.rules
+        setup.learner,
+        setup.optimizer,
+        setup.abstract,
+        setup.mesh,
+        experiment.rules,
+        skip_nonfinite=experiment.on_nonfinite == "skip",
     )
     flops = train_flops(setup.learner, setup.abstract.params, experiment.data.spec())
-    meter = Meter(experiment.data.batch_size, flops)
-    num_steps = experiment.num_steps
+    meter = Meter(experiment.data.batch_size, flops, num_skipped=folder.counted("skipped_steps"))
+    while int(state.step) < experiment.num_steps:
+        try:
+            state = steps(setup, state, step_function, meter, folder, checkpoints, stop, goodput)
+        except NonFiniteError as error:
+            with goodput.during("restart"):
+                state = roll_back(setup, folder, checkpoints, goodput, error)
+            meter.num_skipped = folder.counted("skipped_steps")
+    with goodput.during("save_stall"):
+        checkpoints.wait()
+    return state
+
+
+def steps(
+    setup: Setup,
+    state: train.TrainState,
+    step_function: Callable,
+    meter: Meter,
+    folder: RunFolder,
+    checkpoints: Checkpoints,
+    stop: StopSignal,
+    goodput: Goodput,
+) -> train.TrainState:
+    """As `train_steps`, up to the first NonFiniteError: with logs, checkpoints and evaluations on the way."""
+    experiment, first, num_steps = setup.experiment, int(state.step), setup.experiment.num_steps
     shown = dict(desc=experiment.name, unit="step", dynamic_ncols=True, disable=not folder.writes)
-    feed = Feed(setup, first, folder.num_bad())
+    feed = Feed(setup, first, folder.counted("bad_examples"))
+    num_rollbacks = folder.counted("rollbacks")
+    meter.restart()
     with contextlib.closing(feed), tqdm(total=num_steps, initial=first, **shown) as bar:
         for step in range(first + 1, num_steps + 1):
             if due(experiment, step - 1):  # after a resume too: the kill may have come before or within it
-                evaluate_due(setup, state, step - 1, folder, stop)
+                with goodput.during("evaluation"):
+                    evaluate_due(setup, state, step - 1, folder, stop)
                 meter.restart()
-            batch, waited = feed.next()
+            with goodput.during("input_wait"):
+                batch, waited = feed.next()
+            goodput.enter("step" if meter.compiled else "compile")
             with jax.transfer_guard("disallow"):
                 state, metrics = step_function(state, batch)
             meter.add(metrics, waited)
-            if step == first + 1:
+            if not meter.compiled:
                 meter.start_clock()  # this step compiled
+                goodput.enter("step")
             bar.update()
             last = step == num_steps
             telling = step == 1 or last or step % experiment.log_every == 0
@@ -137,15 +175,21 @@ def train_steps(
             if saving or telling:
                 # Read before saving: a state that is not finite must never become the newest checkpoint.
                 row = meter.read(step - len(meter.pending) + 1)
-                row["learning_rate"] = float(experiment.optimizer.learning_rate(num_steps, step - 1))
-                folder.write_metrics(step, row | {"bad_examples": feed.counter.num_bad})
+                num_updates = max(0, step - 1 - meter.num_skipped)  # before this step's
+                row["learning_rate"] = float(experiment.optimizer.learning_rate(num_steps, num_updates))
+                row["bad_examples"] = feed.counter.num_bad
+                if experiment.on_nonfinite != "stop":
+                    row |= {"skipped_steps": meter.num_skipped, "rollbacks": num_rollbacks}
+                folder.write_metrics(step, row | goodput.row())
                 bar.set_postfix_str(progress(row), refresh=False)
             if saving:
-                checkpoints.save(step, state)
+                with goodput.during("save_stall"):
+                    checkpoints.save(step, state)
             if stopping:
-                checkpoints.wait()
+                with goodput.during("save_stall"):
+                    checkpoints.wait()
+                folder.amend_metrics(goodput.row())
                 stop.end(f"after step {step}, which is saved")
-    checkpoints.wait()
     return state
 
 
@@ -154,49 +198,6 @@ def agreed(requested: bool, now: bool) -> bool:
     if jax.process_count() == 1:
         return requested
     return now and bool(multihost_utils.process_allgather(np.asarray(requested)).any())
-
-
-class Feed:
-    """Global batches on the mesh, from a step on, with the time spent waiting for them."""
-
-    def __init__(self, setup: Setup, first_step: int, num_bad: int):
-        experiment = setup.experiment
-        self.batch_size = experiment.data.batch_size
-        self.sharding = sharding.batch_sharding(setup.mesh, experiment.rules)
-        rows = sharding.local_rows(self.sharding, self.batch_size)
-        self.counter = data.BadCounter(experiment.data)
-        # A resumed run judges the share of bad examples as if it had never stopped.
-        self.counter.num_bad, self.counter.num_rows = num_bad, first_step * len(rows)
-        self.batches = data.batches(
-            experiment.data,
-            seed=experiment.seed,
-            start_step=first_step,
-            rows=rows,
-            num_steps=experiment.num_steps,
-        )
-
-    def next(self) -> tuple[Batch, float]:
-        """The next batch, and the seconds that the loop stood still for it."""
-        start = time.perf_counter()
-        batch, bad = next(self.batches)
-        waited = time.perf_counter() - start
-        self.counter.add(bad)
-        return sharding.to_global(batch, self.sharding, self.batch_size), waited
-
-    def close(self) -> None:
-        """Stops the threads that read ahead."""
-        self.batches.close()
-
-
-def progress(row: dict[str, float]) -> str:
-    """One line of numbers beside the bar."""
-    losses = [
-        f"{name.removeprefix('loss/')} {value:.3f}" for name, value in row.items() if name.startswith("loss/")
-    ]
-    speed = ""
-    if "examples_per_second" in row:
-        speed = f"; {row['examples_per_second']:.0f} ex/s, input wait {row['input_wait_share']:.0%}"
-    return f"loss {row['loss']:.3f}: {', '.join(losses)}{speed}"
 
 
 def due(experiment: Experiment, step: int) -> dict[str, evals.Eval]:
@@ -224,10 +225,23 @@ def evaluate_due(
         results[name] = folder.recorded(step, name)
         if results[name] is None:
             result = evaluation(watched)
+            refuse_unknown_best(setup.experiment, name, result.metrics)
             results[name] = result.metrics
             folder.write_pictures(name, result.pictures)
             folder.write_eval(step, name, result.metrics)  # last: the record says that it is all there
     return results
+
+
+def refuse_unknown_best(experiment: Experiment, name: str, metrics: Mapping[str, float]) -> None:
+    """Raises InputError at the first evaluation whose metrics are not those that keep_best waits for."""
+    if experiment.keep_best is None:
+        return
+    evaluation, metric = best_metric(experiment)
+    if name == evaluation and metric not in metrics:
+        raise InputError(
+            f"keep_best={experiment.keep_best!r} expects a metric of the evaluation {name!r}, found "
+            f"{sorted(metrics)}: correct it, and the same command goes on"
+        )
 
 
 def open_run(run_dir: str | Path, experiment: Experiment | None = None) -> tuple[Setup, train.TrainState]:

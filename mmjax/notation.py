@@ -21,13 +21,13 @@ DTYPES = ("float32", "bfloat16", "float16", "float64", "int32", "int8", "uint8",
 
 
 def is_module(value: Any) -> bool:
-    """Whether ``value`` is a linen module, asked without importing flax."""
-    bases = type(value).__mro__
+    """Whether ``value`` is a linen module, or a class of them, asked without importing flax."""
+    bases = (value if isinstance(value, type) else type(value)).__mro__
     return any(base.__module__.startswith("flax.linen") and base.__name__ == "Module" for base in bases)
 
 
 def fields(value: Any) -> tuple[dataclasses.Field, ...]:
-    """The fields that describe a dataclass value: linen's own ``parent`` and ``name`` do not."""
+    """The fields that describe a dataclass, or a value of one: linen's own ``parent`` and ``name`` do not."""
     hidden = {"parent", "name"} if is_module(value) else set()
     return tuple(f for f in dataclasses.fields(value) if f.init and f.name not in hidden)
 
@@ -237,8 +237,11 @@ def _lookup(parts: list[str]) -> Any:
 
 
 def differences(old: str, new: str, ignore: tuple[str, ...] = ()) -> list[str]:
-    """Where two texts differ: ``model.trunk.depth: 2 -> 5``, a line each. ``ignore``: top-level fields."""
-    before, after = (dict(_flatten(_parsed(text))) for text in (old, new))
+    """Where two texts differ: ``model.trunk.depth: 2 -> 5``, a line each. ``ignore``: top-level fields.
+
+    A field that a text leaves out has its default: a version that knew fewer fields wrote it.
+    """
+    before, after = (dict(_flatten(_completed(_parsed(text)))) for text in (old, new))
     paths = [path for path in {**before, **after} if path.split(".")[0] not in ignore]
     return [
         f"{path}: {before.get(path, '(absent)')} -> {after.get(path, '(absent)')}"
@@ -252,6 +255,22 @@ def _parsed(text: str) -> ast.expr:
         return ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError) as error:
         raise InputError(f"expected the text of an experiment, found {text[:60]!r}: {error}") from error
+
+
+def _completed(node: ast.expr) -> ast.expr:
+    """The expression with every field of our dataclasses; classes of others are left as they are."""
+    for call in [inner for inner in ast.walk(node) if isinstance(inner, ast.Call)]:
+        try:
+            cls = _find(ast.unparse(call.func), "experiment")
+        except InputError:
+            continue
+        given = {keyword.arg for keyword in call.keywords}
+        for field in fields(cls) if isinstance(cls, type) else ():
+            made = field.default_factory is not dataclasses.MISSING
+            default = field.default_factory() if made else field.default
+            if field.name not in given and default is not dataclasses.MISSING:
+                call.keywords.append(ast.keyword(field.name, _parsed(to_text(default))))
+    return node
 
 
 def _flatten(node: ast.expr, path: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:

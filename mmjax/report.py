@@ -1,6 +1,9 @@
-"""The table of results that ends a run."""
+"""What a run tells people: a line while it trains, the table of results that ends it."""
 
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
+
+from mmjax.integrity import Entry
 
 SPREAD = ("low", "high")  # ends of an interval: one column
 
@@ -49,3 +52,38 @@ def number(value: float) -> str:
         if value == int(value if value - value == 0 else 0) and abs(value) > 1
         else f"{value:.3f}"
     )
+
+
+def checkpoints(entries: Sequence[Entry], unfinished: Sequence[str], *, verified: bool) -> str:
+    """A line a checkpoint: step, size, when it was saved (UTC), health.
+
+    >>> print(checkpoints([Entry(500, 3_200_000, 0.0, None)], ["600.tmp"], verified=False), end="")
+    step  size    saved             health
+    500   3.2 MB  1970-01-01 00:00  complete (--verify reads the files)
+    unfinished: 600.tmp
+    """
+    good = "verified" if verified else "complete (--verify reads the files)"
+    lines = [("step", "size", "saved", "health")] + [
+        (
+            str(entry.step),
+            f"{entry.num_bytes / 1e6:,.1f} MB",
+            time.strftime("%Y-%m-%d %H:%M", time.gmtime(entry.saved)),
+            f"DAMAGED: {entry.fault}" if entry.fault else good,
+        )
+        for entry in entries
+    ]
+    widths = [max(len(line[column]) for line in lines) for column in range(3)]
+    text = ["  ".join([*map(str.ljust, line[:3], widths), line[3]]) for line in lines]
+    text = text if entries else ["no checkpoints yet"]
+    return "\n".join(text + [f"unfinished: {name}" for name in unfinished]) + "\n"
+
+
+def progress(row: dict[str, float]) -> str:
+    """One line of numbers beside the bar."""
+    losses = [
+        f"{name.removeprefix('loss/')} {value:.3f}" for name, value in row.items() if name.startswith("loss/")
+    ]
+    speed = ""
+    if "examples_per_second" in row:
+        speed = f"; {row['examples_per_second']:.0f} ex/s, input wait {row['input_wait_share']:.0%}"
+    return f"loss {row['loss']:.3f}: {', '.join(losses)}{speed}"

@@ -18,7 +18,9 @@ EXPERIMENT = "experiment.txt"
 METRICS = "metrics.jsonl"
 EVALS = "evals.jsonl"
 VOCABULARIES = "vocabularies.json"
-MOVABLE = ("mesh", "rules")  # a run may go on with other devices: the mathematics is the same
+# A run may go on with other devices, keep other checkpoints, or meet its next bad step otherwise: what it has
+# learned so far is the same.
+MOVABLE = ("mesh", "rules", "max_to_keep", "keep_every", "keep_best", "best_mode", "on_nonfinite")
 OURS = {"lock", ".writable", EXPERIMENT + ".new"}  # what a claim that was killed half-way may leave
 
 
@@ -42,7 +44,7 @@ class RunFolder:
         """The folder to train the experiment ``text`` in: made if absent, resumed if it is this experiment's.
 
         ``writes``: off in all but one of a run's processes, where the folder is neither claimed nor written.
-        Raises InputError if it belongs to another experiment (mesh and rules may differ), holds other files,
+        Raises InputError if it is another experiment's (MOVABLE fields may differ), holds other files,
         cannot be written, or another process trains in it.
         """
         path = Path(path)
@@ -93,20 +95,27 @@ class RunFolder:
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
-    def resume(self, step: int) -> None:
-        """Forgets what was recorded after ``step``: those steps will run again. Step 0 forgets everything."""
+    def resume(self, step: int) -> bool:
+        """Forgets what was recorded after ``step``: those steps will run again. Step 0 forgets everything.
+
+        Returns whether a logged step was forgotten.
+        """
         if not self.writes:
-            return
+            return False
+        forgets = False
         if step == 0:
             (self.path / VOCABULARIES).unlink(missing_ok=True)
         for name in (METRICS, EVALS):
             file = self.path / name
             if file.exists():
-                kept = [row for row in _rows(file) if row["step"] <= step and step > 0]
+                rows = _rows(file)
+                kept = [row for row in rows if row["step"] <= step and step > 0]
+                forgets |= name == METRICS and len(kept) < len(rows)
                 _write_atomically(file, "".join(json.dumps(row) + "\n" for row in kept))
         if self._events is not None:
             self._events.close()
         self._events = Events(self.path / "tensorboard", purge_step=step + 1)
+        return forgets
 
     def keep_vocabularies(self, digests: Mapping[str, str]) -> None:
         """Records at the first call which vocabularies the run reads; later, refuses others by InputError.
@@ -169,10 +178,22 @@ class RunFolder:
         numbers = {key: value for key, value in rows[-1].items() if key not in ("step", "eval")}
         return {key: math.nan if value is None else value for key, value in numbers.items()}
 
-    def num_bad(self) -> int:
-        """How many bad examples the run had met at its last logged step."""
+    def scores(self, name: str, metric: str) -> dict[int, float]:
+        """{step: value} of one evaluation's metric, where it is a number."""
+        rows = [row for row in self.evals() if row.get("eval") == name and row.get(metric) is not None]
+        return {row["step"]: float(row[metric]) for row in rows}
+
+    def counted(self, name: str) -> int:
+        """A count that each logged step carries on (``bad_examples``): the last, or 0 before the first."""
         rows = self.metrics()
-        return int(rows[-1].get("bad_examples") or 0) if rows else 0
+        return int(rows[-1].get(name) or 0) if rows else 0
+
+    def amend_metrics(self, numbers: Mapping[str, float]) -> None:
+        """Puts numbers into the last logged step's line, if there is one."""
+        rows = self.metrics()
+        if self.writes and rows:
+            rows[-1] |= without_nan(numbers)
+            _write_atomically(self.path / METRICS, "".join(json.dumps(row) + "\n" for row in rows))
 
     def close(self) -> None:
         """Flushes the events and lets another process train here."""
@@ -283,8 +304,9 @@ def _refuse_another_experiment(path: Path, text: str) -> None:
     if changed:
         shown = "".join(f"\n  {line}" for line in changed[:12]) + ("\n  ..." if len(changed) > 12 else "")
         raise InputError(
-            f"{path} belongs to another experiment: expected the same (only mesh and rules may differ), "
-            f"found (the run's -> this one's){shown}\nChoose another with --run-dir, or delete this one"
+            f"{path} belongs to another experiment: expected the same (only {', '.join(MOVABLE)} may "
+            f"differ), found (the run's -> this one's){shown}\n"
+            "Choose another with --run-dir, or delete this one"
         )
 
 

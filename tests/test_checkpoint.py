@@ -16,6 +16,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from mmjax.checkpoint import SEAL, Checkpoints
 from mmjax.errors import InputError
+from mmjax.retention import Retention
 
 
 def make_state(step: int) -> dict:
@@ -45,7 +46,7 @@ def same(left: dict, right: dict) -> bool:
 @pytest.fixture
 def saved(tmp_path):
     """Steps 1 to 3, of which two are kept."""
-    checkpoints = Checkpoints(tmp_path / "checkpoints", max_to_keep=2, experiment="the text")
+    checkpoints = Checkpoints(tmp_path / "checkpoints", experiment="the text")
     for step in (1, 2, 3):
         checkpoints.save(step, make_state(step))
     checkpoints.wait()
@@ -78,7 +79,7 @@ def test_nothing_saved_is_none(tmp_path):
 def test_donated_buffers_do_not_reach_a_save_in_flight(tmp_path):
     """The loop goes on while files are written: what is saved is the state at the call."""
     advance = jax.jit(lambda state: jax.tree.map(lambda x: x + 1, state), donate_argnums=0)
-    checkpoints = Checkpoints(tmp_path / "checkpoints", max_to_keep=10)
+    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=Retention(last=10))
     state = {"x": jnp.zeros((256, 256))}
     for step in range(5):
         checkpoints.save(step, state)
@@ -93,9 +94,9 @@ def test_flipped_bit_walks_back_and_says_so(saved, caplog):
     name = flip_a_bit(saved.folder / "3")
     with caplog.at_level(logging.WARNING, "mmjax"):
         assert same(saved.restore(abstract(make_state(0))), make_state(2))
-    assert "checkpoint 3 is damaged (missing or changed: state/" in caplog.text and name in caplog.text
+    assert "checkpoint 3 is damaged (changed: state/" in caplog.text and name in caplog.text
     with pytest.raises(
-        InputError, match="expected a checkpoint that verifies in .* found step 3: missing or changed"
+        InputError, match="expected a checkpoint that verifies in .* found step 3: changed: state/"
     ):
         saved.restore(abstract(make_state(0)), step=3)
 
@@ -113,6 +114,36 @@ def test_other_damage_walks_back(saved, damage):
     else:
         (folder / SEAL).write_text("{")
     assert same(saved.restore(abstract(make_state(0))), make_state(2))
+
+
+def test_a_save_does_not_vouch_for_a_damaged_neighbour(saved):
+    """A committed step without checksums stays without: nobody knows what is in it."""
+    (saved.folder / "3" / SEAL).unlink()
+    saved.save(4, make_state(4))
+    saved.wait()
+    assert (saved.folder / "4" / SEAL).exists() and not (saved.folder / "3" / SEAL).exists()
+    assert same(saved.restore(abstract(make_state(0))), make_state(4))
+    with pytest.raises(InputError, match="found step 3: no sha256.json"):
+        saved.restore(abstract(make_state(0)), step=3)
+
+
+def test_an_empty_step_folder_is_passed_over_and_replaced(saved):
+    (saved.folder / "9").mkdir()
+    reopened = Checkpoints(saved.folder)
+    assert reopened.steps() == [2, 3, 9]
+    assert same(reopened.restore(abstract(make_state(0))), make_state(3))
+    reopened.save(9, make_state(9))
+    reopened.wait()
+    assert same(reopened.restore(abstract(make_state(0))), make_state(9))
+    reopened.close()
+
+
+def test_restoring_no_newer_than(saved):
+    assert same(saved.restore(abstract(make_state(0)), at_most=2), make_state(2))
+    assert saved.restore(abstract(make_state(0)), at_most=1) is None
+    flip_a_bit(saved.folder / "2")
+    with pytest.raises(InputError, match="found step 2: changed"):
+        saved.restore(abstract(make_state(0)), at_most=2)
 
 
 def test_all_damaged_is_refused(saved):
@@ -186,7 +217,7 @@ def test_save_and_restore_under_the_loops_transfer_guard(tmp_path):
 KILLED = """
 import sys, jax.numpy as jnp
 from mmjax.checkpoint import Checkpoints
-checkpoints = Checkpoints(sys.argv[1], max_to_keep=2)
+checkpoints = Checkpoints(sys.argv[1])
 for step in range(1, 1000):
     checkpoints.save(step, {"x": jnp.full((1024, 1024), step, jnp.float32), "step": jnp.int32(step)})
     print(step, flush=True)

@@ -110,7 +110,7 @@ def test_describe_says_what_it_will_cost(trained, capsys):
 def test_overrides_may_stand_anywhere(tmp_path, monkeypatch, capsys):
     seen = {}
     monkeypatch.setattr(
-        loop, "run", lambda experiment, run_dir, stop: seen.update(e=experiment, d=run_dir) or {}
+        loop, "run", lambda experiment, run_dir, *_, **__: seen.update(e=experiment, d=run_dir) or {}
     )
     file = tiny.write(tmp_path)
     assert (
@@ -125,7 +125,7 @@ def test_overrides_may_stand_anywhere(tmp_path, monkeypatch, capsys):
     ("error", "code"), [(InputError("no"), 2), (NonFiniteError("step 3"), 3), (Interrupted("saved"), 75)]
 )
 def test_exit_codes(error, code, tmp_path, monkeypatch, capsys):
-    def stop(*_):
+    def stop(*_, **__):
         raise error
 
     monkeypatch.setattr(loop, "run", stop)

@@ -9,7 +9,7 @@ import tiny
 
 from mmjax import data, notation, objectives, sharding, views
 from mmjax.errors import InputError
-from mmjax.experiment import Experiment, from_text, load, to_text, validate
+from mmjax.experiment import Experiment, best_metric, from_text, load, to_text, validate
 from mmjax.layers import Transformer
 
 
@@ -158,11 +158,51 @@ def test_view_of_a_stream_that_no_head_reads(experiment):
         ({"num_steps": 0}, "num_steps expects an integer of at least 1 and at most 2147483647, found 0"),
         ({"name": "../x"}, "expected a name of letters"),
         ({"objectives": {}}, "expected at least one objective"),
+        (
+            {"on_nonfinite": "ignore"},
+            r"on_nonfinite expects one of \['stop', 'skip', 'rollback'\], found 'ignore'",
+        ),
+        ({"best_mode": "highest"}, r"best_mode expects one of \['max', 'min'\], found 'highest'"),
+        ({"keep_every": -2}, "keep_every expects an integer of at least 0"),
+        ({"keep_every": 3}, "keep_every expects a multiple of save_every=2, found 3: no other step"),
+        (
+            {"keep_best": "R@5"},
+            r"keep_best expects 'eval/metric' with an eval among \['retrieval'\], found 'R@5'",
+        ),
+        ({"keep_best": "retrieval/"}, "found 'retrieval/'"),
+        (
+            {"keep_best": "retrieval/R@5"},
+            "expects evaluations while the run goes on, found 'retrieval' only at",
+        ),
     ],
 )
 def test_validate_refuses(experiment, change, message):
     with pytest.raises(InputError, match=message):
         validate(dataclasses.replace(experiment, **change))
+
+
+@pytest.mark.parametrize("change", [{"eval_every": 2}, {"evals": 2}])
+def test_best_of_an_evaluation_that_comes_again(experiment, change):
+    if "evals" in change:
+        change = {"evals": {"retrieval": dataclasses.replace(experiment.evals["retrieval"], every=2)}}
+    kept = dataclasses.replace(experiment, keep_best="retrieval/image->text/R@5", keep_every=4, **change)
+    validate(kept)
+    assert best_metric(kept) == ("retrieval", "image->text/R@5")
+
+
+def test_differences_take_absent_fields_at_their_defaults(experiment):
+    """A run folder of a version that knew fewer fields."""
+    text = to_text(experiment)
+    old = "".join(
+        line
+        for line in text.splitlines(keepends=True)
+        if not line.startswith(("    keep_", "    best_mode", "    on_nonfinite"))
+        and "hash_buckets" not in line
+    )
+    assert old.count("\n") == text.count("\n") - 5
+    assert notation.differences(old, text) == [] == notation.differences(text, old)
+    changed = to_text(dataclasses.replace(experiment, on_nonfinite="skip", seed=1))
+    assert notation.differences(old, changed) == ["seed: 0 -> 1", "on_nonfinite: 'stop' -> 'skip'"]
 
 
 def test_mesh_that_fills_is_checked_when_the_devices_are_known(experiment):

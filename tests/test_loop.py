@@ -1,5 +1,6 @@
 """A run from beginning to end, as a user meets it: what it leaves, and how it ends when things go wrong."""
 
+import itertools
 import json
 import math
 import os
@@ -11,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import tiny
@@ -18,8 +20,9 @@ from PIL import Image
 from safetensors.numpy import load_file
 from tensorboardX.proto.event_pb2 import Event
 
-from mmjax import evals, loop
+from mmjax import evals, goodput, loop
 from mmjax.cli import main
+from mmjax.errors import InputError, Interrupted
 from mmjax.experiment import load
 from mmjax.export import flatten
 from mmjax.run_folder import RunFolder
@@ -148,9 +151,9 @@ def test_signal_during_evaluation_loses_nothing(number, file, copy, monkeypatch,
 
 
 def test_signal_during_start_up_ends_before_the_first_step(file, tmp_path, monkeypatch, capsys):
-    def kill(experiment, of=loop.Setup.of):
+    def kill(*arguments, of=loop.Setup.of):
         os.kill(os.getpid(), signal.SIGTERM)
-        return of(experiment)
+        return of(*arguments)
 
     with monkeypatch.context() as patch:
         patch.setattr(loop.Setup, "of", kill)
@@ -160,7 +163,7 @@ def test_signal_during_start_up_ends_before_the_first_step(file, tmp_path, monke
 
 
 def test_second_signal_acts_at_once(file, tmp_path, monkeypatch, capsys):
-    def kill_twice(experiment):
+    def kill_twice(*_):
         for _ in range(2):
             os.kill(os.getpid(), signal.SIGINT)
 
@@ -180,6 +183,66 @@ def test_non_finite_loss_stops_the_run_and_keeps_the_last_good_state(file, tmp_p
     _, state = loop.restore(run_dir)
     assert all(np.isfinite(leaf).all() for _, leaf in flatten(state.params))
     assert [row["step"] for row in rows_of(run_dir / "metrics.jsonl")] == [1]
+
+
+PHASES = [f"seconds/{phase}" for phase in goodput.PHASES]
+
+
+def test_metrics_say_where_the_time_went(trained):
+    rows = rows_of(trained / "metrics.jsonl")
+    for earlier, later in itertools.pairwise(rows):
+        assert all(earlier[phase] <= later[phase] for phase in PHASES)
+    # The last line is completed at the end: by the evaluation after it, say.
+    assert all(rows[-1][phase] > 0 for phase in PHASES if phase != "seconds/lost")
+    share = rows[-1]["seconds/step"] / sum(rows[-1][phase] for phase in PHASES)
+    assert rows[-1]["goodput"] == pytest.approx(share, abs=1e-3) and rows[-1]["seconds/lost"] == 0
+
+
+def test_time_that_is_spent_again_is_lost(file, copy, capsys):
+    before = rows_of(copy / "metrics.jsonl")
+    (copy / "checkpoints" / "5" / "sha256.json").unlink()
+    assert main(["train", str(file), *OVERRIDES, "--run-dir", str(copy)]) == 0
+    fourth, last = before[-2], rows_of(copy / "metrics.jsonl")[-1]
+    spent = sum(before[-1][phase] for phase in PHASES) - sum(fourth[phase] for phase in PHASES)
+    assert last["seconds/lost"] == pytest.approx(spent, abs=0.01) and spent > 0
+    assert last["seconds/compile"] > fourth["seconds/compile"], "over both starts"
+    assert re.search(r"^trained [\d.]+% of [\d,]+ s: restart .*, lost ", capsys.readouterr().out, re.M)
+
+
+def test_best_checkpoint_is_kept_over_a_resume(file, tmp_path, monkeypatch):
+    tiny.Traced().install(monkeypatch)
+    scores, asked = [0.1, 0.9, 0.3, 0.2], []
+    result = lambda *_: asked.append(1) or evals.Result({"R@1": scores[len(asked) - 1]})  # noqa: E731
+    monkeypatch.setattr(evals.Retrieval, "__call__", result)
+    kept = ["num_steps=8", "save_every=2", "eval_every=2", "max_to_keep=1"]
+
+    def train(*more: str):
+        loop.run(load(file, [*kept, *more]), tmp_path / "run", devices=jax.devices()[:1])
+
+    def stop_at_5(feed, wait=loop.Feed.next):
+        if len(asked) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return wait(feed)
+
+    with pytest.raises(InputError, match=r"expects a metric of the evaluation 'retrieval', found \['R@1'\]"):
+        train("keep_best=retrieval/R@5")
+    asked.clear()
+    with monkeypatch.context() as patch, pytest.raises(Interrupted, match="after step 5"):
+        patch.setattr(loop.Feed, "next", stop_at_5)
+        train("keep_best=retrieval/R@1")  # corrected, the same folder goes on
+    train("keep_best=retrieval/R@1")
+    assert sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir()) == ["4", "8"]
+
+
+def test_folder_of_a_version_with_fewer_fields_goes_on(file, copy):
+    text = (copy / "experiment.txt").read_text()
+    new = ("keep_every=0", "keep_best=None", "best_mode='max'", "on_nonfinite='stop'")
+    old = "".join(line for line in text.splitlines(keepends=True) if line.strip(" ,\n") not in new)
+    assert old.count("\n") == text.count("\n") - 4
+    (copy / "experiment.txt").write_text(old)
+    assert main(["eval", str(copy), "--json"]) == 0
+    assert main(["train", str(file), *OVERRIDES, "--run-dir", str(copy)]) == 0
+    assert (copy / "experiment.txt").read_text() == text
 
 
 def test_run_of_another_experiment_is_left_alone(file, copy, capsys):

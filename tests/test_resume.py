@@ -72,16 +72,16 @@ def assert_same_end(run_dir: Path, reference: Path, num_steps: int) -> None:
         assert [row[name] for row in rows] == [row[name] for row in wanted], name
 
 
-def test_stopped_by_a_signal_at_any_step(tmp_path, monkeypatch):
+def test_stopped_by_a_signal_at_any_step(tmp_path, monkeypatch, record_property):
     overrides = ["num_steps=7", "save_every=100", "evals.retrieval.every=3"]
     experiment = load(tiny.write(tmp_path, replace=DRAWN), overrides)
     # Traced once: the test is about the loop, and the one below starts new processes.
     setup = loop.Setup.of(experiment)
     step = train.compile_step(setup.learner, setup.optimizer, setup.abstract, setup.mesh, experiment.rules)
     predictor = setup.predictor(setup.abstract)
-    monkeypatch.setattr(loop.Setup, "of", lambda _: setup)
+    monkeypatch.setattr(loop.Setup, "of", lambda *_: setup)
     monkeypatch.setattr(loop.Setup, "predictor", lambda _, state: set_params(predictor, state))
-    monkeypatch.setattr(train, "compile_step", lambda *_: step)
+    monkeypatch.setattr(train, "compile_step", lambda *_, **__: step)
     monkeypatch.setattr(loop.RunFolder, "write_pictures", lambda *_: [])
     monkeypatch.setattr(loop.pictures, "loss_curves", lambda *_: None)
     results = loop.run(experiment, tmp_path / "never_stopped")
@@ -107,6 +107,7 @@ def test_stopped_by_a_signal_at_any_step(tmp_path, monkeypatch):
     evals = [(tmp_path / d / "evals.jsonl").read_text() for d in ("stopped", "never_stopped")]
     assert evals[0] == evals[1] and evals[0].count("\n") == 3
     assert_same_end(tmp_path / "stopped", tmp_path / "never_stopped", num_steps=7)
+    tiny.record(record_property, "SIGTERM at a given step, evaluations and accumulation in their midst", 4)
 
 
 def set_params(predictor, state):
@@ -114,7 +115,7 @@ def set_params(predictor, state):
     return predictor
 
 
-def test_killed_at_random_moments(tmp_path):
+def test_killed_at_random_moments(tmp_path, record_property):
     file = tiny.write(tmp_path, replace=DRAWN | {EVAL: ""})
     command = [sys.executable, "-m", "mmjax", "train", str(file)]
     command += ["num_steps=16", "save_every=2", "data.batch_size=3"]
@@ -153,3 +154,4 @@ def test_killed_at_random_moments(tmp_path):
         print("killed", name, "with", num_logged(), "logged")
     assert start(run_dir).wait() == 0, (tmp_path / "log").read_text()
     assert_same_end(run_dir, reference, num_steps=16)
+    tiny.record(record_property, "kill -9 of the whole command, two towers", len(moments))

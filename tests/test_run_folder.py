@@ -67,8 +67,47 @@ def test_processes_that_do_not_write_leave_no_trace(tmp_path):
         folder.write_metrics(4, {"loss": 1.0})
         folder.write_eval(4, "retrieval", {"R@1": 1.0})
         assert folder.write_pictures("x", {"y": lambda file: file.touch()}) == []
-        assert folder.num_bad() == 0 and folder.recorded(4, "retrieval") is None
+        assert folder.counted("bad_examples") == 0 and folder.recorded(4, "retrieval") is None
     assert not (tmp_path / "run").exists()
+
+
+def test_folder_of_a_version_with_fewer_fields_goes_on(tmp_path):
+    with RunFolder.claim(tmp_path / "run", TEXT) as folder:
+        folder.write_metrics(1, {"loss": 1.0})
+    newer = TEXT.replace("mesh=", "log_every=20,\n    on_nonfinite='stop',\n    mesh=")
+    with RunFolder.claim(tmp_path / "run", newer) as folder:
+        assert folder.text == newer
+    with pytest.raises(InputError, match="log_every: 20 -> 7"):
+        RunFolder.claim(tmp_path / "run", TEXT.replace("mesh=", "log_every=7,\n    mesh="))
+
+
+@pytest.mark.parametrize("field", ["max_to_keep=9", "keep_best='e/x'", "on_nonfinite='rollback'"])
+def test_what_is_kept_and_what_is_done_about_bad_steps_may_change(field, tmp_path):
+    with RunFolder.claim(tmp_path / "run", TEXT) as folder:
+        folder.write_metrics(1, {"loss": 1.0})
+    RunFolder.claim(tmp_path / "run", TEXT.replace("mesh=", f"{field},\n    mesh=")).close()
+
+
+def test_amended_line_is_the_last_logged_one(tmp_path):
+    with RunFolder.claim(tmp_path / "run", TEXT) as folder:
+        folder.amend_metrics({"seconds/step": 1.0})
+        assert folder.metrics() == []
+        for step in (1, 2):
+            folder.write_metrics(step, {"loss": 0.5, "seconds/step": 1.0})
+        folder.amend_metrics({"seconds/step": 3.0, "goodput": 0.5})
+        assert folder.metrics() == [
+            {"step": 1, "loss": 0.5, "seconds/step": 1.0},
+            {"step": 2, "loss": 0.5, "seconds/step": 3.0, "goodput": 0.5},
+        ]
+
+
+def test_scores_of_one_evaluation_by_step(tmp_path):
+    with RunFolder.claim(tmp_path / "run", TEXT) as folder:
+        for step, score in ((10, 0.25), (20, float("nan")), (30, 0.5)):
+            folder.write_eval(step, "a", {"R@5": score})
+            folder.write_eval(step, "b", {"R@5": 1.0})
+        assert folder.scores("a", "R@5") == {10: 0.25, 30: 0.5}
+        assert folder.scores("a", "R@1") == {}
 
 
 def test_mesh_may_change(tmp_path):
@@ -153,7 +192,8 @@ def test_resume_forgets_what_will_be_done_again(tmp_path):
         stream.write('{"step": 40, "lo')  # killed while it wrote
     with RunFolder.claim(tmp_path / "run", TEXT) as folder:
         assert [row["step"] for row in folder.metrics()] == [10, 20, 30]
-        folder.resume(20)
+        assert folder.resume(20)
+        assert not folder.resume(20), "nothing more to forget"
         assert [row["step"] for row in folder.metrics()] == [10, 20]
         assert [row["step"] for row in folder.evals()] == [10, 20]
         folder.write_metrics(30, {"loss": 0.25})

@@ -1,11 +1,16 @@
 """A whole experiment that runs in seconds: eight pictures with captions, and the file that trains on them."""
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 from jax.experimental.compilation_cache import compilation_cache as cache
+
+from mmjax import loop, train
+from mmjax.experiment import Experiment
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "grey": (128, 128, 128)}
 SOURCE = '''
@@ -101,3 +106,52 @@ def compilation_cache(folder: Path) -> Iterator[None]:
 def cache_environment() -> dict[str, str]:
     """The same for processes started within it."""
     return {name.upper(): str(getattr(jax.config, name)) for name in CACHE}
+
+
+class Traced:
+    """Set-ups, first states and compiled steps that runs share: tracing them takes longer than a tiny run.
+
+    A set-up is known by its mesh, rules and number of devices, so one of these serves one model and seed.
+    """
+
+    def __init__(self) -> None:
+        self._setups, self._states, self._steps = {}, {}, {}
+        self._of, self._new_state, self._compile = loop.Setup.of, loop.Setup.new_state, train.compile_step
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """From now on runs take what is here. They draw no loss curves and count no FLOPs."""
+        monkeypatch.setattr(loop.Setup, "of", self.setup)
+        monkeypatch.setattr(loop.Setup, "new_state", lambda setup: self.new_state(setup))
+        monkeypatch.setattr(train, "compile_step", self.step)
+        monkeypatch.setattr(loop, "train_flops", lambda *_: 1.0)
+        monkeypatch.setattr(loop.pictures, "loss_curves", lambda *_: None)
+
+    def setup(self, experiment: Experiment, devices: list | None = None) -> loop.Setup:
+        """In the place of Setup.of."""
+        devices = jax.devices() if devices is None else devices
+        key = (experiment.mesh, experiment.rules, len(devices))
+        if key not in self._setups:
+            self._setups[key] = self._of(experiment, devices)
+        return dataclasses.replace(self._setups[key], experiment=experiment)
+
+    def new_state(self, setup: loop.Setup) -> train.TrainState:
+        """In the place of Setup.new_state."""
+        if id(setup.abstract) not in self._states:
+            self._states[id(setup.abstract)] = jax.device_get(self._new_state(setup))
+        host = self._states[id(setup.abstract)]
+        return jax.tree.map(lambda x, like: jax.device_put(x, like.sharding), host, setup.abstract)
+
+    def step(self, learner, optimizer, abstract, mesh, rules, *, skip_nonfinite: bool = False):
+        """In the place of train.compile_step."""
+        key = (id(abstract), skip_nonfinite)
+        if key not in self._steps:
+            self._steps[key] = self._compile(
+                learner, optimizer, abstract, mesh, rules, skip_nonfinite=skip_nonfinite
+            )
+        return self._steps[key]
+
+
+def record(record_property, fault: str, tried: int, lost: str = "nothing") -> None:
+    """A row of the table in docs/reliability.md; a test comes to it only if it has survived every time."""
+    for name, value in (("fault", fault), ("tried", tried), ("survived", tried), ("lost", lost)):
+        record_property(name, value)

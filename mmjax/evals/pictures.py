@@ -215,7 +215,8 @@ def loss_curves(metrics_file: Path, path: Path) -> None:
     """The loss and each objective's loss by step, from ``metrics.jsonl``: as logged, and a running mean."""
     lines = Path(metrics_file).read_text().splitlines()
     rows = [json.loads(line) for line in lines if line.strip()]
-    names = sorted({name for row in rows for name in row if name == "loss" or name.startswith("loss/")})
+    logged = {name for row in rows for name, value in row.items() if value is not None}
+    names = sorted(name for name in logged if name == "loss" or name.startswith("loss/"))
     if not names:
         raise InputError(f"{metrics_file}: no logged step has a loss to draw: train at least one logged step")
     num_columns = min(3, len(names))

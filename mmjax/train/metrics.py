@@ -1,13 +1,12 @@
 """Running means of device metrics, throughput, and the share of time spent waiting for input."""
 
-import math
 import time
 
 import jax
 import numpy as np
 
-from mmjax.errors import NonFiniteError
 from mmjax.train.flops import mfu
+from mmjax.train.nonfinite import refuse_endless_skips, refuse_non_finite
 
 
 class Meter:
@@ -17,8 +16,11 @@ class Meter:
     first step of a process compiles; `start_clock` after it leaves it out of the times.
     """
 
-    def __init__(self, batch_size: int, flops_per_step: float):
+    def __init__(self, batch_size: int, flops_per_step: float, num_skipped: int = 0):
+        """num_skipped: steps of the run so far that updated nothing."""
         self.batch_size, self.flops_per_step = batch_size, flops_per_step
+        self.num_skipped, self.skipped_in_a_row = num_skipped, 0
+        self.compiled = False  # set once the first step of this process has been
         self.restart()
 
     def restart(self) -> None:
@@ -28,6 +30,7 @@ class Meter:
     def start_clock(self) -> None:
         """Times only what comes after the steps added so far, once they are done."""
         jax.block_until_ready(self.pending)
+        self.compiled = True
         self.wait_seconds, self.untimed, self.start = 0.0, len(self.pending), time.perf_counter()
 
     def add(self, metrics: dict, wait_seconds: float) -> None:
@@ -36,18 +39,19 @@ class Meter:
         self.wait_seconds += wait_seconds
 
     def read(self, first_step: int) -> dict[str, float]:
-        """Means since the last read, throughput and shares; starts anew.
+        """Means since the last read, throughput and shares; starts anew. Skipped steps are in no mean.
 
         first_step: the number of the first step added since then.
 
         Raises:
-          NonFiniteError: a loss or norm is NaN or infinite; names the step and the objective.
+          NonFiniteError: a loss or norm is NaN or infinite at a step that was not skipped, or too many were
+            skipped in a row; names the step and the objective.
         """
         steps = jax.device_get(self.pending)  # waits for the last step
         seconds = max(time.perf_counter() - self.start, 1e-9)
-        for offset, step in enumerate(steps):
-            refuse_non_finite(step, first_step + offset)
-        result = {name: float(np.mean([step[name] for step in steps])) for name in steps[0]}
+        taken = [step for offset, step in enumerate(steps) if self._taken(step, first_step + offset)]
+        names = [name for name in steps[0] if name != "skipped"]
+        result = {name: float(np.mean([step[name] for step in taken])) if taken else np.nan for name in names}
         timed = len(steps) - self.untimed
         if not timed:  # only the step that compiled: there is no speed to tell
             self.restart()
@@ -63,18 +67,13 @@ class Meter:
         self.restart()
         return result
 
-
-def refuse_non_finite(metrics: dict, step: int) -> None:
-    """Raises NonFiniteError for the first objective whose loss, else the first norm, that is not finite."""
-    names = sorted(metrics, key=lambda name: (not name.startswith("loss/"), name))
-    bad = [
-        name
-        for name in names
-        if (name.startswith("loss") or name.endswith("_norm")) and not math.isfinite(metrics[name])
-    ]
-    if bad:
-        what = f"objective {bad[0].removeprefix('loss/')!r}" if bad[0].startswith("loss/") else bad[0]
-        raise NonFiniteError(
-            f"step {step}: {what} is {float(metrics[bad[0]])}; the last checkpoint is kept. "
-            "Try a lower learning rate, a longer warm-up or a smaller clip_norm, and look at that step's data"
-        )
+    def _taken(self, metrics: dict, step: int) -> bool:
+        """Whether the step updated anything; counts those that did not."""
+        if metrics.get("skipped"):
+            self.num_skipped += 1
+            self.skipped_in_a_row += 1
+            refuse_endless_skips(self.skipped_in_a_row, step)
+            return False
+        self.skipped_in_a_row = 0
+        refuse_non_finite(metrics, step)
+        return True

@@ -1,23 +1,35 @@
 """The step: pure, one page, and the only `jax.jit` of training."""
 
+import functools
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mmjax.batch import Batch
 from mmjax.learner import Learner
 from mmjax.sharding import Rules, batch_sharding, using
+from mmjax.train.nonfinite import all_finite
 from mmjax.train.state import TrainState
 
 Metrics = dict[str, jax.Array]
 
 
 def train_step(
-    state: TrainState, batch: Batch, *, learner: Learner, optimizer: optax.GradientTransformation
+    state: TrainState,
+    batch: Batch,
+    *,
+    learner: Learner,
+    optimizer: optax.GradientTransformation,
+    skip_nonfinite: bool = False,
 ) -> tuple[TrainState, Metrics]:
-    """One update. Pure; metrics are of the parameters before the update."""
+    """One update. Pure; metrics are of the parameters before the update.
+
+    skip_nonfinite: where a loss or the gradient is not finite, parameters and optimizer stay as they are and
+    only the step goes on; the metric "skipped" (0 or 1) tells.
+    """
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
     dropout_key, views_key = jax.random.split(key)
 
@@ -31,13 +43,26 @@ def train_step(
     with jax.named_scope("update"):
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-    norms = {"grad_norm": optax.global_norm(grads), "update_norm": optax.global_norm(updates)}
+    metrics = {"loss": loss} | metrics | {"grad_norm": optax.global_norm(grads)}
+    if skip_nonfinite:
+        # Known before the update, so that no second copy of the state is kept until it is.
+        finite = all_finite(metrics)
+        params, opt_state = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old), (params, opt_state), (state.params, state.opt_state)
+        )
+        metrics["skipped"] = 1.0 - finite.astype(jnp.float32)
     state = state.replace(step=state.step + 1, params=params, opt_state=opt_state)
-    return state, {"loss": loss} | metrics | norms
+    return state, metrics | {"update_norm": optax.global_norm(updates)}
 
 
 def jit_step(
-    learner: Learner, optimizer: optax.GradientTransformation, abstract: TrainState, mesh: Mesh, rules: Rules
+    learner: Learner,
+    optimizer: optax.GradientTransformation,
+    abstract: TrainState,
+    mesh: Mesh,
+    rules: Rules,
+    *,
+    skip_nonfinite: bool = False,
 ) -> jax.stages.Wrapped:
     """train_step with its shardings, to be called or lowered under `sharding.using(mesh, rules)`.
 
@@ -47,7 +72,7 @@ def jit_step(
     optimizer = where_moments_are(optimizer, state_sharding.opt_state)
     replicated = NamedSharding(mesh, PartitionSpec())
     return jax.jit(
-        lambda state, batch: train_step(state, batch, learner=learner, optimizer=optimizer),
+        functools.partial(train_step, learner=learner, optimizer=optimizer, skip_nonfinite=skip_nonfinite),
         in_shardings=(state_sharding, batch_sharding(mesh, rules)),
         out_shardings=(state_sharding, replicated),
         donate_argnums=0,
@@ -55,10 +80,16 @@ def jit_step(
 
 
 def compile_step(
-    learner: Learner, optimizer: optax.GradientTransformation, abstract: TrainState, mesh: Mesh, rules: Rules
+    learner: Learner,
+    optimizer: optax.GradientTransformation,
+    abstract: TrainState,
+    mesh: Mesh,
+    rules: Rules,
+    *,
+    skip_nonfinite: bool = False,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """train_step on the mesh: (state, batch) -> (state, metrics), compiled at the first call."""
-    compiled = jit_step(learner, optimizer, abstract, mesh, rules)
+    compiled = jit_step(learner, optimizer, abstract, mesh, rules, skip_nonfinite=skip_nonfinite)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         with using(mesh, rules):

@@ -1,0 +1,77 @@
+"""What an experiment becomes on the devices at hand: its mesh, its state, its batches."""
+
+import dataclasses
+import time
+
+import jax
+import optax
+
+from mmjax import data, sharding, train
+from mmjax.batch import Batch
+from mmjax.experiment import Experiment, tracing, validate
+from mmjax.learner import Learner
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """What an experiment becomes on the devices at hand."""
+
+    experiment: Experiment
+    learner: Learner
+    optimizer: optax.GradientTransformation
+    mesh: jax.sharding.Mesh
+    abstract: train.TrainState  # shapes and shardings
+
+    @classmethod
+    def of(cls, experiment: Experiment, devices: list | None = None) -> "Setup":
+        """Validates and plans; computes nothing. Raises InputError if experiment and devices do not fit."""
+        devices = jax.devices() if devices is None else devices
+        validate(experiment, len(devices))
+        mesh = experiment.mesh.make(devices)
+        learner = Learner(model=experiment.model, objectives=experiment.objectives)
+        optimizer = experiment.optimizer.make(experiment.num_steps)
+        spec = experiment.data.spec()
+        with tracing(experiment):
+            abstract = train.abstract_state(learner, optimizer, spec, experiment.seed, mesh, experiment.rules)
+        return cls(experiment, learner, optimizer, mesh, abstract)
+
+    def new_state(self) -> train.TrainState:
+        """The state before the first step."""
+        e = self.experiment
+        return train.create_state(self.learner, self.optimizer, e.data.spec(), e.seed, self.mesh, e.rules)
+
+    def predictor(self, state: train.TrainState) -> train.Predictor:
+        """The model as a function of batches."""
+        return train.Predictor(self.learner, state.params, self.mesh, self.experiment.rules)
+
+
+class Feed:
+    """Global batches on the mesh, from a step on, with the time spent waiting for them."""
+
+    def __init__(self, setup: Setup, first_step: int, num_bad: int):
+        experiment = setup.experiment
+        self.batch_size = experiment.data.batch_size
+        self.sharding = sharding.batch_sharding(setup.mesh, experiment.rules)
+        rows = sharding.local_rows(self.sharding, self.batch_size)
+        self.counter = data.BadCounter(experiment.data)
+        # A resumed run judges the share of bad examples as if it had never stopped.
+        self.counter.num_bad, self.counter.num_rows = num_bad, first_step * len(rows)
+        self.batches = data.batches(
+            experiment.data,
+            seed=experiment.seed,
+            start_step=first_step,
+            rows=rows,
+            num_steps=experiment.num_steps,
+        )
+
+    def next(self) -> tuple[Batch, float]:
+        """The next batch, and the seconds that the loop stood still for it."""
+        start = time.perf_counter()
+        batch, bad = next(self.batches)
+        waited = time.perf_counter() - start
+        self.counter.add(bad)
+        return sharding.to_global(batch, self.sharding, self.batch_size), waited
+
+    def close(self) -> None:
+        """Stops the threads that read ahead."""
+        self.batches.close()
