@@ -2,7 +2,7 @@
 
 Exit codes: 0 done; 2 bad usage, configuration or data; 3 training stopped on a non-finite value; 75 stopped
 by a signal after saving (the same command goes on); 130 interrupted at once. ``--debug`` shows the
-traceback of a refusal.
+traceback of a refusal. Under a launcher every process runs the same command, and the first one speaks.
 """
 
 import argparse
@@ -11,15 +11,18 @@ import json
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
 from mmjax import __version__
-from mmjax.errors import InputError, Interrupted, NonFiniteError
+from mmjax.errors import InputError, Interrupted, NonFiniteError, SharedRefusal
 from mmjax.stop import StopSignal
 
 # OSError: a full disk, a name that is too long, a folder that may not be read.
 EXIT_CODES = {InputError: 2, OSError: 2, NonFiniteError: 3, Interrupted: 75}
+# Raised by all of a run's processes at the same step; after any other error the others may wait for this one.
+KNOWN_TO_ALL = (SharedRefusal, NonFiniteError, Interrupted)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,11 +59,26 @@ def main(argv: Sequence[str] | None = None) -> int:
             else ""
         )
         print(f"mmjax: {error}{hint}", file=sys.stderr)
-        return next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind))
+        code = next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind))
+        if not isinstance(error, KNOWN_TO_ALL):
+            _leave(code)
+        return code
     except KeyboardInterrupt:  # of a verb that saves nothing, or a second one
         print("mmjax: interrupted", file=sys.stderr)
+        _leave(130)
         return 130
+    except Exception:
+        if "mmjax.distributed" in sys.modules:
+            traceback.print_exc()
+            _leave(1)
+        raise
     return 0
+
+
+def _leave(code: int) -> None:
+    """Ends the process without waiting for the run's others, if there are any."""
+    if "mmjax.distributed" in sys.modules:
+        sys.modules["mmjax.distributed"].leave(code)
 
 
 def _thread_for_each_device() -> None:
@@ -128,14 +146,29 @@ def train(arguments: argparse.Namespace) -> None:
     with (
         StopSignal() as stop
     ):  # imports take seconds: a signal during them ends the run before its first step
-        from mmjax import loop, report
+        from mmjax import distributed, loop, report
         from mmjax.experiment import load
 
-        experiment = load(arguments.experiment, arguments.overrides)
+        _introduce(distributed.start())
+        with distributed.together():
+            experiment = load(arguments.experiment, arguments.overrides)
         run_dir = arguments.run_dir or Path("runs") / experiment.name
         results = loop.run(experiment, run_dir, stop)
-    print(report.table(results))
-    print(f"run: {run_dir}")
+    if distributed.is_first():
+        print(report.table(results))
+        print(f"run: {run_dir}")
+
+
+def _introduce(launch) -> None:
+    """Says which process this is, once and then in every line of its log."""
+    from mmjax import distributed
+
+    if launch.num_processes == 1:
+        return
+    rank = f"[{launch.process_id}/{launch.num_processes}]"
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(logging.Formatter(f"{rank} %(levelname)s: %(message)s"))
+    logging.getLogger("mmjax").info("%s", distributed.describe(launch))
 
 
 def evaluate(arguments: argparse.Namespace) -> None:

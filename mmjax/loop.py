@@ -9,10 +9,9 @@ from pathlib import Path
 import jax
 import numpy as np
 import optax
-from jax.experimental import multihost_utils
 from tqdm import tqdm
 
-from mmjax import data, evals, sharding, train
+from mmjax import data, distributed, evals, sharding, train
 from mmjax.batch import Batch
 from mmjax.checkpoint import Checkpoints
 from mmjax.errors import InputError
@@ -66,6 +65,8 @@ def run(experiment: Experiment, run_dir: str | Path, stop: StopSignal | None = N
 
     stop: asks the run to end early; by default SIGTERM and SIGINT do.
 
+    With several processes (`distributed.start` comes first) every one calls this, and process 0 writes.
+
     Raises:
       InputError: configuration, data or folder do not fit.
       NonFiniteError: a loss or gradient became NaN or infinite; the last good checkpoint is kept.
@@ -75,20 +76,44 @@ def run(experiment: Experiment, run_dir: str | Path, stop: StopSignal | None = N
         stop = opened.enter_context(StopSignal()) if stop is None else stop
         setup, text = Setup.of(experiment), to_text(experiment)
         # In this order on resume: the folder proves to be this experiment's, its state, its data.
-        folder = opened.enter_context(RunFolder.claim(run_dir, text, writes=jax.process_index() == 0))
+        folder = claim(run_dir, text, opened)
         checkpoints = Checkpoints(folder.checkpoints, max_to_keep=experiment.max_to_keep, experiment=text)
         opened.enter_context(contextlib.closing(checkpoints))
         state = checkpoints.restore(setup.abstract)
         if state is None:
-            open_data(experiment)
+            with distributed.together():
+                open_data(experiment)
             state = setup.new_state()
-        folder.resume(int(state.step))
-        folder.keep_vocabularies(experiment.data.vocabularies())
+        step = int(state.step)
+        distributed.from_first(lambda: folder.resume(step))
+        keep_vocabularies(experiment, folder)
         state = train_steps(setup, state, folder, checkpoints, stop)
         results = evaluate_due(setup, state, experiment.num_steps, folder, stop)
         if folder.writes:
             pictures.loss_curves(folder.path / METRICS, folder.pictures / "loss_curves.png")
     return results
+
+
+def claim(run_dir: str | Path, text: str, opened: contextlib.ExitStack) -> RunFolder:
+    """The run's folder, claimed by the first process, closed with `opened`; what refuses one process refuses all."""
+    with distributed.together():
+        writes = distributed.is_first()
+        folder = opened.enter_context(RunFolder.claim(run_dir, text, writes=writes))
+    with distributed.together():
+        if not folder.path.is_dir():
+            raise InputError(
+                f"expected the run's folder on a disk that all processes share, found no {run_dir} here: "
+                "choose one with --run-dir"
+            )
+    return folder
+
+
+def keep_vocabularies(experiment: Experiment, folder: RunFolder) -> None:
+    """The first process records, then the others compare: each trains its vocabularies on the data that it sees."""
+    for turn in (True, False):
+        with distributed.together():
+            if distributed.is_first() == turn:
+                folder.keep_vocabularies(experiment.data.vocabularies())
 
 
 def open_data(experiment: Experiment) -> None:
@@ -106,7 +131,8 @@ def train_steps(
     experiment, first = setup.experiment, int(state.step)
     if first >= experiment.num_steps:
         return state
-    stop.check(f"before step {first + 1}")
+    if distributed.any_process(stop.requested):
+        stop.end(f"before step {first + 1}")
     step_function = train.compile_step(
         setup.learner, setup.optimizer, setup.abstract, setup.mesh, experiment.rules
     )
@@ -114,7 +140,8 @@ def train_steps(
     meter = Meter(experiment.data.batch_size, flops)
     num_steps = experiment.num_steps
     shown = dict(desc=experiment.name, unit="step", dynamic_ncols=True, disable=not folder.writes)
-    feed = Feed(setup, first, folder.num_bad())
+    feed = Feed(setup, first, distributed.from_first(folder.num_bad))
+    vote = distributed.Vote()
     with contextlib.closing(feed), tqdm(total=num_steps, initial=first, **shown) as bar:
         for step in range(first + 1, num_steps + 1):
             if due(experiment, step - 1):  # after a resume too: the kill may have come before or within it
@@ -129,7 +156,7 @@ def train_steps(
             bar.update()
             last = step == num_steps
             telling = step == 1 or last or step % experiment.log_every == 0
-            stopping = agreed(stop.requested, telling)
+            stopping = vote(stop.requested)
             # What is evaluated is saved first, so that evaluations may be interrupted.
             saving = last or stopping or step % experiment.save_every == 0 or bool(due(experiment, step))
             if last:
@@ -138,7 +165,7 @@ def train_steps(
                 # Read before saving: a state that is not finite must never become the newest checkpoint.
                 row = meter.read(step - len(meter.pending) + 1)
                 row["learning_rate"] = float(experiment.optimizer.learning_rate(num_steps, step - 1))
-                folder.write_metrics(step, row | {"bad_examples": feed.counter.num_bad})
+                folder.write_metrics(step, row | {"bad_examples": feed.num_bad()})
                 bar.set_postfix_str(progress(row), refresh=False)
             if saving:
                 checkpoints.save(step, state)
@@ -147,13 +174,6 @@ def train_steps(
                 stop.end(f"after step {step}, which is saved")
     checkpoints.wait()
     return state
-
-
-def agreed(requested: bool, now: bool) -> bool:
-    """Whether to stop after this step. Every process must, or none: several ask each other, only `now`."""
-    if jax.process_count() == 1:
-        return requested
-    return now and bool(multihost_utils.process_allgather(np.asarray(requested)).any())
 
 
 class Feed:
@@ -165,8 +185,10 @@ class Feed:
         self.sharding = sharding.batch_sharding(setup.mesh, experiment.rules)
         rows = sharding.local_rows(self.sharding, self.batch_size)
         self.counter = data.BadCounter(experiment.data)
-        # A resumed run judges the share of bad examples as if it had never stopped.
-        self.counter.num_bad, self.counter.num_rows = num_bad, first_step * len(rows)
+        # A resumed run judges the share of bad examples as if it had never stopped; a process, its part of them.
+        self.num_bad_before, self.share = num_bad, len(rows) / self.batch_size
+        self.counter.num_bad = self.num_bad_mine = round(num_bad * self.share)
+        self.counter.num_rows = first_step * len(rows)
         self.batches = data.batches(
             experiment.data,
             seed=experiment.seed,
@@ -182,6 +204,12 @@ class Feed:
         waited = time.perf_counter() - start
         self.counter.add(bad)
         return sharding.to_global(batch, self.sharding, self.batch_size), waited
+
+    def num_bad(self) -> int:
+        """Bad examples of the run so far, in all processes. Rows that several of them load count once."""
+        new = self.counter.num_bad - self.num_bad_mine
+        seen, num_rows = distributed.total(new, round(self.share * self.batch_size))
+        return self.num_bad_before + round(seen * self.batch_size / num_rows)
 
     def close(self) -> None:
         """Stops the threads that read ahead."""
@@ -217,11 +245,12 @@ def evaluate_due(
     predictor, results = setup.predictor(state), {}
 
     def watched(*args, **kwargs):
-        stop.check(f"while evaluating step {step}, which is saved")
+        if distributed.any_process(stop.requested):
+            stop.end(f"while evaluating step {step}, which is saved")
         return predictor(*args, **kwargs)
 
     for name, evaluation in due(setup.experiment, step).items():
-        results[name] = folder.recorded(step, name)
+        results[name] = distributed.from_first(lambda name=name: folder.recorded(step, name))
         if results[name] is None:
             result = evaluation(watched)
             results[name] = result.metrics
