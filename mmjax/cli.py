@@ -1,4 +1,4 @@
-"""``mmjax train | eval | describe | export``. Heavy imports stand inside the verbs: help comes at once.
+"""``mmjax train | eval | describe | export | doctor``. Heavy imports stand inside the verbs: help comes at once.
 
 Exit codes: 0 done; 2 bad usage, configuration or data; 3 training stopped on a non-finite value; 75 stopped
 by a signal after saving (the same command goes on); 130 interrupted at once. ``--debug`` shows the
@@ -128,6 +128,11 @@ def make_parser() -> argparse.ArgumentParser:
     )
     verb.set_defaults(verb=export)
 
+    verb = verbs.add_parser("doctor", help="what JAX and the launcher see here, and what to mend")
+    verb.add_argument("--data", metavar="FILE_OR_DIR", type=Path, help="measure how fast it can be read")
+    verb.add_argument("--json", action="store_true", help="one JSON object a process, on one line")
+    verb.set_defaults(verb=doctor)
+
     for verb in verbs.choices.values():
         verb.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
@@ -205,3 +210,15 @@ def export(arguments: argparse.Namespace) -> None:
 
     num_arrays, num_parameters, step = export(arguments.run_dir, arguments.file, step=arguments.step)
     print(f"{arguments.file}: {num_parameters:,} parameters in {num_arrays} arrays, of step {step}")
+
+
+def doctor(arguments: argparse.Namespace) -> None:
+    from mmjax import distributed
+    from mmjax import doctor as examine
+
+    facts = examine.gather(arguments.data)
+    faults = [finding.found for finding in examine.findings(facts) if finding.fault]
+    print(examine.to_json(facts) if arguments.json else examine.report(facts), flush=True)
+    with distributed.together():
+        if faults:
+            raise InputError(f"expected no fault on {facts.host}, found {len(faults)}: each is listed with its remedy")

@@ -54,6 +54,8 @@ def start(*, start_seconds: int = START_SECONDS) -> Launch:
 
 
 def _initialize(launch: Launch, start_seconds: int) -> None:
+    if launch.process_id:
+        _reach(launch, start_seconds)
     # Its handler of SIGTERM would take the place of ours, which knows SIGINT too.
     jax.config.update("jax_enable_preemption_service", False)
     try:
@@ -68,11 +70,29 @@ def _initialize(launch: Launch, start_seconds: int) -> None:
             coordinator_bind_address=launch.coordinator if launch.on_one_machine else None,
         )
     except RuntimeError as error:
-        raise InputError(
-            f"expected to meet {launch.num_processes} processes at {launch.coordinator} ({launch.launcher}), "
-            f"found that process {launch.process_id} cannot: {str(error).splitlines()[0][:300]}. See that all "
-            f"run and reach that address; `mmjax doctor`, started in the same way, says more"
-        ) from error
+        raise InputError(_not_met(launch, str(error).splitlines()[0][:300])) from error
+
+
+def _reach(launch: Launch, seconds: float) -> None:
+    """Waits for process 0 to listen: JAX itself would abort with a stack trace if it never does."""
+    host, _, port = str(launch.coordinator).rpartition(":")
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+            return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise InputError(_not_met(launch, f"{error}, for {seconds:.0f} seconds")) from error
+        time.sleep(0.2)
+
+
+def _not_met(launch: Launch, reason: str) -> str:
+    return (
+        f"expected to meet {launch.num_processes} processes at {launch.coordinator} ({launch.launcher}), found "
+        f"that process {launch.process_id} cannot: {reason}. See that all run and reach that address; `mmjax "
+        "doctor`, started in the same way, says more"
+    )
 
 
 def _ask_metadata(launch: Launch) -> Launch:

@@ -70,11 +70,13 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, **tiny.cache_environment(), **devices, **more}
 
 
-def start(arguments: Sequence[str], variables: Mapping[str, str], log: Path) -> subprocess.Popen:
-    """A process whose output goes to `log`, and which cannot outlive its limit."""
+def start(
+    arguments: Sequence[str], variables: Mapping[str, str], log: Path, limit: int = LIMIT_SECONDS
+) -> subprocess.Popen:
+    """A process whose output goes to `log`, and which cannot outlive its limit, in seconds."""
     with log.open("w") as output:
         return subprocess.Popen(
-            ["timeout", "--kill-after=5", str(LIMIT_SECONDS), *arguments],
+            ["timeout", "--kill-after=5", str(limit), *arguments],
             env=dict(variables), stdout=output, stderr=subprocess.STDOUT, cwd=ROOT,
         )  # fmt: skip
 

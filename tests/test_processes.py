@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from pathlib import Path
 
 import processes
 import pytest
@@ -96,7 +97,7 @@ def test_without_a_launcher_the_survivor_ends_and_one_process_goes_on(file, alon
     log = tmp_path / "process_0.log"
     processes.wait_for(lambda: processes.num_logged(run_dir) >= 4, first, log)
     for pid in processes.ranks(run_dir):
-        if b"JAX_PROCESS_ID=1" in open(f"/proc/{pid}/environ", "rb").read().split(b"\0"):
+        if b"JAX_PROCESS_ID=1" in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
             os.kill(pid, signal.SIGKILL)
     died = time.monotonic()
     assert second.wait() != 0
