@@ -1,4 +1,4 @@
-"""``mmjax train | eval | describe | export | doctor``. Heavy imports stand inside the verbs: help comes at once.
+"""``mmjax train | eval | describe | export | doctor``. Heavy imports stand inside the verbs: help is quick.
 
 Exit codes: 0 done; 2 bad usage, configuration or data; 3 training stopped on a non-finite value; 75 stopped
 by a signal after saving (the same command goes on); 130 interrupted at once. ``--debug`` shows the
@@ -221,4 +221,6 @@ def doctor(arguments: argparse.Namespace) -> None:
     print(examine.to_json(facts) if arguments.json else examine.report(facts), flush=True)
     with distributed.together():
         if faults:
-            raise InputError(f"expected no fault on {facts.host}, found {len(faults)}: each is listed with its remedy")
+            raise InputError(
+                f"expected no fault on {facts.host}, found {len(faults)}: each is listed with its remedy"
+            )

@@ -37,8 +37,8 @@ log = logging.getLogger(__name__)
 def start(*, start_seconds: int = START_SECONDS) -> Launch:
     """Joins the processes that the launcher started with this one; does nothing for a single process.
 
-    Call it before anything touches a device. Under Ray Train, or in a notebook, jax.distributed may already run:
-    then that is left as it is.
+    Call it before anything touches a device. Where jax.distributed already runs (Ray Train, a notebook) it is
+    left as it is.
 
     Raises:
       InputError: the variables are half set or contradict each other, or the others cannot be met.
@@ -64,7 +64,7 @@ def _initialize(launch: Launch, start_seconds: int) -> None:
             launch.num_processes,
             launch.process_id,
             launch.local_device_ids,
-            cluster_detection_method="deactivate",  # else JAX takes one GPU a process under Slurm and Open MPI
+            cluster_detection_method="deactivate",  # JAX would take one GPU a process under Slurm
             initialization_timeout=start_seconds,
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
             coordinator_bind_address=launch.coordinator if launch.on_one_machine else None,
@@ -89,9 +89,9 @@ def _reach(launch: Launch, seconds: float) -> None:
 
 def _not_met(launch: Launch, reason: str) -> str:
     return (
-        f"expected to meet {launch.num_processes} processes at {launch.coordinator} ({launch.launcher}), found "
-        f"that process {launch.process_id} cannot: {reason}. See that all run and reach that address; `mmjax "
-        "doctor`, started in the same way, says more"
+        f"expected to meet {launch.num_processes} processes at {launch.coordinator} ({launch.launcher}), "
+        f"found that process {launch.process_id} cannot: {reason}. See that all run and reach that address; "
+        "`mmjax doctor`, started in the same way, says more"
     )
 
 
@@ -137,8 +137,8 @@ def together() -> Iterator[None]:
     The block must not contain collectives.
 
     Raises:
-      SharedRefusal: in every process, for an InputError or OSError in any; each process's own message, or that
-        of the first one that was refused.
+      SharedRefusal: in every process, for an InputError or OSError in any; with its own message, or that of
+        the first process that was refused.
     """
     if jax.process_count() == 1:
         yield
@@ -190,7 +190,7 @@ def any_process(flag: bool) -> bool:
 
 
 class Vote:
-    """Whether some process asks to stop: known to all at the same step, while no device waits for the answer."""
+    """Whether some process asks to stop: known to all at the same step; no device waits for the answer."""
 
     def __init__(self) -> None:
         self._asked: jax.Array | None = None
@@ -214,7 +214,8 @@ def _gather(flag: bool) -> jax.Array:
 def leave(code: int) -> None:
     """Ends this process at once if it is one of several: the others may be waiting in a collective for it.
 
-    For what the others do not know of: SharedRefusal, NonFiniteError and Interrupted are raised in all. An orderly end would itself wait for the others, and then abort. Process 0 goes last: with it goes the
+    For what the others do not know of: SharedRefusal, NonFiniteError and Interrupted are raised in all. An
+    orderly end would itself wait for the others, and then abort. Process 0 goes last: with it goes the
     coordinator, and whoever is still there aborts.
     """
     if not jax.distributed.is_initialized():
@@ -224,4 +225,3 @@ def leave(code: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
-

@@ -28,7 +28,17 @@ MIN_BYTES_PER_SECOND = 100e6  # of one reader: 1,000 pictures of 100 kB
 SAMPLE_BYTES, SAMPLE_SECONDS = 256 * 2**20, 5.0  # how much of the data is read, at most
 log = logging.getLogger(__name__)
 # Set by a launcher or for it; nothing else of the environment is shown.
-SHOWN = ("JAX_", "SLURM_", "OMPI_COMM_", "SKYPILOT_N", "TPU_WORKER", "TPU_PROCESS", "MEGASCALE_", "CUDA_VISIBLE", "JOB_COMPLETION")
+SHOWN = (
+    "JAX_",
+    "SLURM_",
+    "OMPI_COMM_",
+    "SKYPILOT_N",
+    "TPU_WORKER",
+    "TPU_PROCESS",
+    "MEGASCALE_",
+    "CUDA_VISIBLE",
+    "JOB_COMPLETION",
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -149,8 +159,8 @@ def coordinator_does_not_resolve(facts: Facts) -> Iterator[Finding]:
             True,
             f"the coordinator {facts.launch.coordinator} ({facts.launch.launcher}) does not resolve on "
             f"{facts.host}: {facts.coordinator_error}",
-            "give all nodes a name service or /etc/hosts that knows it, or set JAX_COORDINATOR_ADDRESS=<address "
-            "of process 0>:<free port> for all processes",
+            "give all nodes a name service or /etc/hosts that knows it, or set for all processes "
+            "JAX_COORDINATOR_ADDRESS=<address of process 0>:<free port>",
         )
 
 
@@ -170,7 +180,7 @@ def cpu_beside_gpus(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             True,
             f"{facts.host} has {facts.num_gpus} GPUs, and this jaxlib knows only the CPU",
-            "pip install 'jax[cuda12]' (or cuda13, as `nvidia-smi` says of the driver) of the same version as "
+            "pip install 'jax[cuda12]' (or cuda13, as `nvidia-smi` says of the driver), of the version of "
             f"jax, {facts.versions.get('jax', 'which is installed')}",
         )
 
@@ -197,8 +207,8 @@ def little_shared_memory(facts: Facts) -> Iterator[Finding]:
         size = "none" if free is None else f"{free / 2**20:.0f} MiB free"
         yield Finding(
             False,
-            f"/dev/shm of {facts.host} has {size}: input workers and NCCL need shared memory, and die without "
-            "(Bus error)",
+            f"/dev/shm of {facts.host} has {size}: input workers and NCCL need shared memory, and die of a "
+            "bus error without",
             "docker run --shm-size=16g, or in Kubernetes an emptyDir of medium Memory mounted on /dev/shm "
             "(experiments/launch/jobset.yaml)",
         )
@@ -209,7 +219,8 @@ def slow_data(facts: Facts) -> Iterator[Finding]:
     if speed is not None and speed < MIN_BYTES_PER_SECOND:
         yield Finding(
             False,
-            f"{facts.data} gives {speed / 1e6:.0f} MB/s to one reader, less than {MIN_BYTES_PER_SECOND / 1e6:.0f}",
+            f"{facts.data} gives {speed / 1e6:.0f} MB/s to one reader, "
+            f"less than {MIN_BYTES_PER_SECOND / 1e6:.0f}",
             "copy the data to a local disk, or pack small files into tar shards or ArrayRecord; "
             "input_wait_share in metrics.jsonl says whether training waits",
         )
@@ -241,7 +252,8 @@ def report(facts: Facts) -> str:
         + (f", {facts.launch.num_processes} processes" if facts.launch.num_processes > 1 else "")
         + (f", coordinator {facts.launch.coordinator}" if facts.launch.coordinator else ""),
         "process": f"{facts.process_index} of {facts.num_processes}",
-        "devices": f"{facts.num_local_devices} here, {facts.num_devices} in all: {facts.platform}, {facts.device_kind}",
+        "devices": f"{facts.num_local_devices} here, {facts.num_devices} in all: "
+        f"{facts.platform}, {facts.device_kind}",
         "peak": "not known" if peak is None else f"{peak / 1e12:.0f} TFLOP/s a device (dense bf16)",
         "/dev/shm": "none" if facts.shared_memory is None else f"{facts.shared_memory / 2**30:.1f} GiB free",
     }

@@ -1,6 +1,6 @@
 """What the launcher's environment variables say: who started this process, and as which of how many.
 
-A pure function of the variables, so that every launcher can be tested without it. `distributed.py` acts on it.
+A pure function of the variables, so that each launcher is tested without it. `distributed.py` acts on it.
 """
 
 import dataclasses
@@ -65,7 +65,9 @@ def _explicit(variables: Mapping[str, str], launch: Launch | None) -> Launch | N
     """JAX's own variables; the address alone corrects what a launcher says."""
     given = {name: variables[name] for name in EXPLICIT if variables.get(name)}
     if PROCESS not in given and COUNT in given and "JOB_COMPLETION_INDEX" in variables:
-        given[PROCESS] = variables["JOB_COMPLETION_INDEX"]  # Kubernetes gives it to each pod of an indexed job
+        given[PROCESS] = variables[
+            "JOB_COMPLETION_INDEX"
+        ]  # Kubernetes gives it to each pod of an indexed job
     if not given:
         return None
     if set(given) == {ADDRESS} and launch is not None:
@@ -75,8 +77,8 @@ def _explicit(variables: Mapping[str, str], launch: Launch | None) -> Launch | N
     missing = [name for name in EXPLICIT if name not in given]
     if missing:
         raise InputError(
-            f"expected {', '.join(EXPLICIT)} together, found {', '.join(given)} without {', '.join(missing)}: "
-            "set all three, or none of them"
+            f"expected {', '.join(EXPLICIT)} together, found {', '.join(given)} without "
+            f"{', '.join(missing)}: set all three, or none of them"
         )
     found = Launch(
         "JAX's variables",
@@ -107,7 +109,7 @@ def _open_mpi(variables: Mapping[str, str]) -> Launch | None:
         num_local_processes=_integer(variables, "OMPI_COMM_WORLD_LOCAL_SIZE"),
         local_process_id=_integer(variables, "OMPI_COMM_WORLD_LOCAL_RANK"),
     )
-    # Version 4 gives "1531576320.0;tcp://10.96.0.1,10.148.0.1:34911", where mpirun itself runs; 5 nothing alike.
+    # Version 4 gives "1531576320.0;tcp://10.96.0.1,10.148.0.1:34911", where mpirun itself runs; 5 nothing.
     uri = variables.get("OMPI_MCA_orte_hnp_uri", "")
     number = uri.partition(".")[0] or re.sub(r"\D", "", variables.get("PMIX_NAMESPACE", ""))
     port = _port(variables, int(number or 0) // NUM_PORTS if uri else int(number or 0))
@@ -190,7 +192,7 @@ def _skypilot(variables: Mapping[str, str]) -> Launch | None:
 
 
 def _tpu_pod(variables: Mapping[str, str]) -> Launch | None:
-    """Hosts of one or several TPU slices, where their names are in the environment (Google Kubernetes Engine)."""
+    """Hosts of one or several TPU slices, where the environment names them (Google Kubernetes Engine)."""
     names = variables.get("TPU_PROCESS_ADDRESSES") or variables.get("TPU_WORKER_HOSTNAMES")
     if not names:
         return None
@@ -236,7 +238,9 @@ def _port(variables: Mapping[str, str], number: int = 0, default: int | None = N
 
 def _address(text: str) -> str:
     if not re.fullmatch(r".+:\d+", text):
-        raise InputError(f"expected {ADDRESS}=host:port, found {text!r}: add the port, a free one on that host")
+        raise InputError(
+            f"expected {ADDRESS}=host:port, found {text!r}: add the port, a free one on that host"
+        )
     return text
 
 

@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 
 import jax
-import numpy as np
 import optax
 from tqdm import tqdm
 
@@ -95,7 +94,7 @@ def run(experiment: Experiment, run_dir: str | Path, stop: StopSignal | None = N
 
 
 def claim(run_dir: str | Path, text: str, opened: contextlib.ExitStack) -> RunFolder:
-    """The run's folder, claimed by the first process, closed with `opened`; what refuses one process refuses all."""
+    """The run's folder, claimed by the first process and closed with `opened`; one's refusal is all's."""
     with distributed.together():
         writes = distributed.is_first()
         folder = opened.enter_context(RunFolder.claim(run_dir, text, writes=writes))
@@ -109,7 +108,7 @@ def claim(run_dir: str | Path, text: str, opened: contextlib.ExitStack) -> RunFo
 
 
 def keep_vocabularies(experiment: Experiment, folder: RunFolder) -> None:
-    """The first process records, then the others compare: each trains its vocabularies on the data that it sees."""
+    """The first process records, then the others compare: each trains them on the data that it sees."""
     for turn in (True, False):
         with distributed.together():
             if distributed.is_first() == turn:
@@ -185,7 +184,7 @@ class Feed:
         self.sharding = sharding.batch_sharding(setup.mesh, experiment.rules)
         rows = sharding.local_rows(self.sharding, self.batch_size)
         self.counter = data.BadCounter(experiment.data)
-        # A resumed run judges the share of bad examples as if it had never stopped; a process, its part of them.
+        # A resumed run judges the share of bad examples as if it had never stopped; a process, its part.
         self.num_bad_before, self.share = num_bad, len(rows) / self.batch_size
         self.counter.num_bad = self.num_bad_mine = round(num_bad * self.share)
         self.counter.num_rows = first_step * len(rows)

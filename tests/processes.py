@@ -1,4 +1,4 @@
-"""What every launcher is tested with: a tiny run that draws much, started as several processes, and compared."""
+"""What every launcher is tested with: a tiny run that draws much, as several processes, and compared."""
 
 import json
 import os
@@ -82,7 +82,7 @@ def start(
 
 
 def mpirun(arguments: Sequence[str], log: Path, num_processes: int = 2) -> subprocess.Popen:
-    """Open MPI on this machine. Without `--bind-to none` each process would have one core; root must be allowed."""
+    """Open MPI on this machine. Unless told otherwise it gives each process one core, and refuses root."""
     launcher = ["mpirun", "-n", str(num_processes), "--oversubscribe", "--bind-to", "none"]
     launcher += ["--mca", "oob_tcp_if_include", "lo", "--mca", "btl_tcp_if_include", "lo"]
     root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
@@ -93,7 +93,7 @@ def by_hand(arguments: Sequence[str], folder: Path, num_processes: int = 2) -> l
     """No launcher: JAX's own variables, and nobody who would end the others."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        address = "127.0.0.1:%d" % free.getsockname()[1]
+        address = f"127.0.0.1:{free.getsockname()[1]}"
     explicit = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(num_processes)}
     return [
         start(arguments, environment(**explicit, JAX_PROCESS_ID=str(n)), folder / f"process_{n}.log")

@@ -79,7 +79,7 @@ def test_who_started_this_process_and_as_which(variables, expected):
 @pytest.mark.parametrize(
     "variables",
     [
-        {"SLURM_JOB_ID": "1", "SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"},  # a batch script
+        {"SLURM_JOB_ID": "1", "SLURM_NTASKS": "4", "SLURM_PROCID": "0"},  # a batch script
         SLURM | {"SLURM_STEP_ID": "4294967290"},  # the shell that salloc gives
         SLURM | {"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"},  # srun -n1, of many tasks allocated
         without(SKYPILOT, "SKYPILOT_NODE_IPS") | {"SKYPILOT_NUM_NODES": "1", "SKYPILOT_NODE_IPS": "10.1.0.4"}
@@ -117,14 +117,29 @@ def test_a_process_sees_all_the_gpus_that_are_its(variables, num_gpus, expected)
 @pytest.mark.parametrize(
     ("variables", "message"),
     [
-        (without(EXPLICIT, "JAX_PROCESS_ID"), "found JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES without JAX_PROC"),
-        ({"JAX_COORDINATOR_ADDRESS": "h:1"}, "without JAX_NUM_PROCESSES, JAX_PROCESS_ID: set all three, or none"),
+        (
+            without(EXPLICIT, "JAX_PROCESS_ID"),
+            "found JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES without JAX_PROC",
+        ),
+        (
+            {"JAX_COORDINATOR_ADDRESS": "h:1"},
+            "without JAX_NUM_PROCESSES, JAX_PROCESS_ID: set all three, or none",
+        ),
         (EXPLICIT | {"JAX_PROCESS_ID": "4"}, "expected a process id from 0 to 3, found 4"),
-        (EXPLICIT | {"JAX_NUM_PROCESSES": "two"}, "expected a whole number in the variable JAX_NUM_PROCESSES, f"),
-        (EXPLICIT | {"JAX_COORDINATOR_ADDRESS": "head"}, "expected JAX_COORDINATOR_ADDRESS=host:port, found 'he"),
+        (
+            EXPLICIT | {"JAX_NUM_PROCESSES": "two"},
+            "expected a whole number in the variable JAX_NUM_PROCESSES, f",
+        ),
+        (
+            EXPLICIT | {"JAX_COORDINATOR_ADDRESS": "head"},
+            "expected JAX_COORDINATOR_ADDRESS=host:port, found 'he",
+        ),
         (EXPLICIT | SLURM, "found process 3 of 4 and process 3 of 5: unset JAX_COORDINATOR_ADDRESS"),
         (EXPLICIT | OPEN_MPI | {"OMPI_COMM_WORLD_RANK": "1"}, "process 3 of 4 and process 1 of 4"),
-        (without(OPEN_MPI, "OMPI_MCA_orte_hnp_uri"), "start with `mpirun -x JAX_COORDINATOR_ADDRESS=<host of"),
+        (
+            without(OPEN_MPI, "OMPI_MCA_orte_hnp_uri"),
+            "start with `mpirun -x JAX_COORDINATOR_ADDRESS=<host of",
+        ),
         (SKYPILOT | {"SKYPILOT_NUM_NODES": "3"}, "expected 3 addresses in SKYPILOT_NODE_IPS"),
         (SLURM | {"CUDA_VISIBLE_DEVICES": "0,1,2"}, "the 3 GPUs of this machine to be shared evenly"),
         (SLURM | {"SLURM_STEP_NODELIST": ""}, "expected names of nodes in SLURM_STEP_NODELIST, found ''"),

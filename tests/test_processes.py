@@ -14,7 +14,9 @@ from mmjax.distributed import HEARTBEAT_SECONDS
 from mmjax.errors import Interrupted
 from mmjax.experiment import load
 
-needs_mpirun = pytest.mark.skipif(processes.missing("mpirun") is not None, reason="mpirun is not installed here")
+needs_mpirun = pytest.mark.skipif(
+    processes.missing("mpirun") is not None, reason="mpirun is not installed here"
+)
 pytestmark = pytest.mark.xdist_group("processes")  # two cores: one job at a time
 
 
@@ -113,8 +115,11 @@ def test_one_process_stops_and_two_go_on_that_load_the_same_rows(file, alone, tm
     """On a mesh whose model axis spans both processes, each has to load the whole batch."""
     run_dir, log = tmp_path / "run", tmp_path / "log"
 
-    def next_and_signal(feed, wait=loop.Feed.next, steps=iter(range(1, 99))):
-        if next(steps) == 2:
+    fetched = []
+
+    def next_and_signal(feed, wait=loop.Feed.next):
+        fetched.append(feed)
+        if len(fetched) == 2:
             os.kill(os.getpid(), signal.SIGTERM)
         return wait(feed)
 

@@ -1,4 +1,4 @@
-"""Ray Train on this machine: a killed worker brings its group down, which starts again and ends as one process does.
+"""Ray Train on this machine: a killed worker's group starts again, and ends as one process does.
 
 Needs Ray (`pip install mmjax[ray]`); is skipped without.
 """
@@ -45,13 +45,16 @@ def test_a_killed_worker_is_started_again_and_the_run_ends_as_in_one_process(tmp
 
 
 def workers(folder: Path) -> list[int]:
-    """Ray's processes that train under this test: they hold its compiled programs' folder in their environment."""
+    """Ray's processes that train under this test: its folder of compiled programs is in their environment."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
             name, variables = (process / "cmdline").read_bytes(), (process / "environ").read_bytes()
         except OSError:  # it has ended
             continue
-        if b"RayTrainWorker" in name and tiny.cache_environment()["JAX_COMPILATION_CACHE_DIR"].encode() in variables:
+        if (
+            b"RayTrainWorker" in name
+            and tiny.cache_environment()["JAX_COMPILATION_CACHE_DIR"].encode() in variables
+        ):
             found.append(int(process.name))
     return sorted(found)

@@ -1,4 +1,4 @@
-"""A real Slurm of two nodes on this machine: the job script trains, is requeued, crashes, and ends as one process does.
+"""A real Slurm of two nodes on this machine: a job that is requeued and crashes ends as one process does.
 
 Needs root, slurmctld, slurmd and their clients (Debian: slurmctld slurmd slurm-client); is skipped without.
 """
@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import processes
 import pytest
@@ -72,7 +71,8 @@ def cluster(tmp_path_factory) -> Iterator[dict[str, str]]:
     variables = processes.environment(SLURM_CONF=str(configuration))
     daemons = [["slurmctld", "-D"]] + [["slurmd", "-D", "-N", f"127.0.0.{n}"] for n in (1, 2)]
     started = [
-        processes.start(daemon, variables, folder / f"daemon_{n}.log", limit=1200) for n, daemon in enumerate(daemons)
+        processes.start(daemon, variables, folder / f"daemon_{n}.log", limit=1200)
+        for n, daemon in enumerate(daemons)
     ]
     try:
         ask = ["sinfo", "--noheader", "--format=%D %t"]
