@@ -73,7 +73,8 @@ def run(experiment: Experiment, run_dir: str | Path, stop: StopSignal | None = N
     """
     with contextlib.ExitStack() as opened:
         stop = opened.enter_context(StopSignal()) if stop is None else stop
-        setup, text = Setup.of(experiment), to_text(experiment)
+        with distributed.together():
+            setup, text = Setup.of(experiment), to_text(experiment)
         # In this order on resume: the folder proves to be this experiment's, its state, its data.
         folder = claim(run_dir, text, opened)
         checkpoints = Checkpoints(folder.checkpoints, max_to_keep=experiment.max_to_keep, experiment=text)
