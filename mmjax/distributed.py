@@ -130,6 +130,11 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
+def _several() -> bool:
+    # In this order: counting starts the backend, which a lone experiment's file may still configure.
+    return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
 @contextlib.contextmanager
 def together() -> Iterator[None]:
     """Every process runs the block for itself; where one of them is refused, all are.
@@ -140,7 +145,7 @@ def together() -> Iterator[None]:
       SharedRefusal: in every process, for an InputError or OSError in any; with its own message, or that of
         the first process that was refused.
     """
-    if jax.process_count() == 1:
+    if not _several():
         yield
         return
     refusal: Exception | None = None
@@ -165,7 +170,7 @@ def together() -> Iterator[None]:
 
 def from_first(function: Callable[[], T]) -> T:
     """What `function` returns in process 0, a JSON value, in every process; what it raises too."""
-    if jax.process_count() == 1:
+    if not _several():
         return function()
     text = b""
     with together():
@@ -179,7 +184,7 @@ def from_first(function: Callable[[], T]) -> T:
 
 def total(*numbers: int) -> list[int]:
     """Each number, summed over the processes."""
-    if jax.process_count() == 1:
+    if not _several():
         return list(numbers)
     return multihost_utils.process_allgather(np.asarray(numbers, np.int32)).sum(axis=0).tolist()
 
@@ -197,7 +202,7 @@ class Vote:
 
     def __call__(self, flag: bool) -> bool:
         """What was asked at the call before; with one process, what is asked now."""
-        if jax.process_count() == 1:
+        if not _several():
             return flag
         asked, self._asked = self._asked, _gather(flag)
         return asked is not None and bool(np.asarray(asked).any())
@@ -218,7 +223,7 @@ def leave(code: int) -> None:
     orderly end would itself wait for the others, and then abort. Process 0 goes last: with it goes the
     coordinator, and whoever is still there aborts.
     """
-    if not jax.distributed.is_initialized():
+    if not _several():
         return
     if is_first():
         time.sleep(LEAVE_SECONDS)

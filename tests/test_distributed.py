@@ -1,6 +1,9 @@
 """Starting jax.distributed from the environment, and decisions; really started: test_processes.py."""
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -10,6 +13,7 @@ from mmjax import distributed
 from mmjax.cli import main
 from mmjax.errors import InputError, SharedRefusal
 
+ROOT = Path(__file__).parents[1]
 EXPLICIT = {"JAX_COORDINATOR_ADDRESS": "10.0.0.1:1234", "JAX_NUM_PROCESSES": "4", "JAX_PROCESS_ID": "0"}
 
 
@@ -92,6 +96,7 @@ def two(monkeypatch):
     """This process as the first of two; `say` sets what the other one contributes to a gathering."""
     other: list = []
     monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
 
     def gather(mine):
         return np.stack([mine, other[0] if other else np.zeros_like(mine)])
@@ -133,3 +138,14 @@ def test_gpus_are_counted_without_jax(monkeypatch):
     assert distributed.num_gpus() == len(
         [name for name in os.listdir("/dev") if name[:6] == "nvidia" and name[6:].isdigit()]
     )
+
+
+def test_an_experiment_of_one_process_may_still_configure_its_devices(tmp_path):
+    (tmp_path / "devices.py").write_text("import jax; jax.config.update('jax_num_cpu_devices', 3); 1 / 0")
+    program = (
+        f"from mmjax.cli import main; raise SystemExit(main(['train', {str(tmp_path / 'devices.py')!r}]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.returncode == 2 and "ZeroDivisionError" in done.stderr, done.stderr

@@ -110,6 +110,37 @@ def test_without_a_launcher_the_survivor_ends_and_one_process_goes_on(file, alon
     processes.assert_same_run(run_dir, alone, exact=False)
 
 
+# Process 1 meets data that it cannot use; process 0 does not, and waits for it in the next step.
+ONE_FAILS = """
+import os, sys
+from mmjax import loop
+from mmjax.cli import main
+from mmjax.errors import InputError
+
+def next(feed, wait=loop.Feed.next, fetched=[]):
+    fetched.append(feed)
+    if os.environ["JAX_PROCESS_ID"] == "1" and len(fetched) == 5:
+        raise InputError("expected data, found none in one process")
+    return wait(feed)
+
+loop.Feed.next = next
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_an_error_in_one_process_does_not_leave_the_other_waiting(file, tmp_path):
+    run_dir = tmp_path / "run"
+    interpreter, _, _, *rest = processes.command(file, run_dir)
+    first, second = processes.by_hand([interpreter, "-c", ONE_FAILS, *rest], tmp_path)
+    assert second.wait() == 2, (tmp_path / "process_1.log").read_text()
+    failed = time.monotonic()
+    assert first.wait() not in (0, 2, 3, 75)
+    assert time.monotonic() - failed < HEARTBEAT_SECONDS
+    log = (tmp_path / "process_1.log").read_text()
+    assert "mmjax: expected data, found none in one process" in log and "Traceback" not in log
+    assert processes.state_of(run_dir)["['step']"] == 3
+
+
 @needs_mpirun
 def test_one_process_stops_and_two_go_on_that_load_the_same_rows(file, alone, tmp_path, monkeypatch):
     """On a mesh whose model axis spans both processes, each has to load the whole batch."""
