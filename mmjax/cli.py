@@ -1,8 +1,8 @@
-"""``mmjax train | eval | describe | checkpoints | export``. Heavy imports stand inside the verbs.
+"""``mmjax train | eval | describe | checkpoints | export | doctor``. Heavy imports stand inside the verbs.
 
 Exit codes: 0 done; 2 bad usage, configuration or data; 3 training stopped on a non-finite value; 75 stopped
 by a signal after saving (the same command goes on); 130 interrupted at once. ``--debug`` shows the
-traceback of a refusal.
+traceback of a refusal. Under a launcher every process runs the same command, and the first one speaks.
 """
 
 import argparse
@@ -12,16 +12,19 @@ import json
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
 from mmjax import __version__
-from mmjax.errors import InputError, Interrupted, NonFiniteError
+from mmjax.errors import InputError, Interrupted, NonFiniteError, SharedRefusal
 from mmjax.goodput import Goodput, process_age
 from mmjax.stop import StopSignal
 
 # OSError: a full disk, a name that is too long, a folder that may not be read.
 EXIT_CODES = {InputError: 2, OSError: 2, NonFiniteError: 3, Interrupted: 75}
+# Raised by all of a run's processes at the same step; after any other error the others may wait for this one.
+KNOWN_TO_ALL = (SharedRefusal, NonFiniteError, Interrupted)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -58,11 +61,26 @@ def main(argv: Sequence[str] | None = None) -> int:
             else ""
         )
         print(f"mmjax: {error}{hint}", file=sys.stderr)
-        return next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind))
+        code = next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind))
+        if not isinstance(error, KNOWN_TO_ALL):
+            _leave(code)
+        return code
     except KeyboardInterrupt:  # of a verb that saves nothing, or a second one
         print("mmjax: interrupted", file=sys.stderr)
+        _leave(130)
         return 130
+    except Exception:
+        if "mmjax.distributed" in sys.modules:
+            traceback.print_exc()
+            _leave(1)
+        raise
     return 0
+
+
+def _leave(code: int) -> None:
+    """Ends the process without waiting for the run's others, if there are any."""
+    if "mmjax.distributed" in sys.modules:
+        sys.modules["mmjax.distributed"].leave(code)
 
 
 def _thread_for_each_device() -> None:
@@ -118,6 +136,11 @@ def make_parser() -> argparse.ArgumentParser:
     )
     verb.set_defaults(verb=export)
 
+    verb = verbs.add_parser("doctor", help="what JAX and the launcher see here, and what to mend")
+    verb.add_argument("--data", metavar="FILE_OR_DIR", type=Path, help="measure how fast it can be read")
+    verb.add_argument("--json", action="store_true", help="one JSON object a process, on one line")
+    verb.set_defaults(verb=doctor)
+
     for verb in verbs.choices.values():
         verb.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
@@ -137,15 +160,30 @@ def train(arguments: argparse.Namespace) -> None:
     with (
         StopSignal() as stop
     ):  # imports take seconds: a signal during them ends the run before its first step
-        from mmjax import loop, report
+        from mmjax import distributed, loop, report
         from mmjax.experiment import load
 
-        experiment = load(arguments.experiment, arguments.overrides)
+        _introduce(distributed.start())
+        with distributed.together():
+            experiment = load(arguments.experiment, arguments.overrides)
         run_dir = arguments.run_dir or Path("runs") / experiment.name
         results = loop.run(experiment, run_dir, stop, goodput=goodput)
-    print(report.table(results))
-    print(goodput.summary())
-    print(f"run: {run_dir}")
+    if distributed.is_first():
+        print(report.table(results))
+        print(goodput.summary())
+        print(f"run: {run_dir}")
+
+
+def _introduce(launch) -> None:
+    """Says which process this is, once and then in every line of its log."""
+    from mmjax import distributed
+
+    if launch.num_processes == 1:
+        return
+    rank = f"[{launch.process_id}/{launch.num_processes}]"
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(logging.Formatter(f"{rank} %(levelname)s: %(message)s"))
+    logging.getLogger("mmjax").info("%s", distributed.describe(launch))
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
@@ -204,3 +242,17 @@ def export(arguments: argparse.Namespace) -> None:
 
     num_arrays, num_parameters, step = export(arguments.run_dir, arguments.file, step=arguments.step)
     print(f"{arguments.file}: {num_parameters:,} parameters in {num_arrays} arrays, of step {step}")
+
+
+def doctor(arguments: argparse.Namespace) -> None:
+    from mmjax import distributed
+    from mmjax import doctor as examine
+
+    facts = examine.gather(arguments.data)
+    faults = [finding.found for finding in examine.findings(facts) if finding.fault]
+    print(examine.to_json(facts) if arguments.json else examine.report(facts), flush=True)
+    with distributed.together():
+        if faults:
+            raise InputError(
+                f"expected no fault on {facts.host}, found {len(faults)}: each is listed with its remedy"
+            )
