@@ -36,18 +36,28 @@ def train_step(
     return state, {"loss": loss} | metrics | norms
 
 
-def compile_step(
+def jit_step(
     learner: Learner, optimizer: optax.GradientTransformation, abstract: TrainState, mesh: Mesh, rules: Rules
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """train_step on the mesh. The state is donated: its memory becomes that of the next state."""
+) -> jax.stages.Wrapped:
+    """train_step with its shardings, to be called or lowered under `sharding.using(mesh, rules)`.
+
+    The state is donated: its memory becomes that of the next state.
+    """
     state_sharding = jax.tree.map(lambda x: x.sharding, abstract)
     replicated = NamedSharding(mesh, PartitionSpec())
-    compiled = jax.jit(
+    return jax.jit(
         lambda state, batch: train_step(state, batch, learner=learner, optimizer=optimizer),
         in_shardings=(state_sharding, batch_sharding(mesh, rules)),
         out_shardings=(state_sharding, replicated),
         donate_argnums=0,
     )
+
+
+def compile_step(
+    learner: Learner, optimizer: optax.GradientTransformation, abstract: TrainState, mesh: Mesh, rules: Rules
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """train_step on the mesh, compiled when it is first called."""
+    compiled = jit_step(learner, optimizer, abstract, mesh, rules)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         with using(mesh, rules):
