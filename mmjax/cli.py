@@ -1,4 +1,4 @@
-"""``mmjax train | eval | describe | plan | export``. Heavy imports stand inside the verbs: help comes at once.
+"""``mmjax train | eval | describe | plan | export``. Heavy imports are inside the verbs: help comes at once.
 
 Exit codes: 0 done; 2 bad usage, configuration or data; 3 training stopped on a non-finite value; 75 stopped
 by a signal after saving (the same command goes on); 130 interrupted at once. ``--debug`` shows the
@@ -153,12 +153,12 @@ def _bytes(text: str) -> int:
     >>> _bytes("80GiB"), _bytes("1.5 GB")
     (85899345920, 1500000000)
     """
-    units = {"": 1, **{f"{p}iB": 2 ** (10 * i) for i, p in enumerate("KMGT", 1)}}
+    units = {f"{p}iB": 2 ** (10 * i) for i, p in enumerate("KMGT", 1)}
     units |= {f"{p}B": 10 ** (3 * i) for i, p in enumerate("KMGT", 1)}
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]i?B)?", text)
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]i?B)", text)
     if not found or not float(found.group(1)):
         raise argparse.ArgumentTypeError(f"expected a size such as 80GiB or 80GB, found {text!r}")
-    return int(float(found.group(1)) * units[found.group(2) or ""])
+    return int(float(found.group(1)) * units[found.group(2)])
 
 
 def _rate(text: str) -> float:

@@ -17,8 +17,8 @@ from mmjax.loop import Setup
 FAST_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 11):  # later ones: no such flag
     FAST_COMPILE["xla_cpu_use_fusion_emitters"] = False
-# How far beyond the batch at hand the second compilation may look for the largest that fits.
-FARTHEST = 16
+# How many times the batch at hand the second compilation may take.
+FARTHEST = 1024
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -109,8 +109,8 @@ def largest_batch(setup: Setup, memory: Memory, hbm_bytes: int) -> int | None:
     """The largest global batch that fits.
 
     Temporaries are taken to be c + p b + q b^2 of b rows a device: c the gradients, whatever the batch; p
-    what each row keeps; q what compares each row with those of all devices. A second compilation tells p
-    from q.
+    what each row keeps; q what compares each row with those of all devices. A second compilation, at the
+    batch that would fit were q 0 and so at or beyond the answer, tells p from q.
     """
     experiment = setup.experiment
     lies = sharding.batch_sharding(setup.mesh, experiment.rules)
@@ -121,6 +121,8 @@ def largest_batch(setup: Setup, memory: Memory, hbm_bytes: int) -> int | None:
     constant = min(constant, memory.temporaries)
     row = memory.batch / rows
     slope = (memory.temporaries - constant) / rows
+    if free < constant + row:
+        return None
     other = max(1, min(int((free - constant) / (slope + row)), FARTHEST * rows))
     curve = 0.0
     if other != rows:

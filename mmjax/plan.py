@@ -4,7 +4,7 @@ The real step is compiled for simulated devices, and nothing is run. docs/plan.m
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -161,14 +161,21 @@ def plan(experiment: Experiment, machine: Machine, devices: Sequence[jax.Device]
         flops=flops,
         device_flops=device_flops,
         memory_traffic=traffic,
-        seconds={
-            "compute": device_flops / device.flops,
-            "memory": traffic / device.hbm_bandwidth,
-            "links": sent["links"] / device.link_bandwidth,
-            "network": sent["network"] / device.network_bandwidth,
-        },
+        seconds=bounds(device, device_flops, traffic, sent),
         half_precision="bf16[" in text or "f16[" in text,
     )
+
+
+def bounds(
+    device: Accelerator, device_flops: float, traffic: float, sent: Mapping[str, float]
+) -> dict[str, float]:
+    """Seconds that each resource of a device needs at least; `sent` is bytes over "links" and "network"."""
+    return {
+        "compute": device_flops / device.flops,
+        "memory": traffic / device.hbm_bandwidth,
+        "links": sent["links"] / device.link_bandwidth,
+        "network": sent["network"] / device.network_bandwidth,
+    }
 
 
 def refuse_uneven(experiment: Experiment, devices: Sequence[jax.Device]) -> None:
