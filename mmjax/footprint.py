@@ -64,9 +64,13 @@ def device_bytes(x: Any, lies: jax.sharding.Sharding) -> int:
 def temporary_bytes(compiled: jax.stages.Compiled) -> int:
     """What the step needs beside its arguments; results in the place of donated arguments need nothing."""
     stats = compiled.memory_analysis()
+    if stats is None:
+        raise RuntimeError("expected XLA's memory analysis, found that this backend gives none")
     return stats.temp_size_in_bytes + stats.output_size_in_bytes - stats.alias_size_in_bytes
 
 
+# Parameters are under the names of modules; what is computed around those, under scopes of their own.
+SCOPES = {"encode": "encoders", "head": "heads", "objective": "objectives"}
 PARTS = re.compile(r"\b(encoders|encode|heads|head|objectives|objective)_([^/:()\s]+)|\b(fusion|update)\b")
 
 
@@ -80,13 +84,13 @@ def part_of(source: str, setup: Setup) -> str:
         return alone
     if kind == "encode":  # a stream, whose tower may have another name
         name = setup.experiment.model.encoder_of(name)
-    return f"{kind[:6] + 'rs' if kind.startswith('encode') else kind.removesuffix('s') + 's'} {name}"
+    return f"{SCOPES.get(kind, kind)} {name}"
 
 
 def groups(setup: Setup, program: hlo.Program) -> dict[str, dict[str, int]]:
     """{part of the model: {"parameters" | "optimizer" | "gradients" | "forward" | "backward": bytes}}.
 
-    "forward" and "backward" are what those passes made and the device holds when it is fullest.
+    "forward" and "backward" (with the update) are what those made and the device holds when it is fullest.
     """
     table: dict[str, Counter] = {}
 
@@ -100,7 +104,8 @@ def groups(setup: Setup, program: hlo.Program) -> dict[str, dict[str, int]]:
             if column == "parameters":
                 add(name, "gradients", device_bytes(x, x.sharding))
     for buffer in cost.peak_buffers(program):
-        add(buffer.source, "backward" if "transpose(" in buffer.source else "forward", buffer.num_bytes)
+        later = "transpose(" in buffer.source or "/update/" in buffer.source
+        add(buffer.source, "backward" if later else "forward", buffer.num_bytes)
     order = ("encoders", "fusion", "heads", "objectives", "update", "other")
     return {name: dict(table[name]) for name in sorted(table, key=lambda n: (order.index(n.split()[0]), n))}
 

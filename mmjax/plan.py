@@ -116,7 +116,7 @@ class Plan:
         return dataclasses.asdict(self) | derived | fits
 
 
-def simulate(num_devices: int) -> list[jax.Device]:
+def simulate(num_devices: int) -> list:
     """CPU devices of which nothing but the number is used. To be called before JAX starts a backend."""
     try:
         jax.config.update("jax_platforms", "cpu")
@@ -130,7 +130,7 @@ def simulate(num_devices: int) -> list[jax.Device]:
     return jax.devices("cpu")[:num_devices]
 
 
-def plan(experiment: Experiment, machine: Machine, devices: Sequence[jax.Device]) -> Plan:
+def plan(experiment: Experiment, machine: Machine, devices: Sequence) -> Plan:
     """Compiles the train step twice: for the experiment's batch, and for one that about fills the memory.
 
     devices: as many as the machine has; simulated ones, or those of a `jax.experimental.topologies`.
@@ -142,7 +142,7 @@ def plan(experiment: Experiment, machine: Machine, devices: Sequence[jax.Device]
     refuse_uneven(experiment, devices)
     setup = Setup.of(experiment, list(devices))
     compiled = compile_step(setup)
-    text = compiled.as_text()
+    text = compiled.as_text() or ""
     program, device = hlo.parse(text), machine.accelerator
     memory = measure(setup, compiled, program)
     talk = Talk.of(collectives(program, setup.mesh.shape), device.node_size)
@@ -178,7 +178,7 @@ def bounds(
     }
 
 
-def refuse_uneven(experiment: Experiment, devices: Sequence[jax.Device]) -> None:
+def refuse_uneven(experiment: Experiment, devices: Sequence) -> None:
     """Raises InputError with a line for every array of the state that the mesh does not divide."""
     mesh, rules = experiment.mesh.make(list(devices)), experiment.rules
     learner = Learner(model=experiment.model, objectives=experiment.objectives)
