@@ -1,4 +1,4 @@
-"""``mmjax train | eval | describe | checkpoints | export | doctor``. Heavy imports stand inside the verbs.
+"""``mmjax train | eval | describe | plan | checkpoints | export | doctor``. Heavy imports are inside the verbs.
 
 Exit codes: 0 done; 2 bad usage, configuration or data; 3 training stopped on a non-finite value; 75 stopped
 by a signal after saving (the same command goes on); 130 interrupted at once. ``--debug`` shows the
@@ -10,7 +10,9 @@ import dataclasses
 import io
 import json
 import logging
+import math
 import os
+import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -128,6 +130,26 @@ def make_parser() -> argparse.ArgumentParser:
     verb.add_argument("--json", action="store_true", help="make the last line of output one JSON object")
     verb.set_defaults(verb=checkpoints)
 
+    verb = verbs.add_parser("plan", help="say what an experiment needs of a machine that is not at hand")
+    _add_experiment(verb)
+    verb.add_argument("--devices", metavar="N", type=_count, required=True, help="GPUs or TPU chips")
+    verb.add_argument(
+        "--device",
+        metavar="NAME",
+        default="NVIDIA H100 80GB HBM3",
+        help="whose data sheet to use (%(default)s)",
+    )
+    verb.add_argument("--hbm", metavar="SIZE", type=_bytes, help="memory of a device, say 80GiB")
+    verb.add_argument("--peak", metavar="FLOPS", type=_rate, help="FLOP/s of a device")
+    verb.add_argument("--hbm-bandwidth", metavar="GB/s", type=_rate, help="of a device's memory")
+    verb.add_argument("--bandwidth", metavar="GB/s", type=_rate, help="that a device sends within its node")
+    verb.add_argument(
+        "--slow-bandwidth", metavar="GB/s", type=_rate, help="that a device sends between nodes"
+    )
+    verb.add_argument("--node-size", metavar="N", type=_count, help="devices of a node")
+    verb.add_argument("--json", action="store_true", help="make the last line of output one JSON object")
+    verb.set_defaults(verb=plan)
+
     verb = verbs.add_parser("export", help="write a run's parameters to a safetensors file")
     verb.add_argument("run_dir", metavar="RUN_DIR", type=Path)
     verb.add_argument("file", metavar="FILE.safetensors", type=Path)
@@ -149,6 +171,35 @@ def make_parser() -> argparse.ArgumentParser:
 def _add_experiment(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("experiment", metavar="EXPERIMENT.py", type=Path)
     verb.add_argument("overrides", metavar="path.to.field=value", nargs="*")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a number of at least 1, found {text!r}")
+    return int(text)
+
+
+def _bytes(text: str) -> int:
+    """
+    >>> _bytes("80GiB"), _bytes("1.5 GB")
+    (85899345920, 1500000000)
+    """
+    units = {f"{p}iB": 2 ** (10 * i) for i, p in enumerate("KMGT", 1)}
+    units |= {f"{p}B": 10 ** (3 * i) for i, p in enumerate("KMGT", 1)}
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]i?B)", text)
+    if not found or not float(found.group(1)):
+        raise argparse.ArgumentTypeError(f"expected a size such as 80GiB or 80GB, found {text!r}")
+    return int(float(found.group(1)) * units[found.group(2)])
+
+
+def _rate(text: str) -> float:
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = math.nan
+    if not 0 < rate < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, such as 450 or 9.89e14, found {text!r}")
+    return rate
 
 
 def train(arguments: argparse.Namespace) -> None:
@@ -231,6 +282,31 @@ def describe(arguments: argparse.Namespace) -> None:
     from mmjax.experiment import load
 
     print(describe(load(arguments.experiment, arguments.overrides)), end="")
+
+
+def plan(arguments: argparse.Namespace) -> None:
+    from mmjax import precheck
+
+    precheck.check(arguments.experiment, arguments.overrides)
+    # XLA's partitioner warns of each choice that the plan counts.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+    from mmjax import plan
+    from mmjax.experiment import load
+
+    machine = plan.Machine.of(
+        arguments.device,
+        arguments.devices,
+        arguments.hbm,
+        flops=arguments.peak,
+        hbm_bandwidth=arguments.hbm_bandwidth and 1e9 * arguments.hbm_bandwidth,
+        link_bandwidth=arguments.bandwidth and 1e9 * arguments.bandwidth,
+        network_bandwidth=arguments.slow_bandwidth and 1e9 * arguments.slow_bandwidth,
+        node_size=arguments.node_size,
+    )
+    experiment = load(arguments.experiment, arguments.overrides)
+    made = plan.plan(experiment, machine, plan.simulate(arguments.devices))
+    print(json.dumps(made.to_json()) if arguments.json else plan.describe(made).rstrip())
 
 
 def export(arguments: argparse.Namespace) -> None:

@@ -65,6 +65,25 @@ class Instruction:
     def num_bytes(self) -> int:
         return sum(array.num_bytes for array in self.arrays)
 
+    @functools.cached_property
+    def element_sizes(self) -> tuple[int, ...]:
+        """How many arrays each element of a tuple holds.
+
+        >>> dataclasses.replace(parse(EXAMPLE).entry.root, type="(f32[2]{0}, (f32[], s32[]))").element_sizes
+        (1, 2)
+        """
+        sizes, depth = [], 0
+        for mark in re.finditer(r"[()]|\[[\d,]*\]", re.sub(r"\{[^}]*\}", "", self.type)):
+            if mark.group() in "()":
+                depth += 1 if mark.group() == "(" else -1
+                if depth == 2 and mark.group() == "(":
+                    sizes.append(0)
+            elif depth < 2:
+                sizes.append(1)
+            else:
+                sizes[-1] += 1
+        return tuple(sizes)
+
     @property
     def source(self) -> str:
         """Where in the model it comes from: JAX's name stack, empty if XLA made it."""
