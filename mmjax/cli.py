@@ -1,4 +1,4 @@
-"""``mmjax train | eval | describe | plan | checkpoints | export | doctor``. Heavy imports are inside the verbs.
+"""``mmjax train | eval | describe | plan | checkpoints | export | doctor``. Heavy imports are in the verbs.
 
 Exit codes: 0 done; 2 bad usage, configuration or data; 3 training stopped on a non-finite value; 75 stopped
 by a signal after saving (the same command goes on); 130 interrupted at once. ``--debug`` shows the

@@ -219,8 +219,6 @@ def steps(
     return state
 
 
-
-
 def counted(folder: RunFolder) -> dict[str, int]:
     """What the run has counted until its last logged step, as process 0 reads it."""
     names = ("bad_examples", "skipped_steps", "rollbacks")

@@ -17,7 +17,7 @@ from mmjax.experiment import load
 needs_mpirun = pytest.mark.skipif(
     processes.missing("mpirun") is not None, reason="mpirun is not installed here"
 )
-pytestmark = pytest.mark.xdist_group("processes")  # two cores: one job at a time
+pytestmark = [pytest.mark.once, pytest.mark.xdist_group("processes")]  # two cores: one job at a time
 
 
 @pytest.fixture(scope="module", autouse=True)

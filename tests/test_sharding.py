@@ -127,7 +127,13 @@ def assert_close(found, expected, of_largest=0.0):
         )
 
 
-@pytest.mark.parametrize("rules, mesh", itertools.product(RULES, MESHES))
+@pytest.mark.parametrize(
+    "rules, mesh",
+    [  # a mesh on one worker, so that what is one program is compiled once
+        pytest.param(rules, mesh, marks=pytest.mark.xdist_group(f"sharding {mesh}"))
+        for rules, mesh in itertools.product(RULES, MESHES)
+    ],
+)
 def test_steps_are_the_same_on_one_device_and_on_eight(on_eight, single, rules, mesh):
     found = on_eight(RULES[rules], MESHES[mesh].make())
     for number, ((state, metrics), (expected, expected_metrics)) in enumerate(

@@ -18,6 +18,8 @@ from mmjax import sharding
 from mmjax.sharding.collectives import Collective, collectives
 from mmjax.train.state import init_state
 
+pytestmark = pytest.mark.once
+
 ROOT = Path(__file__).parents[1]
 GOLDEN = Path(__file__).parent / "golden" / "collectives"
 LEAST_BYTES = 512  # of scalars and norms, XLA versions combine as they like
@@ -33,6 +35,9 @@ def load_benchmark():
 
 benchmark = load_benchmark()
 SIZES = benchmark.Sizes()
+NAMES = [  # a strategy on one worker, so that it is compiled once
+    pytest.param(name, marks=pytest.mark.xdist_group(f"strategy {name}")) for name in benchmark.STRATEGIES
+]
 
 
 @functools.cache
@@ -50,7 +55,7 @@ def found(name: str) -> list[Collective]:
     return collectives(compiled.as_text(), mesh.shape)
 
 
-@pytest.mark.parametrize("name", benchmark.STRATEGIES)
+@pytest.mark.parametrize("name", NAMES)
 def test_devices_send_what_the_strategy_needs(name):
     _, mesh = program(name)
     paper = benchmark.needed(SIZES, getattr(sharding, name), mesh).total()
@@ -81,7 +86,7 @@ def golden(name: str) -> dict[str, int]:
     return {line: int(times) for line, _, times in (row.rpartition(", times ") for row in rows)}
 
 
-@pytest.mark.parametrize("name", benchmark.STRATEGIES)
+@pytest.mark.parametrize("name", NAMES)
 def test_collectives_are_the_golden_ones(name):
     now = counted(found(name))
     if os.environ.get("MMJAX_GOLDEN"):
@@ -91,6 +96,7 @@ def test_collectives_are_the_golden_ones(name):
     assert differences(now, golden(name)) == []
 
 
+@pytest.mark.xdist_group("strategy FSDP")
 def test_a_collective_that_is_added_is_named():
     source = "jit(step)/jvp(Learner)/encoders_text/trunk/layers/mlp/up"
     extra = dataclasses.replace(
@@ -101,7 +107,7 @@ def test_a_collective_that_is_added_is_named():
     ]
 
 
-@pytest.mark.parametrize("name", benchmark.STRATEGIES)
+@pytest.mark.parametrize("name", NAMES)
 def test_state_held_by_a_device_is_what_the_rules_say(name):
     """XLA's memory analysis, against parameters and moments divided as their logical axes are mapped."""
     compiled, mesh = program(name)
