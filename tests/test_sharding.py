@@ -11,7 +11,8 @@ import pytest
 
 from mmjax import sharding, train
 from mmjax.errors import InputError
-from mmjax.sharding import FSDP, FSDP_TENSOR, REPLICATED, TENSOR, ZERO1, MeshShape, Rules
+from mmjax.sharding import FSDP, FSDP_TENSOR, REPLICATED, SEQUENCE, TENSOR, ZERO1, MeshShape, Rules
+from mmjax.sharding.annotate import tell_padded
 from mmjax.sharding.axes import ACTIVATION_AXES, KNOWN_AXES, PARAMETER_AXES
 from mmjax.sharding.mesh import hardware_slices
 from mmjax.testing import TOLERANCE, tiny_batch, tiny_learner
@@ -282,6 +283,19 @@ def test_one_size_of_a_mesh_may_be_left_open():
     assert sizes(MeshShape(data=2, tensor=-1)) == (1, 2, 1, 1, 4)
     assert sizes(MeshShape(data=1, sequence=-1, slices=2)) == (2, 1, 1, 4, 1)
     assert sizes(MeshShape(fsdp=8)) == (1, 1, 8, 1, 1)
+
+
+def test_an_activation_that_the_mesh_does_not_divide_is_padded_and_told_once(caplog):
+    mesh, x = MeshShape(data=1, sequence=8).make(), jnp.arange(8.0 * 12 * 3).reshape(8, 12, 3)
+    tell_padded.cache_clear()
+    with sharding.using(mesh, SEQUENCE):
+        for _ in range(2):
+            y = jax.jit(lambda x: sharding.shard(x + 1, "act_batch", "act_length", "act_embed") * 2)(x)
+    np.testing.assert_array_equal(y, (x + 1) * 2)
+    assert [record.getMessage() for record in caplog.records] == [
+        "activations: the axis act_length of size 12 is not divisible by 8, the size of mesh axes "
+        "['sequence']: padded to 16"
+    ]
 
 
 @dataclasses.dataclass(frozen=True)

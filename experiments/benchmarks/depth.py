@@ -2,8 +2,8 @@
 
     python experiments/benchmarks/depth.py
 
-Compiles the train step of a text tower on one CPU device, and runs nothing. Seconds are the process's own, which
-other work on the machine changes little. Results: docs/reliability.md.
+Compiles the train step of a text tower on one CPU device, and runs nothing. Seconds are the process's own
+CPU time, which other work on the machine changes little. Results: docs/reliability.md.
 """
 
 import itertools
