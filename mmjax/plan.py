@@ -185,9 +185,13 @@ def refuse_uneven(experiment: Experiment, devices: Sequence) -> None:
     optimizer, spec = experiment.optimizer.make(experiment.num_steps), experiment.data.spec()
     with tracing(experiment), sharding.using(mesh, rules):
         boxed = jax.eval_shape(lambda: init_state(learner, optimizer, spec, experiment.seed))
+    try:
+        state_shardings(boxed, mesh, rules)
+        return
+    except InputError:  # the first misfit
+        lines = []
     # Moments lie as their parameters do: they are asked only if those are all right.
     for part in (boxed.replace(opt_state=None), boxed):
-        lines = []
         leaves, tree = jax.tree.flatten(part, is_leaf=lambda x: callable(getattr(x, "unbox", None)))
         for i, leaf in enumerate(leaves):
             alone = tree.unflatten([leaf if i == j else None for j in range(len(leaves))])
@@ -196,13 +200,13 @@ def refuse_uneven(experiment: Experiment, devices: Sequence) -> None:
             except InputError as error:
                 lines.append(str(error))
         if lines:
-            raise InputError("\n  ".join([f"{len(lines)} arrays do not divide:", *lines]))
+            raise InputError("\n  ".join([f"{len(lines)} arrays do not fit the mesh:", *lines]))
 
 
 def describe(plan: Plan) -> str:
     """The plan in words."""
     machine, memory = plan.machine, plan.memory
-    mesh = " x ".join(f"{axis} {size}" for axis, size in plan.mesh.items())
+    mesh = " x ".join(f"{axis} {size}" for axis, size in plan.mesh.items() if size > 1) or "of one device"
     lines = [
         f"{plan.experiment} on {machine.num_devices} x {machine.name}: mesh {mesh}, "
         f"batch {plan.batch_size:,}",

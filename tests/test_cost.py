@@ -84,8 +84,25 @@ def test_results_and_aliases_need_no_memory_of_their_own():
         "ROOT %c = f32[1,8]{1,0} slice(%b)",
     )
     assert sum(size for size, _ in buffers(*over_itself)) == ARRAY
+    turned = (over_itself[0], "%b = f32[100,8]{1,0} transpose(%a)", over_itself[2])
+    assert sum(size for size, _ in buffers(*turned)) == 2 * ARRAY
     apart = (*over_itself[:2], "ROOT %c = f32[1,8]{1,0} custom-call(%b, %a)")
     assert sum(size for size, _ in buffers(*apart)) == 2 * ARRAY
+
+
+def test_an_update_in_place_takes_the_memory_of_what_it_updates():
+    lines = (
+        "%a = f32[100,8]{1,0} transpose(%x)",
+        "%row = f32[1,8]{1,0} fusion(%x, %n), kind=kLoop, calls=%part",
+        "%y = f32[100,8]{1,0} fusion(%a, %row, %n), kind=kLoop, calls=%put",
+        "ROOT %c = f32[1,8]{1,0} custom-call(%y, %a)",
+    )
+    assert sum(size for size, _ in buffers(*lines)) == ARRAY + ROW
+    swapped = PROGRAM.replace("parameter(0)\n  %u", "parameter(1)\n  %u").replace(
+        "%u = f32[1,8]{1,0} parameter(1)", "%u = f32[1,8]{1,0} parameter(0)"
+    )
+    text = swapped.replace("LINES", "\n".join(f"  {line}" for line in lines).replace("%a, %row", "%row, %a"))
+    assert sum(buffer.num_bytes for buffer in cost.peak_buffers(parse(text))) == ARRAY + ROW
 
 
 def test_copies_without_a_name_have_that_of_what_they_copy():

@@ -187,7 +187,7 @@ def test_bad_options_are_refused(file, capsys, options, message):
     "arguments, message",
     [
         (["--device", "abacus"], r"expected a device among \['NVIDIA A100.*found 'abacus'"),
-        (["mesh.fsdp=3", "data.batch_size=6"], r"needs 2 x 3 x .*devices and JAX sees 8"),
+        (["mesh.fsdp=3", "data.batch_size=6"], r"needs data 2 x fsdp 3 = 6 devices and JAX sees 8"),
         (["data.batch_size=12"], "expected data.batch_size to be a multiple of 8, found 12"),
         (["num_steps=0"], "num_steps expects an integer of at least 1"),
     ],
@@ -207,7 +207,7 @@ def test_every_array_that_does_not_divide_is_listed(tmp_path, capsys):
     assert main(["plan", str(file), "mesh.fsdp=8", "rules=FSDP", "--devices", "8"]) == 2
     lines = capsys.readouterr().err.splitlines()
     uneven = [line for line in lines if "not divisible by 8" in line]
-    assert lines[0] == f"mmjax: {len(uneven)} arrays do not divide:"
+    assert lines[0] == f"mmjax: {len(uneven)} arrays do not fit the mesh:"
     for array in ("encoders_text/table", "heads_image/linear/kernel", "encoders_image/trunk/layers/mlp/up"):
         assert any(array in line and "['fsdp']" in line for line in uneven), array
     assert not any("opt_state" in line for line in uneven)
