@@ -178,8 +178,9 @@ def test_goes_on_elsewhere(run, sources, tmp_path, source, target, record_proper
     apart = {
         (step, name): abs(found[step][name] / expected[step][name] - 1) for step in found for name in LOSSES
     }
-    record_property("source", source)
-    record_property("target", target)
+    for side, (num_devices, rules) in (("source", source), ("target", target)):
+        record_property(f"{side} devices", num_devices)
+        record_property(f"{side} rules", rules)
     record_property("apart", max(apart.values()))
     assert {where: value for where, value in apart.items() if value > TOLERANCE["sharded"]} == {}
     if source == target:

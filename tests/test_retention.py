@@ -35,8 +35,8 @@ def test_newest_and_every_so_often(fields, kept):
         ({100: 0.5, 200: 0.5, 300: 0.5}, "max", 300),  # of equals, the newest: it has seen more
         ({100: 0.5, 200: 0.5, 300: 0.5}, "min", 300),
         ({100: 0.1, 150: 0.9}, "max", 100),  # step 150 was never saved, or is gone
-        ({100: 0.1, 200: math.nan, 300: 0.05}, "max", 100),
-        ({100: 0.1, 200: math.nan, 300: 0.05}, "min", 300),
+        ({100: math.nan, 200: 0.1, 300: 0.05}, "max", 200),
+        ({100: math.nan, 200: 0.1, 300: 0.05}, "min", 300),
     ],
 )
 def test_best_by_a_metric(scores, mode, best):

@@ -48,21 +48,26 @@ def faults(rows: list[dict[str, str]]) -> str:
 
 
 def elastic(rows: list[dict[str, str]]) -> str:
-    """Largest relative difference of a loss from one device's, in millionths; bold: the same bits."""
-    names = list(dict.fromkeys(row["source"] for row in rows))
-    apart = {(row["source"], row["target"]): float(row["apart"]) for row in rows}
-
-    def cell(source: str, target: str) -> str:
-        if (source, target) not in apart:
-            return ""
-        return f"{'**' * (source == target)}{1e6 * apart[source, target]:.1f}{'**' * (source == target)}"
-
-    lines = [f"| {name} | " + " | ".join(cell(name, target) for target in names) + " |" for name in names]
-    head = ["| from \\ to | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
-    passed = sum(1 for pair in apart)
-    return "\n".join(
-        [f"{passed} pairs passed; the largest difference is {max(apart.values()):.1e}.", "", *head, *lines]
+    """Two tables of the pairs: by number of devices and by rules, the largest difference in millionths."""
+    same = sum(
+        all(row[f"source {what}"] == row[f"target {what}"] for what in ("devices", "rules")) for row in rows
     )
+    largest = max(float(row["apart"]) for row in rows)
+    text = [f"{len(rows)} pairs passed, {same} of them to the bit; largest difference {largest:.1e}."]
+    for what in ("devices", "rules"):
+        names = list(dict.fromkeys(row[f"source {what}"] for row in rows))
+        text += ["", f"| from \\ to {what} | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+        for source in names:
+            cells = []
+            for target in names:
+                found = [
+                    float(row["apart"])
+                    for row in rows
+                    if (row[f"source {what}"], row[f"target {what}"]) == (source, target)
+                ]
+                cells.append(f"{1e6 * max(found):.2f} ({len(found)})" if found else "")
+            text.append(f"| {source} | {' | '.join(cells)} |")
+    return "\n".join(text)
 
 
 if __name__ == "__main__":
