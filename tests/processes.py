@@ -40,7 +40,7 @@ DRAWN = {
     # At its usual epsilon Adam makes noise of a gradient that is zero on paper, that of a bias of the keys.
     "peak_learning_rate=1e-3": "peak_learning_rate=1e-2, epsilon=1e-3, accumulate=2",
 }
-OVERRIDES = [f"num_steps={NUM_STEPS}", "save_every=3", "evals.retrieval.every=3", "max_to_keep=9"]
+OVERRIDES = [f"num_steps={NUM_STEPS}", "save_every=3", "evals.retrieval.every=4", "max_to_keep=9"]
 # The parameters are split over the devices of both processes.
 SPLIT = ["mesh.data=1", "mesh.fsdp=8", "rules=FSDP"]
 LOSSES = ("loss", "loss/pairs", "loss/words", "grad_norm", "update_norm", "learning_rate", "bad_examples")

@@ -57,6 +57,12 @@ def without(variables: dict[str, str], *names: str) -> dict[str, str]:
             ("Open MPI", 4, 3, "[fe80::b9b]:62880"),
         ),
         (OPEN_MPI | {"OMPI_COMM_WORLD_LOCAL_SIZE": "4"}, ("Open MPI", 4, 3, "127.0.0.1:62624")),
+        # version 5: no address, but a name of its own for each job
+        (
+            without(OPEN_MPI, "OMPI_MCA_orte_hnp_uri")
+            | {"OMPI_COMM_WORLD_LOCAL_SIZE": "4", "PMIX_NAMESPACE": "prterun-node-4097@1"},
+            ("Open MPI", 4, 3, "127.0.0.1:61451"),
+        ),
         (OPEN_MPI | {"JAX_COORDINATOR_ADDRESS": "head:99"}, ("Open MPI", 4, 3, "head:99")),
         (OPEN_MPI | {"JAX_COORDINATOR_PORT": "99"}, ("Open MPI", 4, 3, "10.96.0.1:99")),
         # mpirun in a Slurm job: the daemons' variables are Slurm's, and not the processes'
