@@ -71,7 +71,7 @@ def temporary_bytes(compiled: jax.stages.Compiled) -> int:
 
 # Parameters are under the names of modules; what is computed around those, under scopes of their own.
 SCOPES = {"encode": "encoders", "head": "heads", "objective": "objectives"}
-PARTS = re.compile(r"\b(encoders|encode|heads|head|objectives|objective)_([^/:()\s]+)|\b(fusion|update)\b")
+PARTS = re.compile(r"\b(encoders|encode|heads|head|objectives|objective)_([\w-]+)|\b(fusion|update)\b")
 
 
 def part_of(source: str, setup: Setup) -> str:

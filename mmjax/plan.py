@@ -139,8 +139,11 @@ def plan(experiment: Experiment, machine: Machine, devices: Sequence) -> Plan:
       InputError: experiment, mesh and devices do not fit; every array that does not divide is listed.
     """
     validate(experiment, len(devices))
-    refuse_uneven(experiment, devices)
-    setup = Setup.of(experiment, list(devices))
+    try:
+        setup = Setup.of(experiment, list(devices))
+    except InputError:  # the first misfit; if it is one of the state and the mesh, all of them are told
+        refuse_uneven(experiment, devices)
+        raise
     compiled = compile_step(setup)
     text = compiled.as_text() or ""
     program, device = hlo.parse(text), machine.accelerator
@@ -188,10 +191,11 @@ def refuse_uneven(experiment: Experiment, devices: Sequence) -> None:
     try:
         state_shardings(boxed, mesh, rules)
         return
-    except InputError:  # the first misfit
-        lines = []
+    except InputError as error:
+        first = error
     # Moments lie as their parameters do: they are asked only if those are all right.
     for part in (boxed.replace(opt_state=None), boxed):
+        lines = []
         leaves, tree = jax.tree.flatten(part, is_leaf=lambda x: callable(getattr(x, "unbox", None)))
         for i, leaf in enumerate(leaves):
             alone = tree.unflatten([leaf if i == j else None for j in range(len(leaves))])
@@ -201,6 +205,7 @@ def refuse_uneven(experiment: Experiment, devices: Sequence) -> None:
                 lines.append(str(error))
         if lines:
             raise InputError("\n  ".join([f"{len(lines)} arrays do not fit the mesh:", *lines]))
+    raise first
 
 
 def describe(plan: Plan) -> str:
