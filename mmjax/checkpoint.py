@@ -19,7 +19,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from mmjax import integrity
+from mmjax import distributed, integrity
 from mmjax.errors import InputError
 from mmjax.integrity import SEAL
 from mmjax.retention import Retention
@@ -117,6 +117,8 @@ class Checkpoints:
     def _failing(self) -> Iterator[None]:
         try:
             yield
+        except jax.errors.JaxRuntimeError:  # another process has died while all were saving
+            raise
         except Exception as error:  # a full or broken disk: Orbax and TensorStore raise many kinds
             self._saved = None
             reason = f"{type(error).__name__}: {str(error).strip()}"
@@ -126,14 +128,15 @@ class Checkpoints:
             ) from error
 
     def _walk(self, step: int | None, read: Any, at_most: int | None = None) -> Any | None:
-        steps = [s for s in self.steps() if at_most is None or s <= at_most]
+        steps = [s for s in distributed.from_first(self.steps) if at_most is None or s <= at_most]
         if step is not None and step not in steps:
             raise InputError(
                 f"expected a checkpoint of step {step} in {self.folder}, found {steps or 'none'}"
             )
         faults = []
         for candidate in reversed(steps) if step is None else [step]:
-            fault = integrity.fault(self.folder / str(candidate))
+            # One process reads it all: the others would wait for the same disk.
+            fault = distributed.from_first(lambda step=candidate: integrity.fault(self.folder / str(step)))
             if fault is None:
                 try:
                     with jax.transfer_guard("allow"):

@@ -1,8 +1,8 @@
-"""``mmjax train | eval | describe | checkpoints | export``. Heavy imports stand inside the verbs.
+"""``mmjax train | eval | describe | plan | checkpoints | export | doctor``. Heavy imports are in the verbs.
 
 Exit codes: 0 done; 2 bad usage, configuration or data; 3 training stopped on a non-finite value; 75 stopped
 by a signal after saving (the same command goes on); 130 interrupted at once. ``--debug`` shows the
-traceback of a refusal.
+traceback of a refusal. Under a launcher every process runs the same command, and the first one speaks.
 """
 
 import argparse
@@ -10,18 +10,23 @@ import dataclasses
 import io
 import json
 import logging
+import math
 import os
+import re
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
 from mmjax import __version__
-from mmjax.errors import InputError, Interrupted, NonFiniteError
+from mmjax.errors import InputError, Interrupted, NonFiniteError, SharedRefusal
 from mmjax.goodput import Goodput, process_age
 from mmjax.stop import StopSignal
 
 # OSError: a full disk, a name that is too long, a folder that may not be read.
 EXIT_CODES = {InputError: 2, OSError: 2, NonFiniteError: 3, Interrupted: 75}
+# Raised by all of a run's processes at the same step; after any other error the others may wait for this one.
+KNOWN_TO_ALL = (SharedRefusal, NonFiniteError, Interrupted)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -58,11 +63,26 @@ def main(argv: Sequence[str] | None = None) -> int:
             else ""
         )
         print(f"mmjax: {error}{hint}", file=sys.stderr)
-        return next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind))
+        code = next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind))
+        if not isinstance(error, KNOWN_TO_ALL):
+            _leave(code)
+        return code
     except KeyboardInterrupt:  # of a verb that saves nothing, or a second one
         print("mmjax: interrupted", file=sys.stderr)
+        _leave(130)
         return 130
+    except Exception:
+        if "mmjax.distributed" in sys.modules:
+            traceback.print_exc()
+            _leave(1)
+        raise
     return 0
+
+
+def _leave(code: int) -> None:
+    """Ends the process without waiting for the run's others, if there are any."""
+    if "mmjax.distributed" in sys.modules:
+        sys.modules["mmjax.distributed"].leave(code)
 
 
 def _thread_for_each_device() -> None:
@@ -110,6 +130,26 @@ def make_parser() -> argparse.ArgumentParser:
     verb.add_argument("--json", action="store_true", help="make the last line of output one JSON object")
     verb.set_defaults(verb=checkpoints)
 
+    verb = verbs.add_parser("plan", help="say what an experiment needs of a machine that is not at hand")
+    _add_experiment(verb)
+    verb.add_argument("--devices", metavar="N", type=_count, required=True, help="GPUs or TPU chips")
+    verb.add_argument(
+        "--device",
+        metavar="NAME",
+        default="NVIDIA H100 80GB HBM3",
+        help="whose data sheet to use (%(default)s)",
+    )
+    verb.add_argument("--hbm", metavar="SIZE", type=_bytes, help="memory of a device, say 80GiB")
+    verb.add_argument("--peak", metavar="FLOPS", type=_rate, help="FLOP/s of a device")
+    verb.add_argument("--hbm-bandwidth", metavar="GB/s", type=_rate, help="of a device's memory")
+    verb.add_argument("--bandwidth", metavar="GB/s", type=_rate, help="that a device sends within its node")
+    verb.add_argument(
+        "--slow-bandwidth", metavar="GB/s", type=_rate, help="that a device sends between nodes"
+    )
+    verb.add_argument("--node-size", metavar="N", type=_count, help="devices of a node")
+    verb.add_argument("--json", action="store_true", help="make the last line of output one JSON object")
+    verb.set_defaults(verb=plan)
+
     verb = verbs.add_parser("export", help="write a run's parameters to a safetensors file")
     verb.add_argument("run_dir", metavar="RUN_DIR", type=Path)
     verb.add_argument("file", metavar="FILE.safetensors", type=Path)
@@ -117,6 +157,11 @@ def make_parser() -> argparse.ArgumentParser:
         "--step", metavar="N", type=int, help="the checkpoint of this step (default: the newest)"
     )
     verb.set_defaults(verb=export)
+
+    verb = verbs.add_parser("doctor", help="what JAX and the launcher see here, and what to mend")
+    verb.add_argument("--data", metavar="FILE_OR_DIR", type=Path, help="measure how fast it can be read")
+    verb.add_argument("--json", action="store_true", help="one JSON object a process, on one line")
+    verb.set_defaults(verb=doctor)
 
     for verb in verbs.choices.values():
         verb.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -128,6 +173,35 @@ def _add_experiment(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("overrides", metavar="path.to.field=value", nargs="*")
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a number of at least 1, found {text!r}")
+    return int(text)
+
+
+def _bytes(text: str) -> int:
+    """
+    >>> _bytes("80GiB"), _bytes("1.5 GB")
+    (85899345920, 1500000000)
+    """
+    units = {f"{p}iB": 2 ** (10 * i) for i, p in enumerate("KMGT", 1)}
+    units |= {f"{p}B": 10 ** (3 * i) for i, p in enumerate("KMGT", 1)}
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]i?B)", text)
+    if not found or not float(found.group(1)):
+        raise argparse.ArgumentTypeError(f"expected a size such as 80GiB or 80GB, found {text!r}")
+    return int(float(found.group(1)) * units[found.group(2)])
+
+
+def _rate(text: str) -> float:
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = math.nan
+    if not 0 < rate < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, such as 450 or 9.89e14, found {text!r}")
+    return rate
+
+
 def train(arguments: argparse.Namespace) -> None:
     from mmjax import precheck
 
@@ -137,15 +211,30 @@ def train(arguments: argparse.Namespace) -> None:
     with (
         StopSignal() as stop
     ):  # imports take seconds: a signal during them ends the run before its first step
-        from mmjax import loop, report
+        from mmjax import distributed, loop, report
         from mmjax.experiment import load
 
-        experiment = load(arguments.experiment, arguments.overrides)
+        _introduce(distributed.start())
+        with distributed.together():
+            experiment = load(arguments.experiment, arguments.overrides)
         run_dir = arguments.run_dir or Path("runs") / experiment.name
         results = loop.run(experiment, run_dir, stop, goodput=goodput)
-    print(report.table(results))
-    print(goodput.summary())
-    print(f"run: {run_dir}")
+    if distributed.is_first():
+        print(report.table(results))
+        print(goodput.summary())
+        print(f"run: {run_dir}")
+
+
+def _introduce(launch) -> None:
+    """Says which process this is, once and then in every line of its log."""
+    from mmjax import distributed
+
+    if launch.num_processes == 1:
+        return
+    rank = f"[{launch.process_id}/{launch.num_processes}]"
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(logging.Formatter(f"{rank} %(levelname)s: %(message)s"))
+    logging.getLogger("mmjax").info("%s", distributed.describe(launch))
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
@@ -195,6 +284,31 @@ def describe(arguments: argparse.Namespace) -> None:
     print(describe(load(arguments.experiment, arguments.overrides)), end="")
 
 
+def plan(arguments: argparse.Namespace) -> None:
+    from mmjax import precheck
+
+    precheck.check(arguments.experiment, arguments.overrides)
+    # XLA's partitioner warns of each choice that the plan counts.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+    from mmjax import plan
+    from mmjax.experiment import load
+
+    machine = plan.Machine.of(
+        arguments.device,
+        arguments.devices,
+        arguments.hbm,
+        flops=arguments.peak,
+        hbm_bandwidth=arguments.hbm_bandwidth and 1e9 * arguments.hbm_bandwidth,
+        link_bandwidth=arguments.bandwidth and 1e9 * arguments.bandwidth,
+        network_bandwidth=arguments.slow_bandwidth and 1e9 * arguments.slow_bandwidth,
+        node_size=arguments.node_size,
+    )
+    experiment = load(arguments.experiment, arguments.overrides)
+    made = plan.plan(experiment, machine, plan.simulate(arguments.devices))
+    print(json.dumps(made.to_json()) if arguments.json else plan.describe(made).rstrip())
+
+
 def export(arguments: argparse.Namespace) -> None:
     from mmjax.run_folder import RunFolder
 
@@ -204,3 +318,17 @@ def export(arguments: argparse.Namespace) -> None:
 
     num_arrays, num_parameters, step = export(arguments.run_dir, arguments.file, step=arguments.step)
     print(f"{arguments.file}: {num_parameters:,} parameters in {num_arrays} arrays, of step {step}")
+
+
+def doctor(arguments: argparse.Namespace) -> None:
+    from mmjax import distributed
+    from mmjax import doctor as examine
+
+    facts = examine.gather(arguments.data)
+    faults = [finding.found for finding in examine.findings(facts) if finding.fault]
+    print(examine.to_json(facts) if arguments.json else examine.report(facts), flush=True)
+    with distributed.together():
+        if faults:
+            raise InputError(
+                f"expected no fault on {facts.host}, found {len(faults)}: each is listed with its remedy"
+            )

@@ -5,6 +5,10 @@ class InputError(Exception):
     """Bad usage, configuration or data. Says what was expected, what was found, what to do. Exit code 2."""
 
 
+class SharedRefusal(InputError):
+    """An InputError that every process of the run raises at the same time, so that all can end in order."""
+
+
 class NonFiniteError(Exception):
     """A loss or a gradient became NaN or infinite. Names the step and the objective. Exit code 3.
 

@@ -139,15 +139,19 @@ def validate(experiment: Experiment, num_devices: int | None = None) -> None:
     _refuse_small_tables(experiment)
     _refuse_unkept_checkpoints(experiment)
 
-    mesh = experiment.mesh
-    sizes = (mesh.data, mesh.fsdp) if num_devices is None else mesh.resolve(num_devices)[:2]
-    if any(size < 1 and size != -1 for size in sizes):
-        raise InputError(f"expected mesh sizes of at least 1, or -1 for all that is left, found {mesh}")
-    ways = math.prod(size for size in sizes if size != -1)
+    sizes = dataclasses.asdict(experiment.mesh)
+    if num_devices is not None:
+        sizes = experiment.mesh.resolve(num_devices)
+    if any(size < 1 and size != -1 for size in sizes.values()):
+        raise InputError(
+            f"expected mesh sizes of at least 1, or -1 for all that is left, found {experiment.mesh}"
+        )
+    axes = experiment.rules.mesh_axes("act_batch")
+    ways = math.prod(sizes[axis] for axis in axes if sizes[axis] != -1)
     if experiment.data.batch_size % ways:
         raise InputError(
-            f"the batch is split over mesh.data x mesh.fsdp = {ways} devices: expected data.batch_size to be "
-            f"a multiple of {ways}, found {experiment.data.batch_size}"
+            f"the batch is split over mesh.{' x mesh.'.join(axes)} = {ways} devices: expected "
+            f"data.batch_size to be a multiple of {ways}, found {experiment.data.batch_size}"
         )
 
 

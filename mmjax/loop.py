@@ -7,11 +7,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
 from tqdm import tqdm
 
-from mmjax import data, evals, sharding, train
+from mmjax import data, distributed, evals, sharding, train
 from mmjax.checkpoint import Checkpoints
 from mmjax.errors import InputError, NonFiniteError
 from mmjax.evals import pictures
@@ -45,6 +43,8 @@ def run(
     devices: to train on; by default all that JAX sees.
     goodput: takes down where the time goes; by default one that starts now.
 
+    With several processes (`distributed.start` comes first) every one calls this, and process 0 writes.
+
     Raises:
       InputError: configuration, data or folder do not fit.
       NonFiniteError: a loss or gradient became NaN or infinite, and on_nonfinite is "stop" or has been of no
@@ -54,20 +54,23 @@ def run(
     with contextlib.ExitStack() as opened:
         stop = opened.enter_context(StopSignal()) if stop is None else stop
         goodput = Goodput() if goodput is None else goodput
-        setup, text = Setup.of(experiment, devices), to_text(experiment)
+        with distributed.together():
+            setup, text = Setup.of(experiment, devices), to_text(experiment)
         # In this order on resume: the folder proves to be this experiment's, its state, its data.
-        folder = opened.enter_context(RunFolder.claim(run_dir, text, writes=jax.process_index() == 0))
+        folder = claim(run_dir, text, opened)
         checkpoints = Checkpoints(folder.checkpoints, keep=retention(experiment, folder), experiment=text)
         opened.enter_context(contextlib.closing(checkpoints))
         state = checkpoints.restore(setup.abstract)
         if state is None:
-            open_data(experiment)
+            with distributed.together():
+                open_data(experiment)
             state = setup.new_state()
         first = int(state.step)
-        goodput.carry_on(folder.metrics(), first)
-        if folder.resume(first):  # at once: a process that dies before its first log line must not hide it
+        goodput.carry_on(folder.metrics() if folder.writes else [], first)
+        if distributed.from_first(lambda: folder.resume(first)):
+            # At once: a process that dies before its first log line must not hide it.
             folder.amend_metrics(goodput.row())
-        folder.keep_vocabularies(experiment.data.vocabularies())
+        keep_vocabularies(experiment, folder)
         state = train_steps(setup, state, folder, checkpoints, stop, goodput)
         with goodput.during("evaluation"):
             results = evaluate_due(setup, state, experiment.num_steps, folder, stop)
@@ -90,6 +93,28 @@ def retention(experiment: Experiment, folder: RunFolder) -> Retention:
     )
 
 
+def claim(run_dir: str | Path, text: str, opened: contextlib.ExitStack) -> RunFolder:
+    """The run's folder, claimed by the first process and closed with `opened`; one's refusal is all's."""
+    with distributed.together():
+        writes = distributed.is_first()
+        folder = opened.enter_context(RunFolder.claim(run_dir, text, writes=writes))
+    with distributed.together():
+        if not folder.path.is_dir():
+            raise InputError(
+                f"expected the run's folder on a disk that all processes share, found no {run_dir} here: "
+                "choose one with --run-dir"
+            )
+    return folder
+
+
+def keep_vocabularies(experiment: Experiment, folder: RunFolder) -> None:
+    """The first process records, then the others compare: each trains them on the data that it sees."""
+    for turn in (True, False):
+        with distributed.together():
+            if distributed.is_first() == turn:
+                folder.keep_vocabularies(experiment.data.vocabularies())
+
+
 def open_data(experiment: Experiment) -> None:
     """Opens all that will be read, evaluations' too: what is missing is said now rather than hours later."""
     for dataset in (d for _, d in experiment.data.datasets.values()):
@@ -110,7 +135,8 @@ def train_steps(
     experiment, first = setup.experiment, int(state.step)
     if first >= experiment.num_steps:
         return state
-    stop.check(f"before step {first + 1}")
+    if distributed.any_process(stop.requested):
+        stop.end(f"before step {first + 1}")
     step_function = train.compile_step(
         setup.learner,
         setup.optimizer,
@@ -120,14 +146,14 @@ def train_steps(
         skip_nonfinite=experiment.on_nonfinite == "skip",
     )
     flops = train_flops(setup.learner, setup.abstract.params, experiment.data.spec())
-    meter = Meter(experiment.data.batch_size, flops, num_skipped=folder.counted("skipped_steps"))
+    meter = Meter(experiment.data.batch_size, flops, num_skipped=counted(folder)["skipped_steps"])
     while int(state.step) < experiment.num_steps:
         try:
             state = steps(setup, state, step_function, meter, folder, checkpoints, stop, goodput)
         except NonFiniteError as error:
             with goodput.during("restart"):
                 state = roll_back(setup, folder, checkpoints, goodput, error)
-            meter.num_skipped = folder.counted("skipped_steps")
+            meter.num_skipped = counted(folder)["skipped_steps"]
     with goodput.during("save_stall"):
         checkpoints.wait()
     return state
@@ -146,8 +172,8 @@ def steps(
     """As `train_steps`, up to the first NonFiniteError: with logs, checkpoints and evaluations on the way."""
     experiment, first, num_steps = setup.experiment, int(state.step), setup.experiment.num_steps
     shown = dict(desc=experiment.name, unit="step", dynamic_ncols=True, disable=not folder.writes)
-    feed = Feed(setup, first, folder.counted("bad_examples"))
-    num_rollbacks = folder.counted("rollbacks")
+    counts = counted(folder)
+    feed, vote = Feed(setup, first, counts["bad_examples"]), distributed.Vote()
     meter.restart()
     with contextlib.closing(feed), tqdm(total=num_steps, initial=first, **shown) as bar:
         for step in range(first + 1, num_steps + 1):
@@ -167,7 +193,7 @@ def steps(
             bar.update()
             last = step == num_steps
             telling = step == 1 or last or step % experiment.log_every == 0
-            stopping = agreed(stop.requested, telling)
+            stopping = vote(stop.requested)
             # What is evaluated is saved first, so that evaluations may be interrupted.
             saving = last or stopping or step % experiment.save_every == 0 or bool(due(experiment, step))
             if last:
@@ -177,9 +203,9 @@ def steps(
                 row = meter.read(step - len(meter.pending) + 1)
                 num_updates = max(0, step - 1 - meter.num_skipped)  # before this step's
                 row["learning_rate"] = float(experiment.optimizer.learning_rate(num_steps, num_updates))
-                row["bad_examples"] = feed.counter.num_bad
+                row["bad_examples"] = feed.num_bad()
                 if experiment.on_nonfinite != "stop":
-                    row |= {"skipped_steps": meter.num_skipped, "rollbacks": num_rollbacks}
+                    row |= {"skipped_steps": meter.num_skipped, "rollbacks": counts["rollbacks"]}
                 folder.write_metrics(step, row | goodput.row())
                 bar.set_postfix_str(progress(row), refresh=False)
             if saving:
@@ -193,11 +219,10 @@ def steps(
     return state
 
 
-def agreed(requested: bool, now: bool) -> bool:
-    """Whether to stop after this step. Every process must, or none: several ask each other, only `now`."""
-    if jax.process_count() == 1:
-        return requested
-    return now and bool(multihost_utils.process_allgather(np.asarray(requested)).any())
+def counted(folder: RunFolder) -> dict[str, int]:
+    """What the run has counted until its last logged step, as process 0 reads it."""
+    names = ("bad_examples", "skipped_steps", "rollbacks")
+    return distributed.from_first(lambda: {name: folder.counted(name) for name in names})
 
 
 def due(experiment: Experiment, step: int) -> dict[str, evals.Eval]:
@@ -218,11 +243,12 @@ def evaluate_due(
     predictor, results = setup.predictor(state), {}
 
     def watched(*args, **kwargs):
-        stop.check(f"while evaluating step {step}, which is saved")
+        if distributed.any_process(stop.requested):
+            stop.end(f"while evaluating step {step}, which is saved")
         return predictor(*args, **kwargs)
 
     for name, evaluation in due(setup.experiment, step).items():
-        results[name] = folder.recorded(step, name)
+        results[name] = distributed.from_first(lambda name=name: folder.recorded(step, name))
         if results[name] is None:
             result = evaluation(watched)
             refuse_unknown_best(setup.experiment, name, result.metrics)

@@ -41,6 +41,8 @@ def to_text(value: Any) -> str:
         data=-1,
         fsdp=8,
         tensor=1,
+        sequence=1,
+        slices=1,
     )
     """
     return _print(value, 0) + "\n"

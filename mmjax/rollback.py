@@ -6,6 +6,7 @@ import logging
 import jax
 import numpy as np
 
+from mmjax import distributed
 from mmjax.checkpoint import Checkpoints
 from mmjax.errors import NonFiniteError
 from mmjax.goodput import Goodput, newest
@@ -29,7 +30,8 @@ def roll_back(
 
     Raises `error` if it is not to be rolled back, or after MAX_ROLLBACKS_IN_A_ROW without a finite log line.
     """
-    experiment, bad, rows = setup.experiment, error.step, folder.metrics()
+    experiment, bad = setup.experiment, error.step
+    rows = distributed.from_first(folder.metrics)
     if experiment.on_nonfinite != "rollback" or bad is None:
         raise error
     in_a_row = len(list(itertools.takewhile(lambda row: "rolled_back_to" in row, reversed(rows))))

@@ -190,8 +190,8 @@ class RunFolder:
 
     def amend_metrics(self, numbers: Mapping[str, float]) -> None:
         """Puts numbers into the last logged step's line, if there is one."""
-        rows = self.metrics()
-        if self.writes and rows:
+        rows = self.metrics() if self.writes else []
+        if rows:
             rows[-1] |= without_nan(numbers)
             _write_atomically(self.path / METRICS, "".join(json.dumps(row) + "\n" for row in rows))
 

@@ -6,7 +6,7 @@ import time
 import jax
 import optax
 
-from mmjax import data, sharding, train
+from mmjax import data, distributed, sharding, train
 from mmjax.batch import Batch
 from mmjax.experiment import Experiment, tracing, validate
 from mmjax.learner import Learner
@@ -54,8 +54,10 @@ class Feed:
         self.sharding = sharding.batch_sharding(setup.mesh, experiment.rules)
         rows = sharding.local_rows(self.sharding, self.batch_size)
         self.counter = data.BadCounter(experiment.data)
-        # A resumed run judges the share of bad examples as if it had never stopped.
-        self.counter.num_bad, self.counter.num_rows = num_bad, first_step * len(rows)
+        # A resumed run judges the share of bad examples as if it had never stopped; a process, its part.
+        self.num_bad_before, self.share = num_bad, len(rows) / self.batch_size
+        self.counter.num_bad = self.num_bad_mine = round(num_bad * self.share)
+        self.counter.num_rows = first_step * len(rows)
         self.batches = data.batches(
             experiment.data,
             seed=experiment.seed,
@@ -71,6 +73,12 @@ class Feed:
         waited = time.perf_counter() - start
         self.counter.add(bad)
         return sharding.to_global(batch, self.sharding, self.batch_size), waited
+
+    def num_bad(self) -> int:
+        """Bad examples of the run so far, in all processes. Rows that several of them load count once."""
+        new = self.counter.num_bad - self.num_bad_mine
+        seen, num_rows = distributed.total(new, round(self.share * self.batch_size))
+        return self.num_bad_before + round(seen * self.batch_size / num_rows)
 
     def close(self) -> None:
         """Stops the threads that read ahead."""

@@ -25,6 +25,8 @@ from mmjax.experiment import Experiment, load
 from mmjax.sharding import MeshShape
 from mmjax.testing import TOLERANCE
 
+pytestmark = pytest.mark.once
+
 CHANGES = {
     "from mmjax import data, encoders, evals, fusion, heads, objectives, train": (
         "from mmjax import data, encoders, evals, fusion, heads, objectives, train, views"

@@ -25,6 +25,8 @@ from mmjax.errors import InputError
 from mmjax.experiment import load
 from mmjax.integrity import SEAL
 
+pytestmark = pytest.mark.once
+
 SEED = int(os.environ.get("MMJAX_SEED") or random.SystemRandom().randrange(2**32))
 NUM_KILLS = 20
 # One tower that reads hidden words: what is tested is the run around it.

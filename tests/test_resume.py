@@ -20,6 +20,8 @@ from mmjax.errors import Interrupted
 from mmjax.experiment import load
 from mmjax.export import export
 
+pytestmark = pytest.mark.once
+
 # Everything that a resume could lose: dropout, masking and crops drawn anew each step, texts drawn from two,
 # accumulated gradients, a schedule, and epochs that end within a batch.
 DRAWN = {

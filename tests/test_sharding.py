@@ -11,17 +11,28 @@ import pytest
 
 from mmjax import sharding, train
 from mmjax.errors import InputError
-from mmjax.sharding import FSDP, FSDP_TENSOR, REPLICATED, TENSOR, MeshShape, Rules
+from mmjax.sharding import FSDP, FSDP_TENSOR, REPLICATED, SEQUENCE, TENSOR, ZERO1, MeshShape, Rules
+from mmjax.sharding.annotate import tell_padded
 from mmjax.sharding.axes import ACTIVATION_AXES, KNOWN_AXES, PARAMETER_AXES
+from mmjax.sharding.mesh import hardware_slices
 from mmjax.testing import TOLERANCE, tiny_batch, tiny_learner
-from mmjax.train.state import init_state
+from mmjax.train.state import init_state, state_shardings
 
 # A new `Rules` constant joins by itself.
 RULES = {name: value for name, value in vars(sharding).items() if isinstance(value, Rules)}
 MESHES = {
-    f"{d}x{f}x{t}": MeshShape(data=d, fsdp=f, tensor=t)
-    for d, f, t in ((8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2))
+    name: MeshShape(**{"data": 1} | sizes)
+    for name, sizes in {
+        "data 8": {"data": 8},
+        "fsdp 8": {"fsdp": 8},
+        "tensor 8": {"tensor": 8},
+        "sequence 8": {"sequence": 8},
+        "data 2, fsdp 2, tensor 2": {"data": 2, "fsdp": 2, "tensor": 2},
+        "fsdp 2, sequence 2, tensor 2": {"fsdp": 2, "sequence": 2, "tensor": 2},
+        "slices 2, data 2, fsdp 2": {"slices": 2, "data": 2, "fsdp": 2},
+    }.items()
 }
+NUM_STEPS = 3
 # Adam divides by the gradient's size: at its usual epsilon a gradient that is zero on paper (a key's bias)
 # becomes an update of full size in a direction that rounding has chosen, and no two meshes round alike.
 OPTIMIZER = train.AdamW(peak_learning_rate=1e-2, epsilon=1e-3, weight_decay=0.1).make(num_steps=10)
@@ -47,49 +58,104 @@ def on_mesh(tree, shardings):
 
 def compiled_step(learner, boxed, mesh, rules):
     """train.compile_step and the shardings of its state."""
-    shardings = sharding.state_shardings(boxed, mesh, rules)
+    shardings = state_shardings(boxed, mesh, rules)
     abstract = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), sharding.unbox(boxed), shardings
     )
     return train.compile_step(learner, OPTIMIZER, abstract, mesh, rules), shardings
 
 
+def steps(step, state, batches) -> list:
+    """[(state, metrics) on the host after each step]."""
+    after = []
+    for batch in batches:
+        before = jax.tree.map(lambda x: x.sharding, state)
+        state, metrics = step(state, batch)
+        assert jax.tree.all(jax.tree.map(lambda x, s: x.sharding.is_equivalent_to(s, x.ndim), state, before))
+        after.append(jax.device_get((state, metrics)))
+    return after
+
+
+def batches() -> list:
+    """A row of batches, each with other rows; in the second no example has a picture."""
+    return [tiny_batch(seed=i, missing=("image",) if i == 1 else ()) for i in range(NUM_STEPS)]
+
+
 @pytest.fixture(scope="module")
 def single(learner, boxed):
-    """The state before and after one step on one device, on the host, and the step's metrics."""
+    """On one device: the state before the first step, and state and metrics after each, on the host."""
     mesh = MeshShape(data=1).make(jax.devices()[:1])
     state = train.create_state(learner, OPTIMIZER, tiny_batch(), 0, mesh, REPLICATED)
     before = jax.device_get(state)
     step, _ = compiled_step(learner, boxed, mesh, REPLICATED)
-    after, metrics = jax.device_get(step(state, tiny_batch()))
-    return before, after, metrics
+    return before, steps(step, state, batches())
 
 
-@pytest.mark.parametrize("rules, mesh", itertools.product(RULES, MESHES))
-def test_a_step_is_the_same_on_one_device_and_on_eight(learner, boxed, single, rules, mesh):
-    before, expected, expected_metrics = single
-    mesh, rules = MESHES[mesh].make(), RULES[rules]
-    step, shardings = compiled_step(learner, boxed, mesh, rules)
-    rows = sharding.batch_sharding(mesh, rules)
-    state, metrics = step(on_mesh(before, shardings), sharding.to_global(tiny_batch(), rows, 8))
+def splits(rules: Rules, mesh) -> tuple:
+    """What of the rules a mesh can tell: an axis of one device splits nothing; equal splits, equal steps."""
 
-    assert all(
-        jax.tree.leaves(jax.tree.map(lambda x, s: x.sharding.is_equivalent_to(s, x.ndim), state, shardings))
-    )
+    def split(rules):
+        return tuple(
+            tuple(a for a in rules.mesh_axes(axis) if mesh.shape[a] > 1) for axis in sorted(KNOWN_AXES)
+        )
+
+    return tuple(mesh.shape.items()), split(rules), split(rules.of_optimizer())
+
+
+@pytest.fixture(scope="module")
+def on_eight(learner, boxed, single):
+    """(rules, mesh) -> state and metrics after each step; pairs that are one program are run once."""
+    ran = {}
+
+    def run(rules, mesh):
+        key = splits(rules, mesh)
+        if key not in ran:
+            step, shardings = compiled_step(learner, boxed, mesh, rules)
+            rows = sharding.batch_sharding(mesh, rules)
+            placed = [sharding.to_global(batch, rows, 8) for batch in batches()]
+            ran[key] = steps(step, on_mesh(single[0], shardings), placed)
+        return ran[key]
+
+    return run
+
+
+def assert_close(found, expected, of_largest=0.0):
+    """Leaf by leaf, relative to the number, or beside zero to `of_largest`."""
     rtol = TOLERANCE["sharded"]
-    for name, value in expected_metrics.items():
-        np.testing.assert_allclose(metrics[name], value, rtol=rtol, atol=1e-6, err_msg=name)
-    for (path, x), y in zip(
-        jax.tree.leaves_with_path(expected.params), jax.tree.leaves(state.params), strict=True
+    for (path, x), y in zip(jax.tree.leaves_with_path(expected), jax.tree.leaves(found), strict=True):
+        np.testing.assert_allclose(
+            y, x, rtol=rtol, atol=rtol * of_largest, err_msg=jax.tree_util.keystr(path)
+        )
+
+
+@pytest.mark.parametrize(
+    "rules, mesh",
+    [  # a mesh on one worker, so that what is one program is compiled once
+        pytest.param(rules, mesh, marks=pytest.mark.xdist_group(f"sharding {mesh}"))
+        for rules, mesh in itertools.product(RULES, MESHES)
+    ],
+)
+def test_steps_are_the_same_on_one_device_and_on_eight(on_eight, single, rules, mesh):
+    found = on_eight(RULES[rules], MESHES[mesh].make())
+    for number, ((state, metrics), (expected, expected_metrics)) in enumerate(
+        zip(found, single[1], strict=True), 1
     ):
-        # Beside zero, relative to the update: 1e-2 is the largest that this optimizer makes.
-        np.testing.assert_allclose(y, x, rtol=rtol, atol=rtol * 1e-2, err_msg=jax.tree_util.keystr(path))
-    assert int(state.step) == 1
+        for name, value in expected_metrics.items():
+            np.testing.assert_allclose(
+                metrics[name], value, rtol=TOLERANCE["sharded"], atol=1e-6, err_msg=name
+            )
+        # Beside zero, relative to the updates so far: 1e-2 is the largest that this optimizer makes.
+        assert_close(state.params, expected.params, of_largest=number * 1e-2)
+    # After one step the first moment is a tenth of the clipped gradient, whose norm is at most 1.
+    (first, _), (expected, _) = found[0], single[1][0]
+    assert_close(first.opt_state[1].mu, expected.opt_state[1].mu, of_largest=0.1)
+    assert int(found[-1][0].step) == NUM_STEPS
 
 
 def test_the_step_that_meshes_are_held_to_moves_every_tower(single):
-    before, after, metrics = single
-    moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), before.params, after.params)
+    before, after = single
+    (state, _), (_, metrics) = after[0], after[0]
+    moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), before.params, state.params)
     for name in ("encoders_text", "encoders_image", "encoders_audio", "fusion"):
         assert max(jax.tree.leaves(moved["model"][name])) > 1e-3, name
     assert {name for name in metrics if name.startswith("loss/")} == {
@@ -102,22 +168,23 @@ def test_rules_split_what_they_say(boxed):
     mesh = MeshShape(data=2, fsdp=2, tensor=2).make()
 
     def query(rules: Rules):
-        model = sharding.state_shardings(boxed, mesh, rules).params["model"]
+        model = state_shardings(boxed, mesh, rules).params["model"]
         return model["encoders_text"]["trunk"]["layer_0"]["attention"]["query"]["kernel"].spec
 
     assert tuple(query(REPLICATED)) == (None, None, None)
     assert tuple(query(FSDP)) == ("fsdp", None, None)
     assert tuple(query(TENSOR)) == (None, "tensor", None)
     assert tuple(query(FSDP_TENSOR)) == ("fsdp", "tensor", None)
+    assert tuple(query(ZERO1)) == (None, None, None)
     rows = {name: sharding.batch_sharding(mesh, rules).spec for name, rules in RULES.items()}
-    assert all(tuple(spec) == (("data", "fsdp"),) for spec in rows.values())
+    assert all(tuple(spec) == (("slices", "data", "fsdp"),) for spec in rows.values())
 
 
 def test_moments_and_accumulated_gradients_lie_where_their_parameters_lie(learner):
     mesh = MeshShape(data=2, fsdp=2, tensor=2).make()
     optimizer = train.AdamW(peak_learning_rate=1e-2, accumulate=2).make(num_steps=10)
     boxed = jax.eval_shape(lambda: init_state(learner, optimizer, tiny_batch(), seed=0))
-    state = sharding.state_shardings(boxed, mesh, FSDP_TENSOR)
+    state = state_shardings(boxed, mesh, FSDP_TENSOR)
     adam = state.opt_state.inner_opt_state[1]
     specs = [
         [s.spec for s in jax.tree.leaves(tree)]
@@ -125,6 +192,15 @@ def test_moments_and_accumulated_gradients_lie_where_their_parameters_lie(learne
     ]
     assert specs[0] == specs[1] == specs[2] == specs[3]
     assert any("fsdp" in spec for spec in specs[0]) and any("tensor" in spec for spec in specs[0])
+
+
+def test_zero1_splits_moments_and_nothing_else(boxed):
+    mesh = MeshShape(data=1, fsdp=8).make()
+    state = state_shardings(boxed, mesh, ZERO1)
+    fsdp = state_shardings(boxed, mesh, FSDP)
+    replicated = state_shardings(boxed, mesh, REPLICATED)
+    assert state.params == replicated.params != fsdp.params
+    assert state.opt_state == fsdp.opt_state != replicated.opt_state
 
 
 def test_state_is_made_in_place(learner):
@@ -136,7 +212,7 @@ def test_state_is_made_in_place(learner):
 
 
 def test_every_logical_axis_has_a_rule_and_a_meaning():
-    assert {field.name for field in dataclasses.fields(Rules)} == KNOWN_AXES
+    assert {field.name for field in dataclasses.fields(Rules)} == KNOWN_AXES | {"optimizer_embed"}
     assert not PARAMETER_AXES.keys() & ACTIVATION_AXES.keys()
 
 
@@ -151,7 +227,7 @@ def test_misspelt_axes_are_refused():
         sharding.shard(jnp.zeros((2, 3)), "act_batch")
     with pytest.raises(
         InputError,
-        match=r"rule embed='fdsp' names the mesh axis 'fdsp'; the mesh has \['data', 'fsdp', 'tensor'\]",
+        match=r"rule embed='fdsp' names the mesh axis 'fdsp'; the mesh has \['slices', 'data', 'fsdp', ",
     ):
         Rules(embed="fdsp")
     with pytest.raises(TypeError, match="embedding"):
@@ -165,13 +241,15 @@ def test_rules_that_collide_are_refused():
         Rules(embed="fsdp", heads="fsdp")
     with pytest.raises(InputError, match="'act_batch' and 'act_length'"):
         Rules(act_length=("tensor", "data"))
+    with pytest.raises(InputError, match="'embed' and 'heads'"):
+        Rules(optimizer_embed="tensor", heads="tensor")
 
 
 def test_axes_of_one_parameter_that_collide_are_refused():
     """Axes that no layer of ours brings together, in a module of someone else's."""
     box = sharding.param_axes(lambda key, shape: jnp.zeros(shape), "mlp", "vocab")(jax.random.key(0), (8, 8))
     with pytest.raises(InputError, match="'mlp' and 'vocab' are axes of one array"):
-        sharding.state_shardings({"kernel": box}, MeshShape(data=-1).make(), TENSOR)
+        sharding.array_shardings({"kernel": box}, MeshShape(data=-1).make(), TENSOR)
 
 
 def test_a_size_that_the_mesh_does_not_divide_is_refused():
@@ -180,14 +258,14 @@ def test_a_size_that_the_mesh_does_not_divide_is_refused():
     )
     message = r"text/table has shape \(33, 8\): dimension 0 of size 33 is not divisible by 8, .* \['tensor'\]"
     with pytest.raises(InputError, match=message):
-        sharding.state_shardings({"text": {"table": box}}, MeshShape(data=1, tensor=8).make(), TENSOR)
+        sharding.array_shardings({"text": {"table": box}}, MeshShape(data=1, tensor=8).make(), TENSOR)
 
 
 @pytest.mark.parametrize(
     "shape, message",
     [
-        (MeshShape(data=3), r"needs 3 x 1 x 1 = 3 devices and JAX sees 8"),
-        (MeshShape(data=-1, fsdp=3), r"needs 2 x 3 x 1 = 6 devices and JAX sees 8"),
+        (MeshShape(data=3), "needs data 3 = 3 devices and JAX sees 8"),
+        (MeshShape(data=-1, fsdp=3), "needs data 2 x fsdp 3 = 6 devices and JAX sees 8"),
         (MeshShape(data=-1, fsdp=-1), "at most one is -1"),
         (MeshShape(data=0), "sizes are positive"),
     ],
@@ -198,9 +276,58 @@ def test_meshes_that_do_not_use_every_device_are_refused(shape, message):
 
 
 def test_one_size_of_a_mesh_may_be_left_open():
-    assert MeshShape().resolve(8) == (8, 1, 1)
-    assert MeshShape(data=2, tensor=-1).resolve(8) == (2, 1, 4)
-    assert MeshShape(fsdp=8).resolve(8) == (1, 8, 1)
+    def sizes(shape):  # outermost first
+        return tuple(shape.resolve(8).values())
+
+    assert sizes(MeshShape()) == (1, 8, 1, 1, 1)
+    assert sizes(MeshShape(data=2, tensor=-1)) == (1, 2, 1, 1, 4)
+    assert sizes(MeshShape(data=1, sequence=-1, slices=2)) == (2, 1, 1, 4, 1)
+    assert sizes(MeshShape(fsdp=8)) == (1, 1, 8, 1, 1)
+
+
+def test_an_activation_that_the_mesh_does_not_divide_is_padded_and_told_once(caplog):
+    mesh, x = MeshShape(data=1, sequence=8).make(), jnp.arange(8.0 * 12 * 3).reshape(8, 12, 3)
+    tell_padded.cache_clear()
+    with sharding.using(mesh, SEQUENCE):
+        for _ in range(2):
+            y = jax.jit(lambda x: sharding.shard(x + 1, "act_batch", "act_length", "act_embed") * 2)(x)
+    np.testing.assert_array_equal(y, (x + 1) * 2)
+    assert [record.getMessage() for record in caplog.records] == [
+        "activations: the axis act_length of size 12 is not divisible by 8, the size of mesh axes "
+        "['sequence']: padded to 16"
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+    """As much of a device as slices are told by."""
+
+    id: int
+    process_index: int
+    slice_index: int | None = None
+
+
+def test_slices_follow_the_hardware():
+    def ids(parts):
+        return [[device.id for device in part] for part in parts]
+
+    one_process = [Device(i, 0, 0) for i in range(4)]
+    assert ids(hardware_slices(one_process, 2)) == [[0, 1], [2, 3]]
+    # JAX numbers devices by process; a pod may number slices otherwise.
+    pods = [Device(i, i // 2, slice_index=(1, 0)[i // 4]) for i in range(8)]
+    assert ids(hardware_slices(pods, 2)) == [[4, 5, 6, 7], [0, 1, 2, 3]]
+    nodes = [mock.Mock(spec=["id", "process_index"], id=i, process_index=i // 2) for i in range(8)]
+    assert ids(hardware_slices(nodes, 4)) == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    assert ids(hardware_slices(nodes, 2)) == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    with pytest.raises(InputError, match="slices=3 to divide the 4 slices or processes that JAX sees"):
+        hardware_slices(nodes, 3)
+
+
+def test_slices_are_the_outermost_axis():
+    mesh = MeshShape(slices=2, data=1, tensor=4).make()
+    ids = np.vectorize(lambda device: device.id)(mesh.devices)
+    assert dict(mesh.shape) == {"slices": 2, "data": 1, "fsdp": 1, "sequence": 1, "tensor": 4}
+    assert set(ids[0].flat) == {0, 1, 2, 3} and set(ids[1].flat) == {4, 5, 6, 7}
 
 
 def test_rows_to_load_come_from_the_sharding():
@@ -217,10 +344,11 @@ def test_rows_to_load_come_from_the_sharding():
         }
         return sharding.local_rows(process, 16).tolist()
 
+    devices = mesh.devices[0, :, :, 0]  # data x fsdp x tensor
     for tensor in (0, 1):
-        assert rows_of(mesh.devices[:, :, tensor]) == list(range(16))
-    assert rows_of(mesh.devices[1]) == list(range(8, 16))
-    assert rows_of(mesh.devices[:, 1]) == [4, 5, 6, 7, 12, 13, 14, 15]
+        assert rows_of(devices[:, :, tensor]) == list(range(16))
+    assert rows_of(devices[1]) == list(range(8, 16))
+    assert rows_of(devices[:, 1]) == [4, 5, 6, 7, 12, 13, 14, 15]
 
 
 def test_batches_become_global_arrays():

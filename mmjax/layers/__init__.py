@@ -2,7 +2,7 @@
 
 from mmjax.layers.attention import MultiHeadAttention
 from mmjax.layers.conv import Conv1d, Conv2d
-from mmjax.layers.einsum import Einsum
+from mmjax.layers.einsum import Einsum, together
 from mmjax.layers.mlp import ACTIVATIONS, Mlp
 from mmjax.layers.norm import LayerNorm
 from mmjax.layers.positions import LearnedPositions, SinusoidalPositions
@@ -10,5 +10,5 @@ from mmjax.layers.transformer import Block, Transformer
 
 __all__ = [
     "ACTIVATIONS", "Block", "Conv1d", "Conv2d", "Einsum", "LayerNorm", "LearnedPositions", "Mlp",
-    "MultiHeadAttention", "SinusoidalPositions", "Transformer",
+    "MultiHeadAttention", "SinusoidalPositions", "Transformer", "together",
 ]  # fmt: skip

@@ -4,8 +4,10 @@ import flax.linen as nn
 import jax
 from jaxtyping import Bool, Float
 
-from mmjax.layers.einsum import Einsum
+from mmjax.layers.einsum import Einsum, together
 from mmjax.sharding import shard
+
+BESIDE_ATTENTION = ("act_batch", "act_length", "act_heads", "act_head_width")
 
 
 class MultiHeadAttention(nn.Module):
@@ -26,25 +28,35 @@ class MultiHeadAttention(nn.Module):
         context: Float[jax.Array, "B M C"],
         context_mask: Bool[jax.Array, "B M"],
     ) -> Float[jax.Array, "B L D"]:
-        """x attends to context where context_mask is True."""
+        """x attends to context, which may be x itself, where context_mask is True."""
         width = x.shape[-1]
         if width % self.num_heads:
             raise ValueError(f"width {width} is not divisible by num_heads {self.num_heads}")
         heads = (self.num_heads, width // self.num_heads)
 
-        def project(name: str, inputs: jax.Array) -> jax.Array:
+        def projection(name: str, inputs: jax.Array) -> Einsum:
             return Einsum(
                 "B L D, D H K -> B L H K",
                 shape=(inputs.shape[-1], *heads), axes=("embed", "heads", "head_width"),
                 use_bias=self.use_bias, dtype=self.dtype, name=name,
-            )(inputs)  # fmt: skip
+            )  # fmt: skip
 
-        query, key, value = project("query", x), project("key", context), project("value", context)
-        query = shard(query, "act_batch", "act_length", "act_heads", "act_head_width")
+        if context is x:
+            query, key, value = together([projection(name, x) for name in ("query", "key", "value")], x)
+        else:
+            query = projection("query", x)(x)
+            key, value = together([projection(name, context) for name in ("key", "value")], context)
+        # Named twice: positions are exchanged for heads here, rather than inputs gathered before products.
+        query, key, value = (shard(y, *BESIDE_ATTENTION) for y in (query, key, value))
         attended = jax.nn.dot_product_attention(
-            query, key, value, mask=context_mask[:, None, None, :], is_causal=self.causal
+            shard(query, "act_batch", "act_queries", "act_attention_heads", "act_head_width"),
+            shard(key, "act_batch", "act_keys", "act_attention_heads", "act_head_width"),
+            shard(value, "act_batch", "act_keys", "act_attention_heads", "act_head_width"),
+            mask=context_mask[:, None, None, :],
+            is_causal=self.causal,
         )
-        attended = shard(attended, "act_batch", "act_length", "act_heads", "act_head_width")
+        attended = shard(attended, "act_batch", "act_queries", "act_attention_heads", "act_head_width")
+        attended = shard(attended, *BESIDE_ATTENTION)
         return Einsum(
             "B L H K, H K D -> B L D", shape=(*heads, width), axes=("heads", "head_width", "embed"),
             use_bias=self.use_bias, dtype=self.dtype, name="out",

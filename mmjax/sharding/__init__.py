@@ -1,10 +1,21 @@
 """Logical axes, the rules that map them to a mesh, and the mesh itself."""
 
-from mmjax.sharding.annotate import param_axes, shard, unbox
-from mmjax.sharding.mesh import MeshShape, batch_sharding, local_rows, state_shardings, to_global, using
-from mmjax.sharding.rules import FSDP, FSDP_TENSOR, REPLICATED, TENSOR, Rules
+from mmjax.sharding.annotate import param_axes, shard, unbox, whole_rows
+from mmjax.sharding.mesh import MeshShape, array_shardings, batch_sharding, local_rows, to_global, using
+from mmjax.sharding.rules import (
+    FSDP,
+    FSDP_SEQUENCE,
+    FSDP_TENSOR,
+    FSDP_TENSOR_SEQUENCE,
+    REPLICATED,
+    SEQUENCE,
+    TENSOR,
+    ZERO1,
+    Rules,
+)
 
 __all__ = [
-    "FSDP", "FSDP_TENSOR", "REPLICATED", "TENSOR", "MeshShape", "Rules", "batch_sharding", "local_rows",
-    "param_axes", "shard", "state_shardings", "to_global", "unbox", "using",
+    "FSDP", "FSDP_SEQUENCE", "FSDP_TENSOR", "FSDP_TENSOR_SEQUENCE", "REPLICATED", "SEQUENCE", "TENSOR",
+    "ZERO1", "MeshShape", "Rules", "array_shardings", "batch_sharding", "local_rows", "param_axes", "shard",
+    "to_global", "unbox", "using", "whole_rows",
 ]  # fmt: skip

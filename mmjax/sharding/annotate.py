@@ -3,6 +3,9 @@
 Flax is silent about a misspelt axis (it replicates), so every name is checked here.
 """
 
+import functools
+import logging
+import math
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -10,6 +13,8 @@ import jax
 
 from mmjax.errors import InputError
 from mmjax.sharding.axes import KNOWN_AXES
+
+log = logging.getLogger(__name__)
 
 
 def check_axes(axes: tuple[str | None, ...]) -> None:
@@ -26,11 +31,48 @@ def param_axes(init: Callable, *axes: str | None) -> Callable:
 
 
 def shard(x: jax.Array, *axes: str | None) -> jax.Array:
-    """Constrains an activation's layout; does nothing outside a mesh."""
+    """Constrains an activation's layout; does nothing outside a mesh.
+
+    A size that its mesh axes do not divide is padded by XLA, and told once.
+    """
     check_axes(axes)
     if len(axes) != x.ndim:
         raise InputError(f"shard() got {len(axes)} axes {axes} for an array of shape {x.shape}")
+    sizes, rules = jax.sharding.get_abstract_mesh().shape, dict(nn.get_logical_axis_rules())
+    for size, axis in zip(x.shape, axes, strict=True):
+        mesh_axes = rules.get(axis) or ()
+        mesh_axes = (mesh_axes,) if isinstance(mesh_axes, str) else tuple(mesh_axes)
+        parts = math.prod(sizes.get(mesh_axis, 1) for mesh_axis in mesh_axes)
+        if size % parts:
+            tell_padded(axis, size, mesh_axes, parts)
     return nn.with_logical_constraint(x, axes)
+
+
+@functools.cache
+def tell_padded(axis: str, size: int, mesh_axes: tuple[str, ...], parts: int) -> None:
+    """Warns, once for each combination, that devices will compute what nobody reads."""
+    log.warning(
+        "activations: the axis %s of size %d is not divisible by %d, the size of mesh axes %s: padded to %d",
+        axis, size, parts, list(mesh_axes), -(-size // parts) * parts,
+    )  # fmt: skip
+
+
+def whole_rows(table: jax.Array, rows: str | None = "vocab") -> jax.Array:
+    """A parameter ``(rows, "embed")`` with its rows whole, for looking them up.
+
+    Rows that are split along the width would make XLA gather, for the whole batch, what was looked up, and in
+    the backward pass its gradient. Here the table is gathered, and its gradient summed as a table.
+    """
+
+    @jax.custom_vjp
+    def gather(table):
+        return shard(table, rows and f"act_{rows}", "act_embed")
+
+    def split(_, grad):
+        return (shard(shard(grad, rows and f"act_{rows}", "act_embed"), rows, "embed"),)
+
+    gather.defvjp(lambda table: (gather(table), None), split)
+    return gather(table)
 
 
 def logical_specs(boxed):

@@ -21,8 +21,11 @@ PARAMETER_AXES = {
 ACTIVATION_AXES = {
     "act_batch": "examples",
     "act_length": "positions of a stream",
+    "act_queries": "positions that ask, within attention",
+    "act_keys": "positions that are asked, within attention",
     "act_embed": "residual width",
-    "act_heads": "attention heads",
+    "act_heads": "attention heads, beside attention",
+    "act_attention_heads": "attention heads, within attention",
     "act_head_width": "width of one attention head",
     "act_mlp": "hidden width of an MLP",
     "act_vocab": "logits over a vocabulary",
@@ -30,4 +33,7 @@ ACTIVATION_AXES = {
 }
 
 KNOWN_AXES = frozenset(PARAMETER_AXES | ACTIVATION_AXES)
-MESH_AXES = ("data", "fsdp", "tensor")
+
+# Outermost first, so slowest links first: slices (or nodes) exchange only gradients, and what is exchanged
+# most often, activations of tensor parallelism, goes between neighbours.
+MESH_AXES = ("slices", "data", "fsdp", "sequence", "tensor")

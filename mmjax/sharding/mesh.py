@@ -17,35 +17,73 @@ from mmjax.sharding.rules import Rules
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MeshShape:
-    """Devices along each axis of the mesh; at most one may be -1, which takes all that are left."""
+    """Devices along each axis of the mesh; at most one may be -1, which takes all that are left.
+
+    data: copies of the model, each with rows of its own.
+    fsdp: as data, but copies may share out what they hold (ZeRO).
+    tensor: attention heads and hidden units.
+    sequence: positions of every stream.
+    slices: several TPU slices or nodes, whose links are slower than those within; as data.
+    """
 
     data: int = -1
     fsdp: int = 1
     tensor: int = 1
+    sequence: int = 1
+    slices: int = 1
 
-    def resolve(self, num_devices: int) -> tuple[int, int, int]:
-        """Sizes of (data, fsdp, tensor). Raises InputError if they do not use exactly `num_devices`.
+    def resolve(self, num_devices: int) -> dict[str, int]:
+        """{mesh axis: size}, outermost first. Raises InputError if not exactly `num_devices` are used.
 
         >>> MeshShape(fsdp=4).resolve(8)
-        (2, 4, 1)
+        {'slices': 1, 'data': 2, 'fsdp': 4, 'sequence': 1, 'tensor': 1}
         """
-        sizes = [self.data, self.fsdp, self.tensor]
-        if any(size == 0 or size < -1 for size in sizes) or sizes.count(-1) > 1:
+        sizes = {axis: getattr(self, axis) for axis in MESH_AXES}
+        open_axes = [axis for axis, size in sizes.items() if size == -1]
+        if any(size == 0 or size < -1 for size in sizes.values()) or len(open_axes) > 1:
             raise InputError(f"{self}: sizes are positive, and at most one is -1")
-        if -1 in sizes:
-            sizes[sizes.index(-1)] = max(1, num_devices // -math.prod(sizes))
-        if math.prod(sizes) != num_devices:
+        for axis in open_axes:
+            sizes[axis] = max(1, num_devices // -math.prod(sizes.values()))
+        if math.prod(sizes.values()) != num_devices:
+            used = " x ".join(f"{axis} {size}" for axis, size in sizes.items() if size > 1) or "1"
             raise InputError(
-                f"{self} needs {' x '.join(map(str, sizes))} = {math.prod(sizes)} devices and JAX sees "
-                f"{num_devices}; set one size to -1 to fill, or change the number of devices"
+                f"{self} needs {used} = {math.prod(sizes.values())} devices and JAX sees {num_devices}; set "
+                "one size to -1 to fill, or change the number of devices"
             )
-        return sizes[0], sizes[1], sizes[2]
+        return sizes
 
     def make(self, devices=None) -> Mesh:
-        """The mesh over `devices` (default: all). Its axes are Auto: linen asserts under Explicit ones."""
+        """The mesh over `devices` (default: all). Its axes are Auto: linen asserts under Explicit ones.
+
+        Raises:
+          InputError: sizes that do not fit, or slices that do not coincide with the hardware's.
+        """
         devices = jax.devices() if devices is None else devices
         sizes = self.resolve(len(devices))
-        return jax.make_mesh(sizes, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES), devices=devices)
+        auto = (AxisType.Auto,) * len(MESH_AXES)
+        if self.slices == 1:
+            return jax.make_mesh(tuple(sizes.values()), MESH_AXES, axis_types=auto, devices=devices)
+        within = MeshShape(**{axis: size for axis, size in sizes.items()} | {"slices": 1})
+        parts = [within.make(part).devices[0] for part in hardware_slices(devices, sizes["slices"])]
+        return Mesh(np.stack(parts), MESH_AXES, axis_types=auto)
+
+
+def hardware_slices(devices: list, number: int) -> list[list]:
+    """The devices of each slice: as the hardware says, else by process, else (one process) in equal runs."""
+    groups: dict[int, list] = {}
+    for device in devices:
+        groups.setdefault(getattr(device, "slice_index", device.process_index), []).append(device)
+    if len(groups) == 1:  # one machine that plays several
+        size = len(devices) // number
+        return [devices[start : start + size] for start in range(0, len(devices), size)]
+    if len(groups) % number:
+        raise InputError(
+            f"expected slices={number} to divide the {len(groups)} slices or processes that JAX sees: choose "
+            "a size that does"
+        )
+    together = len(groups) // number  # a slice may hold several processes
+    ordered = [groups[index] for index in sorted(groups)]
+    return [sum(ordered[i : i + together], []) for i in range(0, len(ordered), together)]
 
 
 @contextlib.contextmanager
@@ -55,18 +93,18 @@ def using(mesh: Mesh, rules: Rules):
         yield
 
 
-def state_shardings(abstract_state, mesh: Mesh, rules: Rules):
-    """Shardings of a boxed, abstract state: optimizer moments inherit those of their parameters.
+def array_shardings(boxed, mesh: Mesh, rules: Rules):
+    """Shardings of an abstract pytree whose arrays are in flax's boxes, which name their axes.
 
     Raises:
       InputError: a dimension that its mesh axes do not divide; names the array, the size and the axes.
     """
-    specs = logical_specs(abstract_state)
+    specs = logical_specs(boxed)
     for spec in jax.tree.leaves(specs, is_leaf=lambda x: isinstance(x, PartitionSpec)):
         if isinstance(spec, PartitionSpec):
             rules.refuse_collision(tuple(spec))
     shardings = to_mesh_sharding(specs, mesh, rules.pairs())
-    leaves = jax.tree.leaves_with_path(unbox(abstract_state))
+    leaves = jax.tree.leaves_with_path(unbox(boxed))
     for (path, leaf), sharding in zip(leaves, jax.tree.leaves(shardings), strict=True):
         _refuse_uneven(jax.tree_util.keystr(path, simple=True, separator="/"), leaf.shape, sharding)
     return shardings

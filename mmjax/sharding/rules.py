@@ -12,6 +12,8 @@ MeshAxes = str | tuple[str, ...] | None
 class Rules:
     """One field per logical axis (`axes.py` gives their meanings); None means replicated.
 
+    `optimizer_embed` stands for `embed` in the optimizer's state and in gradients, where it is not None.
+
     Raises:
       InputError: a mesh axis that does not exist, or a parameter kernel whose axes would collide.
     """
@@ -27,10 +29,14 @@ class Rules:
     classes: MeshAxes = None
     layers: MeshAxes = None
     scalar: MeshAxes = None
-    act_batch: MeshAxes = ("data", "fsdp")
+    optimizer_embed: MeshAxes = None
+    act_batch: MeshAxes = ("slices", "data", "fsdp")
     act_length: MeshAxes = None
+    act_queries: MeshAxes = None
+    act_keys: MeshAxes = None
     act_embed: MeshAxes = None
     act_heads: MeshAxes = None
+    act_attention_heads: MeshAxes = None
     act_head_width: MeshAxes = None
     act_mlp: MeshAxes = None
     act_vocab: MeshAxes = None
@@ -46,15 +52,22 @@ class Rules:
                     )
         for axes in CO_OCCURRING:
             self.refuse_collision(axes)
+        if self.optimizer_embed is not None:
+            self.of_optimizer()  # refuses collisions of its own
 
     def mesh_axes(self, axis: str) -> tuple[str, ...]:
         """The mesh axes that split logical axis `axis`, outermost first.
 
         >>> FSDP.mesh_axes("embed"), FSDP.mesh_axes("act_batch"), FSDP.mesh_axes("mlp")
-        (('fsdp',), ('data', 'fsdp'), ())
+        (('fsdp',), ('slices', 'data', 'fsdp'), ())
         """
         value = getattr(self, axis)
         return () if value is None else (value,) if isinstance(value, str) else tuple(value)
+
+    def of_optimizer(self) -> "Rules":
+        """The rules for gradients and the optimizer's state."""
+        embed = self.embed if self.optimizer_embed is None else self.optimizer_embed
+        return dataclasses.replace(self, embed=embed, optimizer_embed=None)
 
     def refuse_collision(self, axes: tuple[str | None, ...]) -> None:
         """Raises InputError if two axes of one array would be split over the same mesh axis."""
@@ -84,6 +97,8 @@ CO_OCCURRING = (
     ("embed", "classes"),
     ("act_batch", "act_length", "act_embed"),
     ("act_batch", "act_length", "act_heads", "act_head_width"),
+    ("act_batch", "act_queries", "act_attention_heads", "act_head_width"),
+    ("act_batch", "act_keys", "act_attention_heads", "act_head_width"),
     ("act_batch", "act_length", "act_mlp"),
     ("act_batch", "act_length", "act_vocab"),
     ("act_batch", "act_shared"),
@@ -91,11 +106,28 @@ CO_OCCURRING = (
 
 # Every device holds everything; the batch is split.
 REPLICATED = Rules()
-# ZeRO-3: every kernel is split along the residual width and gathered where it is used.
+# ZeRO-1 (Rajbhandari et al. 2020): gradients and the optimizer's state are split, parameters are whole.
+ZERO1 = Rules(optimizer_embed="fsdp")
+# ZeRO-3: every kernel is split along the residual width too, and gathered where it is used.
 FSDP = Rules(embed="fsdp")
 # Megatron: attention by heads, MLP by hidden units, the token table by rows; an all-reduce a half block.
 TENSOR = Rules(
-    heads="tensor", mlp="tensor", vocab="tensor", act_heads="tensor", act_mlp="tensor", act_vocab="tensor"
+    heads="tensor",
+    mlp="tensor",
+    vocab="tensor",
+    act_heads="tensor",
+    act_attention_heads="tensor",
+    act_mlp="tensor",
+    act_vocab="tensor",
 )
-# Both. The token table is split along its width only: split two ways, XLA gathers it for every lookup.
-FSDP_TENSOR = dataclasses.replace(TENSOR, embed="fsdp", vocab=None, act_vocab=None)
+# Positions are split; attention exchanges them for heads by all-to-all, and back (Ulysses, Jacobs et al.
+# 2023).
+SEQUENCE = Rules(act_length="sequence", act_attention_heads="sequence")
+
+# Several at once. Beside FSDP the token table is split along its width only: split two ways, XLA gathers it
+# for every lookup. Heads that are split twice must be a multiple of tensor x sequence.
+FSDP_TENSOR = dataclasses.replace(TENSOR, embed="fsdp")
+FSDP_SEQUENCE = dataclasses.replace(SEQUENCE, embed="fsdp")
+FSDP_TENSOR_SEQUENCE = dataclasses.replace(
+    FSDP_TENSOR, act_length="sequence", act_attention_heads=("tensor", "sequence")
+)

@@ -3,9 +3,9 @@
 from mmjax.train.optimizer import AdamW, Lion, Schedule
 from mmjax.train.predictor import Predictor
 from mmjax.train.state import TrainState, abstract_state, create_state
-from mmjax.train.step import compile_step, train_step
+from mmjax.train.step import compile_step, jit_step, train_step
 
 __all__ = [
     "AdamW", "Lion", "Predictor", "Schedule", "TrainState", "abstract_state", "compile_step",
-    "create_state", "train_step",
+    "create_state", "jit_step", "train_step",
 ]  # fmt: skip

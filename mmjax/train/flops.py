@@ -6,15 +6,12 @@ from collections.abc import Callable
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
+from mmjax.train.accelerators import ACCELERATORS
+
 # Dense bf16 FLOP/s a device, from the vendors' data sheets; by jax's device_kind.
-PEAK_FLOPS = {
-    "NVIDIA A100-SXM4-40GB": 312e12,
-    "NVIDIA A100-SXM4-80GB": 312e12,
-    "NVIDIA H100 80GB HBM3": 989e12,
-    "NVIDIA H200": 989e12,
+PEAK_FLOPS = {name: accelerator.flops for name, accelerator in ACCELERATORS.items()} | {
     "NVIDIA L4": 121e12,
     "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
     "TPU v5p": 459e12,
     "TPU v6 lite": 918e12,
 }

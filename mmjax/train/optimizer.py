@@ -59,9 +59,9 @@ class Optimizer:
     """What AdamW and Lion share: schedule, clipping, a mask on weight decay, accumulation.
 
     Weight decay reaches kernels, tables and learned tokens, never biases, norms or scalars (arrays of fewer
-    than two dimensions, not counting that of scanned layers). `accumulate` averages the gradients of that many steps
-    into one update; for losses that are means over rows this equals one batch that many times as large, but a
-    contrastive loss still sees only the rows of one step.
+    than two dimensions, not counting that of scanned layers). `accumulate` averages the gradients of that
+    many steps into one update; for losses that are means over rows this equals one batch that many times as
+    large, but a contrastive loss still sees only the rows of one step.
     """
 
     peak_learning_rate: float

@@ -4,7 +4,7 @@ import functools
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mmjax.batch import Batch
 from mmjax.learner import Learner
@@ -13,7 +13,10 @@ from mmjax.views import Clean
 
 
 class Predictor:
-    """(batch, view, heads) -> (predictions, targets), NumPy; compiled once per view, heads and shapes."""
+    """(batch, view, heads) -> (predictions, targets), NumPy; compiled once per view, heads and shapes.
+
+    With several processes, all must hand over the same batch, and each gets the whole answer.
+    """
 
     def __init__(self, learner: Learner, params: dict, mesh: Mesh | None = None, rules: Rules = REPLICATED):
         """mesh: that on which `params` lie; None is the first device, where `loop.restore` puts them."""
@@ -34,4 +37,6 @@ class Predictor:
             rngs = {"views": jax.random.key(seed)}
             return self.learner.apply({"params": params}, batch, view, heads, rngs=rngs, method="predict")
 
-        return jax.jit(predict)
+        # No process can read another's part of an answer that is split over them.
+        whole = NamedSharding(self.mesh, PartitionSpec()) if jax.process_count() > 1 else None
+        return jax.jit(predict, out_shardings=whole)

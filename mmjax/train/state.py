@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 
 from mmjax.batch import Array, Batch
 from mmjax.learner import Learner
-from mmjax.sharding import Rules, state_shardings, unbox, using
+from mmjax.sharding import Rules, array_shardings, unbox, using
 
 
 @struct.dataclass
@@ -57,6 +57,15 @@ def abstract_state(
             unbox(boxed),
             shardings,
         )
+
+
+def state_shardings(boxed: TrainState, mesh: Mesh, rules: Rules) -> TrainState:
+    """Where each array of a boxed, abstract state lies: moments as parameters do, or split further (ZeRO-1).
+
+    Raises InputError as `array_shardings` does.
+    """
+    shardings = array_shardings(boxed, mesh, rules)
+    return shardings.replace(opt_state=array_shardings(boxed.opt_state, mesh, rules.of_optimizer()))
 
 
 def create_state(

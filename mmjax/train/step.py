@@ -55,6 +55,30 @@ def train_step(
     return state, metrics | {"update_norm": optax.global_norm(updates)}
 
 
+def jit_step(
+    learner: Learner,
+    optimizer: optax.GradientTransformation,
+    abstract: TrainState,
+    mesh: Mesh,
+    rules: Rules,
+    *,
+    skip_nonfinite: bool = False,
+) -> jax.stages.Wrapped:
+    """train_step with its shardings, to be called or lowered under `sharding.using(mesh, rules)`.
+
+    The state is donated: its memory becomes that of the next state.
+    """
+    state_sharding = jax.tree.map(lambda x: x.sharding, abstract)
+    optimizer = where_moments_are(optimizer, state_sharding.opt_state)
+    replicated = NamedSharding(mesh, PartitionSpec())
+    return jax.jit(
+        functools.partial(train_step, learner=learner, optimizer=optimizer, skip_nonfinite=skip_nonfinite),
+        in_shardings=(state_sharding, batch_sharding(mesh, rules)),
+        out_shardings=(state_sharding, replicated),
+        donate_argnums=0,
+    )
+
+
 def compile_step(
     learner: Learner,
     optimizer: optax.GradientTransformation,
@@ -64,18 +88,27 @@ def compile_step(
     *,
     skip_nonfinite: bool = False,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """train_step on the mesh. The state is donated: its memory becomes that of the next state."""
-    state_sharding = jax.tree.map(lambda x: x.sharding, abstract)
-    replicated = NamedSharding(mesh, PartitionSpec())
-    compiled = jax.jit(
-        functools.partial(train_step, learner=learner, optimizer=optimizer, skip_nonfinite=skip_nonfinite),
-        in_shardings=(state_sharding, batch_sharding(mesh, rules)),
-        out_shardings=(state_sharding, replicated),
-        donate_argnums=0,
-    )
+    """train_step on the mesh: (state, batch) -> (state, metrics), compiled at the first call."""
+    compiled = jit_step(learner, optimizer, abstract, mesh, rules, skip_nonfinite=skip_nonfinite)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         with using(mesh, rules):
             return compiled(state, batch)
 
     return step
+
+
+def where_moments_are(optimizer: optax.GradientTransformation, shardings) -> optax.GradientTransformation:
+    """The optimizer, with gradients laid out as its moments: summed and split in one exchange.
+
+    Under ZeRO-1 each device then updates the part whose moments it holds; XLA by itself may sum all of it
+    everywhere. Moments are optax's field `mu`; an optimizer without one is left as it is.
+    """
+    moments = optax.tree_utils.tree_get(shardings, "mu")
+    if moments is None:
+        return optimizer
+
+    def update(grads, state, params):
+        return optimizer.update(jax.lax.with_sharding_constraint(grads, moments), state, params)
+
+    return optax.GradientTransformation(optimizer.init, update)

@@ -160,6 +160,25 @@ def test_einsum_contracts_what_the_output_lacks():
     np.testing.assert_allclose(module.apply({"params": params}, x), expected, rtol=MODULE, atol=MODULE)
 
 
+@pytest.mark.parametrize("use_bias", [True, False])
+def test_maps_together_give_what_each_gives(use_bias):
+    class Both(nn.Module):
+        stacked: bool
+
+        @nn.compact
+        def __call__(self, x):
+            names = ("first", "second", "third")
+            equation, axes = "B L D, D H K -> B L H K", ("embed", "heads", "head_width")
+            maps = [layers.Einsum(equation, (4, 2, 3), axes, use_bias, name=name) for name in names]
+            return layers.together(maps, x) if self.stacked else [each(x) for each in maps]
+
+    x = normal(B, L, 4)
+    params = random_parameters(Both(False), x)
+    expected = Both(False).apply({"params": params}, x)
+    for found, alone in zip(Both(True).apply({"params": params}, x), expected, strict=True):
+        np.testing.assert_allclose(found, alone, rtol=MODULE, atol=MODULE)
+
+
 def test_kernels_start_at_one_over_fan_in():
     module = layers.Einsum("B L D, D H K -> B L H K", (64, 8, 32), ("embed", "heads", "head_width"))
     kernel = jax.jit(module.init)(jax.random.key(0), normal(1, 1, 64))["params"]["kernel"].unbox()

@@ -1,0 +1,149 @@
+"""A real Slurm of two nodes on this machine: a job that is requeued and crashes ends as one process does.
+
+Needs root, slurmctld, slurmd and their clients (Debian: slurmctld slurmd slurm-client); is skipped without.
+"""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import processes
+import pytest
+import tiny
+
+absent = processes.missing("slurmctld", "slurmd", "srun", "sbatch", "scontrol")
+pytestmark = [
+    pytest.mark.skipif(absent is not None, reason=str(absent)),
+    pytest.mark.skipif(os.geteuid() != 0, reason="slurmd needs root"),
+    pytest.mark.xdist_group("processes"),
+]
+SCRIPT = processes.ROOT / "experiments" / "launch" / "slurm.sbatch"
+# Names that resolve everywhere, so that nothing on this machine has to be changed.
+CONFIGURATION = """
+ClusterName=mmjax
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={port}
+SlurmUser=root
+AuthType=auth/none
+CredType=cred/none
+AuthInfo=cred_expire=5
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool.%n
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd.%n.pid
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SelectType=select/linear
+MpiDefault=none
+ReturnToService=2
+KillWait=30
+SchedulerParameters=sched_interval=1
+NodeName=127.0.0.1 NodeHostname={host} NodeAddr=127.0.0.1 Port={first} CPUs=1
+NodeName=127.0.0.2 NodeHostname={host} NodeAddr=127.0.0.1 Port={second} CPUs=1
+PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once(tmp_path_factory):
+    yield from tiny.compilation_cache(tmp_path_factory.mktemp("compiled"))
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory) -> Iterator[dict[str, str]]:
+    """Variables that lead Slurm's clients to a cluster of two nodes, up and idle."""
+    folder = tmp_path_factory.mktemp("slurm")
+    ports = free_ports(3)
+    configuration = folder / "slurm.conf"
+    configuration.write_text(
+        CONFIGURATION.format(
+            host=socket.gethostname(), folder=folder, port=ports[0], first=ports[1], second=ports[2]
+        )
+    )
+    for name in ("state", "spool.127.0.0.1", "spool.127.0.0.2"):
+        (folder / name).mkdir()
+    variables = processes.environment(SLURM_CONF=str(configuration))
+    daemons = [["slurmctld", "-D"]] + [["slurmd", "-D", "-N", f"127.0.0.{n}"] for n in (1, 2)]
+    started = [
+        processes.start(daemon, variables, folder / f"daemon_{n}.log", limit=1200)
+        for n, daemon in enumerate(daemons)
+    ]
+    try:
+        ask = ["sinfo", "--noheader", "--format=%D %t"]
+        deadline = time.monotonic() + 60
+        while "2 idle" not in subprocess.run(ask, env=variables, capture_output=True, text=True).stdout:
+            logs = "".join((folder / f"daemon_{n}.log").read_text() for n in range(3))
+            assert time.monotonic() < deadline, f"the cluster does not come up: {logs}"
+            time.sleep(0.5)
+        yield variables
+    finally:
+        for daemon in started:
+            daemon.terminate()
+        for daemon in started:
+            daemon.wait()
+
+
+def free_ports(number: int) -> list[int]:
+    taken = [socket.socket() for _ in range(number)]
+    for each in taken:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in taken]
+    for each in taken:
+        each.close()
+    return ports
+
+
+def test_the_job_script_requeues_retries_and_ends_as_one_process_does(cluster, tmp_path):
+    file = processes.write(tmp_path)
+    alone = processes.in_one_process(file, tmp_path / "alone")
+    run_dir, log = tmp_path / "run", tmp_path / "job.log"
+    (tmp_path / "bin").mkdir()
+    mmjax = tmp_path / "bin" / "mmjax"
+    mmjax.write_text(f'#!/bin/sh\nexec {sys.executable} -m mmjax "$@"\n')
+    mmjax.chmod(0o755)
+    script = tmp_path / SCRIPT.name  # these nodes have no GPU and one CPU
+    script.write_text(re.sub(r"#SBATCH --(gpus|cpus).*\n", "", SCRIPT.read_text()))
+    variables = cluster | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+
+    def slurm(*arguments: str) -> str:
+        done = subprocess.run(
+            arguments, env=variables, capture_output=True, text=True, cwd=processes.ROOT, timeout=60
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def wait_for(moment) -> None:
+        deadline = time.monotonic() + processes.LIMIT_SECONDS
+        while not moment():
+            said = log.read_text() if log.exists() else "nothing yet"
+            assert time.monotonic() < deadline, f"{slurm('scontrol', 'show', 'job', job)}\n{said}"
+            time.sleep(0.01)
+
+    arguments = processes.command(file, run_dir)[4:]
+    job = slurm("sbatch", "--parsable", f"--output={log}", str(script), *arguments)
+    try:
+        wait_for(lambda: processes.num_logged(run_dir) >= 1)
+        asked, logged = time.monotonic(), processes.num_logged(run_dir)
+        slurm("scontrol", "requeue", job)
+        wait_for(lambda: not processes.ranks(run_dir))
+        assert time.monotonic() - asked < processes.GRACE_SECONDS
+        stopped = processes.num_logged(run_dir)
+        assert logged <= stopped < processes.NUM_STEPS
+        assert processes.state_of(run_dir)["['step']"] == stopped
+
+        wait_for(lambda: processes.num_logged(run_dir) > stopped)
+        os.kill(processes.ranks(run_dir)[-1], signal.SIGKILL)
+        wait_for(lambda: "COMPLETED" in slurm("scontrol", "show", "job", job))
+    finally:
+        subprocess.run(["scancel", job], env=variables, timeout=60, check=False)
+    said = log.read_text()
+    assert "(Slurm), 4 of 8 devices, coordinator 127.0.0.1:" in said
+    assert "starting again from the newest checkpoint" in said
+    processes.assert_same_run(run_dir, alone, exact=False)
+    shutil.rmtree(run_dir)
