@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmjax import sharding, train
+from mmjax import encoders, sharding, train
 from mmjax.errors import InputError
 from mmjax.sharding import FSDP, FSDP_TENSOR, REPLICATED, SEQUENCE, TENSOR, ZERO1, MeshShape, Rules
 from mmjax.sharding.annotate import tell_padded
 from mmjax.sharding.axes import ACTIVATION_AXES, KNOWN_AXES, PARAMETER_AXES
+from mmjax.sharding.collectives import collectives
 from mmjax.sharding.mesh import hardware_slices
 from mmjax.testing import TOLERANCE, tiny_batch, tiny_learner
 from mmjax.train.state import init_state, state_shardings
@@ -296,6 +297,26 @@ def test_an_activation_that_the_mesh_does_not_divide_is_padded_and_told_once(cap
         "activations: the axis act_length of size 12 is not divisible by 8, the size of mesh axes "
         "['sequence']: padded to 16"
     ]
+
+
+def test_spectrograms_are_made_where_their_rows_are():
+    """XLA of jax 0.10 gathers every example for an FFT."""
+    mesh, batch = MeshShape(data=2, fsdp=2, tensor=2).make(), tiny_batch()["audio"]
+    mel = encoders.LogMel(sample_rate_hz=8000, num_mels=16)
+
+    def spectrogram(samples, mask):
+        return mel(samples, mask)[0]
+
+    expected = jax.jit(spectrogram)(batch.samples, batch.mask)
+    with sharding.using(mesh, FSDP):
+        rows = sharding.batch_sharding(mesh, FSDP)
+        program = jax.jit(spectrogram, in_shardings=rows, out_shardings=rows)
+        compiled = program.lower(batch.samples, batch.mask).compile()
+        found = compiled(*(jax.device_put(x, rows) for x in (batch.samples, batch.mask)))
+        three = jax.jit(spectrogram)(batch.samples[:3], batch.mask[:3])  # four devices do not divide three
+    assert collectives(compiled.as_text(), mesh.shape) == []
+    np.testing.assert_allclose(found, expected, rtol=TOLERANCE["fp32_module"], atol=1e-5)
+    np.testing.assert_allclose(three, expected[:3], rtol=TOLERANCE["fp32_module"], atol=1e-5)
 
 
 @dataclasses.dataclass(frozen=True)

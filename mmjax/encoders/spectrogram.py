@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Float32
 
+from mmjax.sharding import by_rows
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LogMel:
@@ -44,7 +46,7 @@ class LogMel:
         pieces = pieces.reshape(samples.shape[0], -1, hop)
         frames = jnp.concatenate([pieces[:, i : i + num_frames] for i in range(pieces_per_window)], axis=-1)
         frames = frames[..., :window] * np.hanning(window + 1)[None, None, :-1].astype(np.float32)
-        spectrum = jnp.fft.rfft(frames, n=fft)
+        spectrum = by_rows(lambda frames: jnp.fft.rfft(frames, n=fft), frames)
         # Not abs(): its guarded square root costs more than the transform.
         power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
         high = self.sample_rate_hz / 2 if self.high_hz is None else self.high_hz
