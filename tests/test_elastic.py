@@ -66,7 +66,7 @@ RULES = {name: value for name, value in vars(sharding).items() if isinstance(val
 
 
 def mesh(rules: str, num_devices: int) -> MeshShape:
-    """A factor of two to each axis over which the rules split more than the batch; the last takes the rest."""
+    """A factor of two to each axis over which the rules split more than the batch; the last has the rest."""
     fields = [field.name for field in dataclasses.fields(RULES[rules]) if field.name != "act_batch"]
     named = {axis for field in fields for axis in RULES[rules].mesh_axes(field)}
     axes = [axis for axis in ("fsdp", "tensor", "sequence") if axis in named] or ["data"]
