@@ -109,13 +109,13 @@ def cache_environment() -> dict[str, str]:
 
 
 class Traced:
-    """Set-ups, first states and compiled steps that runs share: tracing them takes longer than a tiny run.
+    """Set-ups, a first state and compiled steps that runs share: tracing them takes longer than a tiny run.
 
     A set-up is known by its mesh, rules and number of devices, so one of these serves one model and seed.
     """
 
     def __init__(self) -> None:
-        self._setups, self._states, self._steps = {}, {}, {}
+        self._setups, self._state, self._steps = {}, None, {}
         self._of, self._new_state, self._compile = loop.Setup.of, loop.Setup.new_state, train.compile_step
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,10 +136,9 @@ class Traced:
 
     def new_state(self, setup: loop.Setup) -> train.TrainState:
         """In the place of Setup.new_state."""
-        if id(setup.abstract) not in self._states:
-            self._states[id(setup.abstract)] = jax.device_get(self._new_state(setup))
-        host = self._states[id(setup.abstract)]
-        return jax.tree.map(lambda x, like: jax.device_put(x, like.sharding), host, setup.abstract)
+        if self._state is None:
+            self._state = jax.device_get(self._new_state(setup))
+        return jax.tree.map(lambda x, like: jax.device_put(x, like.sharding), self._state, setup.abstract)
 
     def step(self, learner, optimizer, abstract, mesh, rules, *, skip_nonfinite: bool = False):
         """In the place of train.compile_step."""
