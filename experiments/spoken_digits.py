@@ -3,7 +3,8 @@
     mmjax train experiments/spoken_digits.py
 
 Data: `avdigits` under $MMJAX_DATA (Free Spoken Digit Dataset + MNIST). Two thirds of each batch are pictures
-without a recording: their audio is a mask that is False.
+without a recording: their audio is a mask that is False. On two cores the whole command takes 3:42 minutes
+(a36e509, Python 3.12).
 
 Measured on the 300 test recordings (CPU, 2026-11-22, library ~79de202), zero-shot word:
 
