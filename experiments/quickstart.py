@@ -2,8 +2,8 @@
 
     make train          (or: mmjax train experiments/quickstart.py)
 
-Pictures and names are real; the speech is synthesised (eSpeak NG). The data are in the repository. On two cores
-training takes 4:05 minutes, compiling included (a36e509, Python 3.12).
+Pictures and names are real; the speech is synthesised (eSpeak NG). The data are in the repository. Training
+takes 4:05 minutes on two cores, compiling included (a36e509, Python 3.12).
 
 Measured on the 198 unseen concepts (R@5; chance .025; CPU, 2026-11-22, library ~79de202); `transfer` finds
 the nearest training examples by raw features and learns nothing:
