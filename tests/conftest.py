@@ -2,10 +2,13 @@
 
 import importlib.metadata
 import os
+import signal
 
 # All of it before jax looks: a started backend keeps what it saw.
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
+# Where the tests were started in the background, Ctrl-C is ignored, by the processes that they start too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # XLA's pool has a thread a core, and eight devices that wait for each other in a collective need eight.
 os.environ["NPROC"] = "32"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"

@@ -33,6 +33,7 @@ MESHES = {
         "slices 2, data 2, fsdp 2": {"slices": 2, "data": 2, "fsdp": 2},
     }.items()
 }
+EVERYWHERE = "fsdp 2, sequence 2, tensor 2"  # on every Python; the other meshes on the newest alone
 NUM_STEPS = 3
 # Adam divides by the gradient's size: at its usual epsilon a gradient that is zero on paper (a key's bias)
 # becomes an update of full size in a direction that rounding has chosen, and no two meshes round alike.
@@ -132,7 +133,11 @@ def assert_close(found, expected, of_largest=0.0):
 @pytest.mark.parametrize(
     "rules, mesh",
     [  # a mesh on one worker, so that what is one program is compiled once
-        pytest.param(rules, mesh, marks=pytest.mark.xdist_group(f"sharding {mesh}"))
+        pytest.param(
+            rules,
+            mesh,
+            marks=[pytest.mark.xdist_group(f"sharding {mesh}")] + [pytest.mark.once] * (mesh != EVERYWHERE),
+        )
         for rules, mesh in itertools.product(RULES, MESHES)
     ],
 )

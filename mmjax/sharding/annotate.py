@@ -11,6 +11,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 
+from mmjax.batch import Array
 from mmjax.errors import InputError
 from mmjax.sharding.axes import KNOWN_AXES
 
@@ -30,7 +31,7 @@ def param_axes(init: Callable, *axes: str | None) -> Callable:
     return nn.with_logical_partitioning(init, axes)
 
 
-def shard(x: jax.Array, *axes: str | None) -> jax.Array:
+def shard(x: Array, *axes: str | None) -> Array:
     """Constrains an activation's layout; does nothing outside a mesh.
 
     A size that its mesh axes do not divide is padded by XLA, and told once.
@@ -48,7 +49,7 @@ def shard(x: jax.Array, *axes: str | None) -> jax.Array:
     return nn.with_logical_constraint(x, axes)
 
 
-def by_rows(function: Callable, x: jax.Array) -> jax.Array:
+def by_rows(function: Callable, x: Array) -> Array:
     """`function(x)`, where each device computes its own examples of ``"act_batch ..."``.
 
     For what XLA would gather all examples for (the FFT, with jax 0.10). Where devices do not divide the
@@ -70,7 +71,7 @@ def tell_padded(axis: str, size: int, mesh_axes: tuple[str, ...], parts: int) ->
     )  # fmt: skip
 
 
-def whole_rows(table: jax.Array, rows: str | None = "vocab") -> jax.Array:
+def whole_rows(table: Array, rows: str | None = "vocab") -> Array:
     """A parameter ``(rows, "embed")`` with its rows whole, for looking them up.
 
     Rows that are split along the width would make XLA gather, for the whole batch, what was looked up, and in
