@@ -89,7 +89,8 @@ def info_nce(
     positives: Bool[jax.Array, "B B"],
     label_smoothing: float = 0.0,
 ) -> tuple[Float32[jax.Array, ""], Float32[jax.Array, ""]]:
-    """Mean over valid rows and both directions of ``-mean over positives of log softmax``; top-1 accuracy.
+    """Mean over valid rows and both directions of ``-mean over positives of log softmax``; top-1 accuracy, where
+    a tie is a miss.
 
     positives is a subset of valid x valid.
     Smoothing gives that share of the target to all valid columns alike.
@@ -104,10 +105,10 @@ def info_nce(
                 valid.sum(), 1
             )
         losses.append(masked_mean(-(target * log_probability).sum(1), valid))
-        best = scores.argmax(1)
-        hits.append(
-            masked_mean(jnp.take_along_axis(wanted, best[:, None], 1)[:, 0].astype(jnp.float32), valid)
-        )
+        # Not argmax: over columns that devices share out, XLA gathers every device's best and its place.
+        best_right = jnp.where(wanted, scores, -jnp.inf).max(1)
+        best_wrong = jnp.where(wanted, -jnp.inf, scores).max(1)
+        hits.append(masked_mean((best_right > best_wrong).astype(jnp.float32), valid))
     return (losses[0] + losses[1]) / 2, (hits[0] + hits[1]) / 2
 
 

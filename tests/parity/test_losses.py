@@ -53,6 +53,11 @@ def test_info_nce(smoothing, valid, repeated):
     np.testing.assert_allclose(found, loop_info_nce(logits, valid, positives, smoothing), rtol=RTOL)
 
 
+def test_info_nce_of_embeddings_that_are_all_alike_hits_nothing():
+    _, accuracy = info_nce(jnp.ones((6, 6)), jnp.asarray(VALID), jnp.asarray(POSITIVES))
+    assert accuracy == 0
+
+
 def test_sigmoid_pairs():
     logits = 5 * np.random.default_rng(0).normal(size=(6, 6))
     here = np.flatnonzero(VALID)
