@@ -89,9 +89,9 @@ def info_nce(
     positives: Bool[jax.Array, "B B"],
     label_smoothing: float = 0.0,
 ) -> tuple[Float32[jax.Array, ""], Float32[jax.Array, ""]]:
-    """Mean over valid rows and both directions of ``-mean over positives of log softmax``; top-1 accuracy, where
-    a tie is a miss.
+    """Mean over valid rows and both directions of ``-mean over positives of log softmax``; top-1 accuracy.
 
+    A tie is a miss.
     positives is a subset of valid x valid.
     Smoothing gives that share of the target to all valid columns alike.
     """
