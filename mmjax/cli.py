@@ -70,17 +70,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         _leave(130)
         return 130
     except Exception:
-        if "mmjax.distributed" in sys.modules:
-            traceback.print_exc()
-            _leave(1)
+        _leave(1, traceback.format_exc())
         raise
     return 0
 
 
-def _leave(code: int) -> None:
-    """Ends the process without waiting for the run's others, if there are any."""
+def _leave(code: int, words: str = "") -> None:
+    """Ends the process without waiting for the run's others, if there are any; `words` are its last."""
     if "mmjax.distributed" in sys.modules:
-        sys.modules["mmjax.distributed"].leave(code)
+        sys.modules["mmjax.distributed"].leave(code, words)
 
 
 def _thread_for_each_device() -> None:

@@ -216,7 +216,7 @@ def _gather(flag: bool) -> jax.Array:
     return jax.device_put(flags, NamedSharding(mesh, PartitionSpec()))
 
 
-def leave(code: int) -> None:
+def leave(code: int, words: str = "") -> None:
     """Ends this process at once if it is one of several: the others may be waiting in a collective for it.
 
     For what the others do not know of: SharedRefusal, NonFiniteError and Interrupted are raised in all. An
@@ -225,6 +225,7 @@ def leave(code: int) -> None:
     """
     if not _several():
         return
+    sys.stderr.write(words)
     if is_first():
         time.sleep(LEAVE_SECONDS)
     sys.stdout.flush()

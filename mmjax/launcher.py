@@ -65,9 +65,8 @@ def _explicit(variables: Mapping[str, str], launch: Launch | None) -> Launch | N
     """JAX's own variables; the address alone corrects what a launcher says."""
     given = {name: variables[name] for name in EXPLICIT if variables.get(name)}
     if PROCESS not in given and COUNT in given and "JOB_COMPLETION_INDEX" in variables:
-        given[PROCESS] = variables[
-            "JOB_COMPLETION_INDEX"
-        ]  # Kubernetes gives it to each pod of an indexed job
+        # Kubernetes gives it to each pod of an indexed job.
+        given[PROCESS] = variables["JOB_COMPLETION_INDEX"]
     if not given:
         return None
     if set(given) == {ADDRESS} and launch is not None:

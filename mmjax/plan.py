@@ -9,16 +9,14 @@ from typing import Any
 
 import jax
 
-from mmjax import cost, hlo, sharding
+from mmjax import cost, hlo
 from mmjax.errors import InputError
-from mmjax.experiment import Experiment, tracing, validate
+from mmjax.experiment import Experiment, tracing
 from mmjax.footprint import Memory, compile_step, largest_batch, measure
-from mmjax.learner import Learner
 from mmjax.setup import Setup
 from mmjax.sharding.collectives import Collective, collectives
 from mmjax.train.accelerators import ACCELERATORS, Accelerator
 from mmjax.train.flops import train_flops
-from mmjax.train.state import init_state, state_shardings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -138,12 +136,7 @@ def plan(experiment: Experiment, machine: Machine, devices: Sequence) -> Plan:
     Raises:
       InputError: experiment, mesh and devices do not fit; every array that does not divide is listed.
     """
-    validate(experiment, len(devices))
-    try:
-        setup = Setup.of(experiment, list(devices))
-    except InputError:  # the first misfit; if it is one of the state and the mesh, all of them are told
-        refuse_uneven(experiment, devices)
-        raise
+    setup = Setup.of(experiment, list(devices))
     compiled = compile_step(setup)
     text = compiled.as_text() or ""
     program, device = hlo.parse(text), machine.accelerator
@@ -179,33 +172,6 @@ def bounds(
         "links": sent["links"] / device.link_bandwidth,
         "network": sent["network"] / device.network_bandwidth,
     }
-
-
-def refuse_uneven(experiment: Experiment, devices: Sequence) -> None:
-    """Raises InputError with a line for every array of the state that the mesh does not divide."""
-    mesh, rules = experiment.mesh.make(list(devices)), experiment.rules
-    learner = Learner(model=experiment.model, objectives=experiment.objectives)
-    optimizer, spec = experiment.optimizer.make(experiment.num_steps), experiment.data.spec()
-    with tracing(experiment), sharding.using(mesh, rules):
-        boxed = jax.eval_shape(lambda: init_state(learner, optimizer, spec, experiment.seed))
-    try:
-        state_shardings(boxed, mesh, rules)
-        return
-    except InputError as error:
-        first = error
-    # Moments lie as their parameters do: they are asked only if those are all right.
-    for part in (boxed.replace(opt_state=None), boxed):
-        lines = []
-        leaves, tree = jax.tree.flatten(part, is_leaf=lambda x: callable(getattr(x, "unbox", None)))
-        for i, leaf in enumerate(leaves):
-            alone = tree.unflatten([leaf if i == j else None for j in range(len(leaves))])
-            try:
-                state_shardings(alone, mesh, rules)
-            except InputError as error:
-                lines.append(str(error))
-        if lines:
-            raise InputError("\n  ".join([f"{len(lines)} arrays do not fit the mesh:", *lines]))
-    raise first
 
 
 def describe(plan: Plan) -> str:

@@ -123,7 +123,13 @@ class RunFolder:
         A vocabulary that is trained on the data changes with the data: the same ids would mean other words.
         """
         file = self.path / VOCABULARIES
-        kept = json.loads(_read(file)) if file.exists() else None
+        try:
+            kept = json.loads(file.read_bytes()) if file.exists() else None
+        except ValueError as error:
+            raise InputError(
+                f"expected JSON in {file}, found other bytes: {error}. Delete it if data and tokenizers are "
+                "those that the run was trained with"
+            ) from error
         if kept is None:
             if self._lock is not None:  # who only looks leaves the folder as it is
                 _write_atomically(file, json.dumps(digests, indent=1) + "\n")

@@ -23,13 +23,8 @@ class StopSignal:
         """A signal has come."""
         return self.name is not None
 
-    def check(self, state: str) -> None:
-        """Raises Interrupted if a signal has come; ``state`` says how far the run is and what is saved."""
-        if self.requested:
-            self.end(state)
-
     def end(self, state: str) -> NoReturn:
-        """Raises Interrupted."""
+        """Raises Interrupted; ``state`` says how far the run is and what is saved."""
         raise Interrupted(f"stopped by {self.name or 'another process'} {state}; the same command goes on")
 
     def __enter__(self) -> "StopSignal":

@@ -24,19 +24,9 @@ LIMIT_SECONDS = 240  # of one start; on an idle machine it takes ten
 GRACE_SECONDS = 30  # what launchers commonly give between SIGTERM and SIGKILL
 NUM_STEPS = 8
 # Dropout, hidden words and crops drawn anew each step, accumulated gradients; eight heads for eight devices.
-DRAWN = {
-    "from mmjax import data, encoders, evals, fusion, heads, objectives, train": (
-        "from mmjax import data, encoders, evals, fusion, heads, objectives, train, views"
-    ),
+DRAWN = tiny.DRAWN_WORDS | {
     "num_heads=2, mlp_width=2 * WIDTH)": "num_heads=8, mlp_width=2 * WIDTH, dropout=0.2, scan=False)",
     "trunk(depth=2)": "trunk()",
-    '"image", size=(8, 8))': '"image", size=(8, 8), crop_scale=(0.5, 1.0))',
-    'for stream in ("image", "text")}},': 'for stream in ("image", "text")}}'
-    ' | {{"words": heads.TokenLogits("text", after="encoder")}},',
-    'objectives={{"pairs": objectives.InfoNCE("image", "text")}},': (
-        'objectives={{"pairs": objectives.InfoNCE("image", "text"), "words": objectives.MaskedLanguage('
-        '"words", view=views.MaskTokens("text", vocab={vocab}, rate=0.5))}},'
-    ),
     # At its usual epsilon Adam makes noise of a gradient that is zero on paper, that of a bias of the keys.
     "peak_learning_rate=1e-3": "peak_learning_rate=1e-2, epsilon=1e-3, accumulate=2",
 }

@@ -134,6 +134,18 @@ def test_exit_codes(error, code, tmp_path, monkeypatch, capsys):
     assert captured.err.strip().endswith(f"mmjax: {error}") and "Traceback" not in captured.err
 
 
+def test_what_nobody_foresaw_is_told_once(tmp_path, monkeypatch, capsys):
+    """By the interpreter; by ourselves only where the process must not wait for the run's others."""
+
+    def fail(*_, **__):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(loop, "run", fail)
+    with pytest.raises(RuntimeError, match="a bug"):
+        main(["train", str(tiny.write(tmp_path))])
+    assert "Traceback" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -27,21 +27,11 @@ from mmjax.testing import TOLERANCE
 
 pytestmark = pytest.mark.once
 
-CHANGES = {
-    "from mmjax import data, encoders, evals, fusion, heads, objectives, train": (
-        "from mmjax import data, encoders, evals, fusion, heads, objectives, train, views"
-    ),
+CHANGES = tiny.DRAWN_WORDS | {
     # Eight heads, and a table of 48 rows: eight devices divide them.
     "num_heads=2, mlp_width=2 * WIDTH)": "num_heads=8, mlp_width=2 * WIDTH, dropout=0.2, scan=False)",
     "encoders.TextTransformer(vocab={vocab}, max_length=6, trunk=trunk(depth=2))": (
         "encoders.TextTransformer(vocab=48, max_length=6, trunk=trunk())"
-    ),
-    '"image", size=(8, 8))': '"image", size=(8, 8), crop_scale=(0.5, 1.0))',
-    'for stream in ("image", "text")}},': 'for stream in ("image", "text")}}'
-    ' | {{"words": heads.TokenLogits("text", after="encoder")}},',
-    'objectives={{"pairs": objectives.InfoNCE("image", "text")}},': (
-        'objectives={{"pairs": objectives.InfoNCE("image", "text"), "words": objectives.MaskedLanguage('
-        '"words", view=views.MaskTokens("text", vocab={vocab}, rate=0.5))}},'
     ),
     # Two thirds of the rows are pictures with captions, one third captions alone.
     'data.Mixture({{"colours": (1.0, dataset())}}, batch_size=8)': (

@@ -24,19 +24,9 @@ pytestmark = pytest.mark.once
 
 # Everything that a resume could lose: dropout, masking and crops drawn anew each step, texts drawn from two,
 # accumulated gradients, a schedule, and epochs that end within a batch.
-DRAWN = {
-    "from mmjax import data, encoders, evals, fusion, heads, objectives, train": (
-        "from mmjax import data, encoders, evals, fusion, heads, objectives, train, views"
-    ),
+DRAWN = tiny.DRAWN_WORDS | {
     "mlp_width=2 * WIDTH)": "mlp_width=2 * WIDTH, dropout=0.2, scan=False)",
     "trunk(depth=2)": "trunk()",
-    '"image", size=(8, 8))': '"image", size=(8, 8), crop_scale=(0.5, 1.0))',
-    'for stream in ("image", "text")}},': 'for stream in ("image", "text")}}'
-    ' | {{"words": heads.TokenLogits("text", after="encoder")}},',
-    'objectives={{"pairs": objectives.InfoNCE("image", "text")}},': (
-        'objectives={{"pairs": objectives.InfoNCE("image", "text"), "words": objectives.MaskedLanguage('
-        '"words", view=views.MaskTokens("text", vocab={vocab}, rate=0.5))}},'
-    ),
     "peak_learning_rate=1e-3": "peak_learning_rate=1e-2, accumulate=2",
 }
 

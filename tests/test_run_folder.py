@@ -219,6 +219,13 @@ def test_pictures_have_safe_names(tmp_path):
     assert files[0].read_bytes() == b"png"
 
 
+def test_damaged_vocabularies_are_named(tmp_path):
+    with RunFolder.claim(tmp_path / "run", TEXT) as folder:
+        (folder.path / "vocabularies.json").write_bytes(b'{"data/te')
+        with pytest.raises(InputError, match="expected JSON in .*vocabularies.json, found other bytes: "):
+            folder.keep_vocabularies({"data/text": "abc"})
+
+
 def test_other_vocabularies_are_refused_once_a_step_is_kept(tmp_path):
     with RunFolder.claim(tmp_path / "run", TEXT) as folder:
         folder.resume(0)

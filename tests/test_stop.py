@@ -17,12 +17,11 @@ from mmjax.stop import StopSignal
 def test_signal_is_noted_and_obeyed_when_asked(number, capfd):
     before = signal.getsignal(number)
     with StopSignal() as stop:
-        stop.check("before anything")
         assert not stop.requested
         os.kill(os.getpid(), number)
         assert stop.requested
         with pytest.raises(Interrupted) as end:
-            stop.check("after step 3, which is saved")
+            stop.end("after step 3, which is saved")
     name = signal.Signals(number).name
     assert str(end.value) == f"stopped by {name} after step 3, which is saved; the same command goes on"
     assert "stopping after this step" in capfd.readouterr().err

@@ -61,6 +61,19 @@ def experiment() -> Experiment:
     )
 '''
 VOCAB = 41
+# For `write`: crops, and words hidden in a second objective; both drawn anew in each step.
+DRAWN_WORDS = {
+    "from mmjax import data, encoders, evals, fusion, heads, objectives, train": (
+        "from mmjax import data, encoders, evals, fusion, heads, objectives, train, views"
+    ),
+    '"image", size=(8, 8))': '"image", size=(8, 8), crop_scale=(0.5, 1.0))',
+    'for stream in ("image", "text")}},': 'for stream in ("image", "text")}}'
+    ' | {{"words": heads.TokenLogits("text", after="encoder")}},',
+    'objectives={{"pairs": objectives.InfoNCE("image", "text")}},': (
+        'objectives={{"pairs": objectives.InfoNCE("image", "text"), "words": objectives.MaskedLanguage('
+        '"words", view=views.MaskTokens("text", vocab={vocab}, rate=0.5))}},'
+    ),
+}
 
 
 def write(folder: Path, replace: Mapping[str, str] | None = None) -> Path:

@@ -13,6 +13,7 @@ from collections import Counter
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from mmjax import encoders, fusion, heads, objectives, sharding, train, views
 from mmjax.batch import Batch, Text
@@ -107,7 +108,7 @@ def needed(sizes: Sizes, rules: Rules, mesh: jax.sharding.Mesh) -> Counter[str]:
 
     summed = rules.mesh_axes("act_batch") + rules.mesh_axes("act_length")
     state = abstract_state(sizes, rules, mesh)
-    moments = jax.tree.leaves(state.opt_state[1].mu)
+    moments = jax.tree.leaves(optax.tree_utils.tree_get(state.opt_state, "mu"))
     for (path, whole), moment in zip(jax.tree.leaves_with_path(state.params), moments, strict=True):
         name = jax.tree_util.keystr(path)
         parameter_parts, gradient_parts = (_parts(x.sharding) for x in (whole, moment))

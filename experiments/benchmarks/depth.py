@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from mmjax import encoders, fusion, heads, objectives, sharding, train, views
 from mmjax.batch import Text
+from mmjax.footprint import temporary_bytes
 from mmjax.layers import Transformer
 from mmjax.learner import Learner
 from mmjax.model import MultimodalModel
@@ -54,7 +55,7 @@ def main() -> None:
         with sharding.using(mesh, rules):
             program = train.jit_step(made, optimizer, state, mesh, rules).lower(state, spec).compile()
         seconds = time.process_time() - start
-        temporary = program.memory_analysis().temp_size_in_bytes / 1e6
+        temporary = temporary_bytes(program) / 1e6
         layers = "scanned" if scan else "unrolled"
         print(f"| {layers} | {remat} | {depth} | {seconds:.1f} | {temporary:.0f} |", flush=True)
 

@@ -97,7 +97,7 @@ def array_shardings(boxed, mesh: Mesh, rules: Rules):
     """Shardings of an abstract pytree whose arrays are in flax's boxes, which name their axes.
 
     Raises:
-      InputError: a dimension that its mesh axes do not divide; names the array, the size and the axes.
+      InputError: dimensions that their mesh axes do not divide; a line for each array, with size and axes.
     """
     specs = logical_specs(boxed)
     for spec in jax.tree.leaves(specs, is_leaf=lambda x: isinstance(x, PartitionSpec)):
@@ -105,21 +105,27 @@ def array_shardings(boxed, mesh: Mesh, rules: Rules):
             rules.refuse_collision(tuple(spec))
     shardings = to_mesh_sharding(specs, mesh, rules.pairs())
     leaves = jax.tree.leaves_with_path(unbox(boxed))
+    misfits = []
     for (path, leaf), sharding in zip(leaves, jax.tree.leaves(shardings), strict=True):
-        _refuse_uneven(jax.tree_util.keystr(path, simple=True, separator="/"), leaf.shape, sharding)
+        misfits += _misfit(jax.tree_util.keystr(path, simple=True, separator="/"), leaf.shape, sharding)
+    if misfits:
+        several = [f"{len(misfits)} arrays do not fit the mesh:"] if len(misfits) > 1 else []
+        raise InputError("\n  ".join([*several, *misfits]))
     return shardings
 
 
-def _refuse_uneven(name: str, shape: tuple[int, ...], sharding: NamedSharding) -> None:
+def _misfit(name: str, shape: tuple[int, ...], sharding: NamedSharding) -> list[str]:
+    """The first dimension that its mesh axes do not divide, in words; empty if there is none."""
     for dimension, mesh_axes in enumerate(sharding.spec):
         axes = () if mesh_axes is None else (mesh_axes,) if isinstance(mesh_axes, str) else mesh_axes
         parts = math.prod(sharding.mesh.shape[axis] for axis in axes)
         if shape[dimension] % parts:
-            raise InputError(
+            return [
                 f"{name} has shape {shape}: dimension {dimension} of size {shape[dimension]} is not "
                 f"divisible by {parts}, the size of mesh axes {list(axes)}; change that size, the mesh or "
                 "the rules"
-            )
+            ]
+    return []
 
 
 def batch_sharding(mesh: Mesh, rules: Rules) -> NamedSharding:

@@ -64,8 +64,10 @@ def state_shardings(boxed: TrainState, mesh: Mesh, rules: Rules) -> TrainState:
 
     Raises InputError as `array_shardings` does.
     """
-    shardings = array_shardings(boxed, mesh, rules)
-    return shardings.replace(opt_state=array_shardings(boxed.opt_state, mesh, rules.of_optimizer()))
+    # Parameters first: where they do not fit, the lines of their moments would only repeat theirs.
+    shardings = array_shardings(boxed.replace(opt_state=None), mesh, rules)
+    moments = array_shardings({"opt_state": boxed.opt_state}, mesh, rules.of_optimizer())
+    return shardings.replace(**moments)
 
 
 def create_state(
