@@ -56,6 +56,7 @@ class Encoded:
 
     embeddings: Array  # float "B L D"
     mask: Array  # bool "B L", False where there is nothing to attend to
+    lower: tuple[Array, ...] = ()  # float "B L D" each: what the trunk held at its `taps`, lowest first
 
 
 @runtime_checkable

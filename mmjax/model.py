@@ -12,7 +12,8 @@ class MultimodalModel(nn.Module):
     """A tower for each stream, a fusion that lets streams read each other, and heads that predict.
 
     encoders: {stream: module (stream value, train) -> Encoded}.
-    fusion: {stream: Encoded} -> {stream: Encoded}, over `fusion.streams`.
+    fusion: {stream: Encoded} -> {stream: Encoded}, over `fusion.streams`; it may make streams of its own,
+      which `fusion.makes()` names.
     heads: {name: module}; each names its `stream` and reads it `after` its "encoder" or after "fusion".
     shared: {stream: other stream}, for streams read by another stream's encoder with the same weights,
       e.g. {"keywords": "text"}.
@@ -32,6 +33,10 @@ class MultimodalModel(nn.Module):
         with jax.named_scope(f"encode_{stream}"):
             return self.encoders[self.encoder_of(stream)](value, train)
 
+    def table_of(self, stream: str) -> jax.Array | None:
+        """The token table of the tower that reads `stream`, where it has one."""
+        return getattr(self.encoders.get(self.encoder_of(stream)), "table", None)
+
     def predict(
         self, encoded: dict[str, Encoded], heads: Iterable[str], train: bool = False
     ) -> dict[str, jax.Array]:
@@ -45,9 +50,8 @@ class MultimodalModel(nn.Module):
         for name in heads:
             head = self.heads[name]
             source = fused if head.after == "fusion" else encoded
-            table = getattr(self.encoders[self.encoder_of(head.stream)], "table", None)
             with jax.named_scope(f"head_{name}"):
-                predictions[name] = head(source[head.stream], table)
+                predictions[name] = head(source[head.stream], self.table_of(head.stream))
         return predictions
 
     def streams_for(self, heads: Iterable[str]) -> tuple[str, ...]:
@@ -55,8 +59,9 @@ class MultimodalModel(nn.Module):
         needed: dict[str, None] = {}
         for name in heads:
             head = self.heads[name]
-            needed |= dict.fromkeys(self.fusion.streams if head.after == "fusion" else ())
-            needed |= {head.stream: None}
+            fused = head.after == "fusion"
+            needed |= dict.fromkeys(self.fusion.streams if fused else ())
+            needed |= {} if fused and head.stream in self.fusion.makes() else {head.stream: None}
         return tuple(needed)
 
     def produces(self) -> tuple[str, ...]:

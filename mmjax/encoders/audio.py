@@ -82,4 +82,4 @@ class SpectrogramTransformer(nn.Module):
             mel, mask = self.augment(mel, mask, self.make_rng("views"))
         x, mask = self.stem(mel, mask, self.trunk.width)
         x = LearnedPositions(x.shape[1], self.position_scale, name="positions")(x)
-        return Encoded(self.trunk(x, mask, train), mask)
+        return self.trunk.encode(x, mask, train)

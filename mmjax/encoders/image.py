@@ -94,4 +94,4 @@ class ViT(nn.Module):
                 [jnp.broadcast_to(registers, (x.shape[0], *registers.shape)).astype(x.dtype), x], 1
             )
         mask = jnp.broadcast_to(image.mask[:, None], x.shape[:2])
-        return Encoded(self.trunk(x, mask, train), mask)
+        return self.trunk.encode(x, mask, train)

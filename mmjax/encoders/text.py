@@ -52,7 +52,7 @@ class TextTransformer(nn.Module):
         for i, n in enumerate(self.hash_ngrams):
             bucket = hash_ngram(tokens, n, self.hash_buckets) + i * self.hash_buckets
             x = x + jnp.take(self.ngrams, bucket, axis=0) * width**0.5
-        return Encoded(self.trunk(self.positions(x), text.mask, train), text.mask)
+        return self.trunk.encode(self.positions(x), text.mask, train)
 
 
 def hash_ngram(tokens: Int[jax.Array, "B L"], n: int, buckets: int) -> Int32[jax.Array, "B L"]:

@@ -18,7 +18,9 @@ class CoAttention(nn.Module):
     something that is the same for every row. With `updated=("text",)` this is the text-side cross-attention
     of ALBEF and BLIP.
 
-    Streams may differ in width: each is mapped to `width` first where it must be.
+    Streams may differ in width: each is mapped to `width` first where it must be. A position of a stream in
+    `causal` attends to no later one of its own: the decoder of a sequence-to-sequence model (Vaswani et al.
+    2017, section 3.1), or of captions (Yu et al. 2022, CoCa).
     """
 
     streams: tuple[str, ...]
@@ -27,8 +29,13 @@ class CoAttention(nn.Module):
     num_heads: int
     mlp_width: int
     updated: tuple[str, ...] | None = None
+    causal: tuple[str, ...] = ()
     dropout: float = 0.0
     dtype: str = "float32"
+
+    def makes(self) -> tuple[str, ...]:
+        """It adds no stream."""
+        return ()
 
     @nn.compact
     def __call__(self, encoded: dict[str, Encoded], train: bool = False) -> dict[str, Encoded]:
@@ -86,6 +93,6 @@ class CoAttention(nn.Module):
         x = x + nn.Dropout(self.dropout, deterministic=not train)(cross)
         x = shard(x, "act_batch", "act_length", "act_embed")
         return Block(
-            num_heads=self.num_heads, mlp_width=self.mlp_width, dropout=self.dropout, dtype=self.dtype,
-            name=f"{name}_block",
+            num_heads=self.num_heads, mlp_width=self.mlp_width, causal=stream in self.causal,
+            dropout=self.dropout, dtype=self.dtype, name=f"{name}_block",
         )(x, masks[stream], train)  # fmt: skip

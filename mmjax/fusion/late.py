@@ -10,6 +10,10 @@ class Late(nn.Module):
 
     streams: tuple[str, ...] = ()
 
+    def makes(self) -> tuple[str, ...]:
+        """It adds no stream."""
+        return ()
+
     def __call__(self, encoded: dict[str, Encoded], train: bool = False) -> dict[str, Encoded]:
         """{stream: Encoded} -> the same."""
         return encoded

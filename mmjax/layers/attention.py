@@ -27,8 +27,13 @@ class MultiHeadAttention(nn.Module):
         x: Float[jax.Array, "B L D"],
         context: Float[jax.Array, "B M C"],
         context_mask: Bool[jax.Array, "B M"],
+        allowed: Bool[jax.Array, "#B L M"] | None = None,
     ) -> Float[jax.Array, "B L D"]:
-        """x attends to context, which may be x itself, where context_mask is True."""
+        """x attends to context, which may be x itself, where context_mask is True.
+
+        allowed: which query may attend to which key, where that is not the same for all (a prefix that all may
+        see, examples packed into one row); a first axis of 1 serves every example.
+        """
         width = x.shape[-1]
         if width % self.num_heads:
             raise ValueError(f"width {width} is not divisible by num_heads {self.num_heads}")
@@ -48,11 +53,14 @@ class MultiHeadAttention(nn.Module):
             key, value = together([projection(name, context) for name in ("key", "value")], context)
         # Named twice: positions are exchanged for heads here, rather than inputs gathered before products.
         query, key, value = (shard(y, *BESIDE_ATTENTION) for y in (query, key, value))
+        mask = context_mask[:, None, None, :]
+        if allowed is not None:
+            mask = mask & allowed[:, None]
         attended = jax.nn.dot_product_attention(
             shard(query, "act_batch", "act_queries", "act_attention_heads", "act_head_width"),
             shard(key, "act_batch", "act_keys", "act_attention_heads", "act_head_width"),
             shard(value, "act_batch", "act_keys", "act_attention_heads", "act_head_width"),
-            mask=context_mask[:, None, None, :],
+            mask=mask,
             is_causal=self.causal,
         )
         attended = shard(attended, "act_batch", "act_queries", "act_attention_heads", "act_head_width")

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 from jaxtyping import Bool, Float
 
+from mmjax.batch import Encoded
 from mmjax.layers.attention import MultiHeadAttention
 from mmjax.layers.mlp import Mlp
 from mmjax.layers.norm import LayerNorm
@@ -34,8 +35,13 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[jax.Array, "B L D"], mask: Bool[jax.Array, "B L"], train: bool
+        self,
+        x: Float[jax.Array, "B L D"],
+        mask: Bool[jax.Array, "B L"],
+        train: bool,
+        allowed: Bool[jax.Array, "#B L L"] | None = None,
     ) -> Float[jax.Array, "B L D"]:
+        """mask: which positions are there; allowed: which may attend to which, as MultiHeadAttention's."""
 
         def normalise(x, name):
             return LayerNorm(epsilon=self.epsilon, use_bias=self.use_bias, dtype=self.dtype, name=name)(x)
@@ -59,10 +65,10 @@ class Block(nn.Module):
         )
         if self.norm == "pre":
             y = normalise(x, "attention_norm")
-            x = x + drop(attention(y, y, mask))
+            x = x + drop(attention(y, y, mask, allowed))
             x = x + drop(mlp(normalise(x, "mlp_norm")))
         else:
-            x = normalise(x + drop(attention(x, x, mask)), "attention_norm")
+            x = normalise(x + drop(attention(x, x, mask, allowed)), "attention_norm")
             x = normalise(x + drop(mlp(x)), "mlp_norm")
         return shard(x, "act_batch", "act_length", "act_embed")
 
@@ -72,7 +78,8 @@ class Transformer(nn.Module):
 
     `scan` compiles one block whatever the depth, and stacks parameters along "layers". `remat` trades compute
     for memory in the backward pass: "dots" keeps matrix products, "full" keeps only each block's input.
-    Parameters are float32, arithmetic is in `dtype`.
+    Parameters are float32, arithmetic is in `dtype`. `taps` are depths, 1 to `depth` - 1, whose states
+    `encode` hands on beside the last one, for what aligns or fuses streams at several depths.
     """
 
     depth: int
@@ -87,15 +94,42 @@ class Transformer(nn.Module):
     dropout: float = 0.0
     scan: bool = True
     remat: Literal["none", "dots", "full"] = "none"
+    taps: tuple[int, ...] = ()
     dtype: str = "float32"
 
-    @nn.compact
     def __call__(
-        self, x: Float[jax.Array, "B L D"], mask: Bool[jax.Array, "B L"], train: bool = False
+        self,
+        x: Float[jax.Array, "B L D"],
+        mask: Bool[jax.Array, "B L"],
+        train: bool = False,
+        allowed: Bool[jax.Array, "#B L L"] | None = None,
     ) -> Float[jax.Array, "B L D"]:
-        """What is under a False mask changes nothing that is under a True one."""
+        """What is under a False mask changes nothing that is under a True one.
+
+        allowed: which position may attend to which, as MultiHeadAttention's.
+        """
+        return self.states(x, mask, train, allowed)[0]
+
+    def encode(
+        self,
+        x: Float[jax.Array, "B L D"],
+        mask: Bool[jax.Array, "B L"],
+        train: bool = False,
+        allowed: Bool[jax.Array, "#B L L"] | None = None,
+    ) -> Encoded:
+        """The same as an encoder's result, with the states at `taps`."""
+        x, lower = self.states(x, mask, train, allowed)
+        return Encoded(x, mask, lower)
+
+    @nn.compact
+    def states(
+        self, x: jax.Array, mask: jax.Array, train: bool, allowed: jax.Array | None
+    ) -> tuple[Float[jax.Array, "B L D"], tuple[Float[jax.Array, "B L D"], ...]]:
+        """The last state, normalised if pre-norm, and those at `taps` as they are."""
         if x.shape[-1] != self.width:
             raise ValueError(f"the trunk has width {self.width}, and its input has width {x.shape[-1]}")
+        if not all(0 < tap < self.depth for tap in self.taps):
+            raise ValueError(f"taps expects depths of 1 to {self.depth - 1}, found {self.taps}")
         block = Block
         if self.remat != "none":
             # Under scan XLA finds nothing to merge the recomputation with: no barrier is needed.
@@ -109,16 +143,23 @@ class Transformer(nn.Module):
         )  # fmt: skip
         x = shard(x.astype(self.dtype), "act_batch", "act_length", "act_embed")
         if self.scan:
+
+            def layer(module, carry, _):
+                carry = module(carry, mask, train, allowed)
+                return carry, carry if self.taps else None
+
             layers = nn.scan(
-                lambda module, carry, _: (module(carry, mask, train), None),
-                variable_axes={"params": 0}, split_rngs={"params": True, "dropout": True}, length=self.depth,
-                metadata_params=LAYERS_METADATA,
+                layer, variable_axes={"params": 0}, split_rngs={"params": True, "dropout": True},
+                length=self.depth, metadata_params=LAYERS_METADATA,
             )  # fmt: skip
-            x, _ = layers(block(**options, name="layers"), x, None)
+            x, depths = layers(block(**options, name="layers"), x, None)
         else:
+            depths = []
             for i in range(self.depth):
-                x = block(**options, name=f"layer_{i}")(x, mask, train)
+                x = block(**options, name=f"layer_{i}")(x, mask, train, allowed)
+                depths.append(x)
+        lower = tuple(depths[tap - 1] for tap in self.taps)
         if self.norm == "pre":
             norm = LayerNorm(self.epsilon, use_bias=self.use_bias, dtype=self.dtype, name="final_norm")
             x = norm(x)
-        return x
+        return x, lower

@@ -2,12 +2,12 @@
 
 import functools
 
-import catalog
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from catalog import row
 
 from mmjax import encoders, layers
 from mmjax.encoders.text import hash_ngram
@@ -20,11 +20,11 @@ TRUNK = dict(depth=2, width=D, num_heads=HEADS, mlp_width=F)
 
 
 def normal(*shape: int) -> jax.Array:
-    return jnp.asarray(catalog.normal(*shape))
+    return jnp.asarray(row.normal(*shape))
 
 
 def padding() -> jax.Array:
-    return jnp.asarray(catalog.padding(B, L))
+    return jnp.asarray(row.padding(B, L))
 
 
 def random_parameters(module, *inputs):

@@ -1,10 +1,10 @@
 """Each loss against a plain loop in NumPy, float64, over the rows and positions that count."""
 
-import catalog
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from catalog.of_objectives import match_outputs, pair_outputs, sentence_outputs, token_outputs
 
 from mmjax import objectives, views
 from mmjax.objectives.contrastive import info_nce, sigmoid_pairs
@@ -73,7 +73,7 @@ def test_sigmoid_pairs():
 @pytest.mark.parametrize("log_scale, scale", [(1.0, np.e), (10.0, 100.0)], ids=["", "capped"])
 def test_info_nce_module_knows_who_is_there_and_who_is_alike(same, log_scale, scale):
     """Of four rows, 0 and 2 hold the same text, and 3 has no picture."""
-    (outputs,) = jax.tree.map(jnp.asarray, catalog.pair_outputs())
+    (outputs,) = jax.tree.map(jnp.asarray, pair_outputs())
     module = objectives.InfoNCE("image", "text", same=same)
     loss, metrics = jax.jit(module.apply)({"params": {"log_scale": jnp.float32(log_scale)}}, outputs)
 
@@ -87,7 +87,7 @@ def test_info_nce_module_knows_who_is_there_and_who_is_alike(same, log_scale, sc
 
 
 def test_sigmoid_pairs_module_scales_and_shifts():
-    (outputs,) = jax.tree.map(jnp.asarray, catalog.pair_outputs())
+    (outputs,) = jax.tree.map(jnp.asarray, pair_outputs())
     params = {"log_scale": jnp.float32(1.0), "bias": jnp.float32(-2.0)}
     loss, _ = jax.jit(objectives.SigmoidPairs("image", "text").apply)({"params": params}, outputs)
     first, second = (np.float64(outputs.predictions[name]) for name in ("image", "text"))
@@ -100,7 +100,7 @@ def test_sigmoid_pairs_module_scales_and_shifts():
 
 
 def test_learned_scalars_start_where_their_papers_do():
-    (outputs,) = jax.tree.map(jnp.asarray, catalog.pair_outputs())
+    (outputs,) = jax.tree.map(jnp.asarray, pair_outputs())
     clip = objectives.InfoNCE("image", "text").init(jax.random.key(0), outputs)
     siglip = objectives.SigmoidPairs("image", "text").init(jax.random.key(0), outputs)
     values = jax.tree.leaves((clip, siglip))
@@ -108,7 +108,7 @@ def test_learned_scalars_start_where_their_papers_do():
 
 
 def test_masked_language():
-    (outputs,) = jax.tree.map(jnp.asarray, catalog.token_outputs())
+    (outputs,) = jax.tree.map(jnp.asarray, token_outputs())
     logits = np.float64(outputs.predictions["words"])
     tokens, masked = np.asarray(outputs.targets["tokens"]), np.asarray(outputs.targets["masked"])
     losses, hits = [], []
@@ -122,7 +122,7 @@ def test_masked_language():
 
 
 def test_next_sentence():
-    (outputs,) = jax.tree.map(jnp.asarray, catalog.sentence_outputs())
+    (outputs,) = jax.tree.map(jnp.asarray, sentence_outputs())
     logits, label = np.float64(outputs.predictions["follows"]), np.int32(outputs.targets["is_next"])
     here = np.flatnonzero(outputs.targets["valid"])
     losses = [-log_softmax(logits[i])[label[i]] for i in here]
@@ -133,7 +133,7 @@ def test_next_sentence():
 
 
 def test_matching():
-    (outputs,) = jax.tree.map(jnp.asarray, catalog.match_outputs())
+    (outputs,) = jax.tree.map(jnp.asarray, match_outputs())
     logits, matches = np.float64(outputs.predictions["matches"]), np.asarray(outputs.targets["matches"])
     here = np.flatnonzero(outputs.targets["valid"])
     losses = [-log_sigmoid(logits[i] if matches[i] else -logits[i]) for i in here]

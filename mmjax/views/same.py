@@ -1,0 +1,37 @@
+"""Which examples hold the same input."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Bool
+
+from mmjax.batch import Stream
+
+
+def same_content(stream: Stream) -> Bool[jax.Array, "B B"]:
+    """Which rows hold exactly the same input, whatever is under a False mask; True on the diagonal."""
+    equal = jnp.ones((stream.mask.shape[0],) * 2, dtype=bool)
+    for leaf in jax.tree.leaves(stream):
+        mask = stream.mask.reshape(stream.mask.shape + (1,) * (leaf.ndim - stream.mask.ndim))
+        row = jnp.where(mask, leaf, 0).reshape(leaf.shape[0], -1)
+        # Two checksums a row instead of B x B x inputs comparisons; modular, so equal rows agree to the bit.
+        bits = (
+            jax.lax.bitcast_convert_type(row, jnp.uint32)
+            if row.dtype.itemsize == 4
+            else row.astype(jnp.uint32)
+        )
+        for seed in (0, 1):
+            salt = jax.random.bits(jax.random.key(seed), (1, bits.shape[1]), jnp.uint32)
+            checksum = scramble(bits ^ salt).sum(axis=1, dtype=jnp.uint32)
+            equal &= checksum[:, None] == checksum[None, :]
+    return equal
+
+
+def scramble(bits: jax.Array) -> jax.Array:
+    """MurmurHash3's last step, uint32.
+
+    A sum of multiples would not tell apart rows that differ only in high bits, such as the signs of black and
+    white pixels.
+    """
+    bits = (bits ^ (bits >> 16)) * jnp.uint32(0x85EBCA6B)
+    bits = (bits ^ (bits >> 13)) * jnp.uint32(0xC2B2AE35)
+    return bits ^ (bits >> 16)

@@ -1,0 +1,50 @@
+"""Words hidden."""
+
+import dataclasses
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from mmjax.batch import Text
+from mmjax.views.base import Clean
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskTokens(Clean):
+    """Some tokens hidden: 80 % as [MASK], 10 % as a random token, 10 % as they are (Devlin et al. 2019).
+
+    unit: each "token" is drawn by itself, a "word" with all its tokens (whole-word masking), or "all" words
+    are. In every text at least one unit is hidden, so short texts train too; special tokens never are.
+    Targets: tokens int32 ``"B L"`` (the original), masked bool ``"B L"``.
+    """
+
+    stream: str
+    vocab: int
+    rate: float = 0.15
+    unit: Literal["token", "word", "all"] = "word"
+    mask_id: int = 4
+    num_special: int = 5  # ids below are special and are never drawn as a random token
+    mask_share: float = 0.8
+    random_share: float = 0.1
+
+    def changes(self):
+        return (self.stream,)
+
+    def inputs(self, batch, key):
+        text: Text = batch[self.stream]
+        select_key, replace_key, token_key = jax.random.split(key, 3)
+        maskable = text.mask & (text.words >= 0)
+        draw = jax.random.uniform(select_key, text.tokens.shape)
+        if self.unit == "word":
+            draw = jnp.take_along_axis(draw, jnp.maximum(text.words, 0), axis=1)
+        draw = jnp.where(maskable, draw, 2.0)
+        masked = maskable if self.unit == "all" else maskable & (
+            (draw < self.rate) | (draw == draw.min(axis=1, keepdims=True))
+        )  # fmt: skip
+        how = jax.random.uniform(replace_key, text.tokens.shape)
+        random_tokens = jax.random.randint(token_key, text.tokens.shape, self.num_special, self.vocab)
+        hidden = jnp.where(how < self.mask_share, self.mask_id, text.tokens)
+        hidden = jnp.where(how >= 1 - self.random_share, random_tokens, hidden)
+        changed = text.replace(tokens=jnp.where(masked, hidden, text.tokens))
+        return batch | {self.stream: changed}, {"tokens": text.tokens, "masked": masked}

@@ -1,0 +1,56 @@
+"""Rows of mmjax.encoders."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from catalog.row import B, D, Row, batch, normal, padding, trunk
+from mmjax import encoders
+from mmjax.batch import Text
+from mmjax.testing import TOLERANCE, VOCAB
+
+
+def encoder(name: str, make: Callable, stream: str) -> Row:
+    return Row(f"encoders.{name}", make, lambda: (batch()[stream],), tolerance=TOLERANCE["fp32_stack"])
+
+
+def spectrogram(stem: Callable) -> Callable:
+    mel = encoders.LogMel(sample_rate_hz=8000, num_mels=8)
+    return lambda dtype: encoders.SpectrogramTransformer(mel=mel, stem=stem(dtype), trunk=trunk(dtype))
+
+
+def picture_stem(name: str, make: Callable) -> Row:
+    inputs = (normal(B, 8, 12, 3),)
+    return Row(f"encoders.{name}", make, lambda: inputs, {"width": D}, scramble=None)
+
+
+def sound_stem(name: str, make: Callable) -> Row:
+    """Their spectrogram is zero under its mask: LogMel's promise, which the towers' rows hold it to."""
+    inputs = (normal(B, 8, 6), padding(length=8))
+    return Row(f"encoders.{name}", make, lambda: inputs, {"width": D}, scramble=None)
+
+
+def vit(dtype: str) -> encoders.ViT:
+    return encoders.ViT(encoders.LinearPatches((4, 4), dtype=dtype), trunk(dtype), num_registers=2)
+
+
+def text_transformer(dtype: str) -> encoders.TextTransformer:
+    return encoders.TextTransformer(VOCAB, trunk(dtype), max_length=8, hash_ngrams=(2, 3), hash_buckets=64)
+
+
+def two_sentences() -> tuple[Text]:
+    """With padding between them: an n-gram of the second reaches back over it."""
+    text = batch()["text"]
+    return (text.replace(mask=text.mask & ~np.isin(np.arange(8), (2, 3))[None]),)
+
+
+ENCODERS = [
+    picture_stem("LinearPatches", lambda t: encoders.LinearPatches((4, 6), dtype=t)),
+    picture_stem("ConvPatches", lambda t: encoders.ConvPatches((4, 6), channels=(4,), dtype=t)),
+    sound_stem("FramePatches", lambda t: encoders.FramePatches(2, mels=3, dtype=t)),
+    sound_stem("ConvFrames", lambda t: encoders.ConvFrames(dtype=t)),
+    encoder("ViT", vit, "image"),
+    encoder("SpectrogramTransformer", spectrogram(lambda t: encoders.FramePatches(4, dtype=t)), "audio"),
+    encoder("SpectrogramTransformer.conv", spectrogram(lambda t: encoders.ConvFrames(dtype=t)), "audio"),
+    Row("encoders.TextTransformer", text_transformer, two_sentences, tolerance=TOLERANCE["fp32_stack"]),
+]

@@ -1,0 +1,61 @@
+"""Rows of mmjax.layers."""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+import numpy as np
+
+from catalog.row import B, D, L, Row, normal, padding, positions_read, trunk, where_masked
+from mmjax import layers
+from mmjax.testing import TOLERANCE
+
+
+def layer(name: str, make: Callable, *inputs: np.ndarray, **more) -> Row:
+    return Row(f"layers.{name}", make, lambda: inputs, **{"scramble": None} | more)
+
+
+def stack(name: str, **changes) -> Row:
+    return layer(
+        name, lambda dtype: trunk(dtype, **changes), normal(B, L, D), padding(),
+        scramble=where_masked(0, 1), read=positions_read, tolerance=TOLERANCE["fp32_stack"],
+    )  # fmt: skip
+
+
+def block(dtype: str, norm: str) -> layers.Block:
+    return layers.Block(num_heads=4, mlp_width=32, norm=norm, dtype=dtype)
+
+
+def block_row(name: str, norm: str) -> Row:
+    return layer(
+        name, lambda dtype: block(dtype, norm), normal(B, L, D), padding(),
+        settings={"train": False}, scramble=where_masked(0, 1), read=positions_read,
+    )  # fmt: skip
+
+
+def einsum(dtype: str) -> layers.Einsum:
+    return layers.Einsum("B L D, D H K -> B L H K", (D, 2, 3), ("embed", "heads", None), dtype=dtype)
+
+
+LAYERS = [
+    layer("Einsum", einsum, normal(B, L, D)),
+    layer("LayerNorm", lambda t: layers.LayerNorm(dtype=t), normal(B, L, D)),
+    layer("Mlp", lambda t: layers.Mlp(mlp_width=32, dtype=t), normal(B, L, D)),
+    layer("Conv1d", lambda t: layers.Conv1d(D, size=3, stride=2, dtype=t), normal(B, L, 5)),
+    layer("Conv2d", lambda t: layers.Conv2d(D, size=3, stride=2, dtype=t), normal(B, 5, 6, 2)),
+    layer("LearnedPositions", lambda t: layers.LearnedPositions(L + 2), normal(B, L, D), bf16=None),
+    layer("SinusoidalPositions", lambda t: layers.SinusoidalPositions(), normal(B, L, D), bf16=None),
+    layer(
+        "MultiHeadAttention", lambda t: layers.MultiHeadAttention(num_heads=4, dtype=t),
+        normal(B, 3, D), normal(B, L, 2 * D, seed=1), padding(),
+        # A query with nothing to attend to attends to everything: its reader must not look.
+        scramble=where_masked(1, 2), read=lambda y, inputs: jnp.where(inputs[2].any(-1)[:, None, None], y, 0),
+    ),
+    block_row("Block", "pre"),
+    block_row("Block.post", "post"),
+    stack("Transformer", depth=2),
+    stack(
+        "Transformer.unrolled", depth=2, scan=False, remat="dots", norm="post", use_bias=False,
+        activation="quick_gelu",
+    ),
+    stack("Transformer.causal", causal=True, remat="full"),
+]  # fmt: skip
