@@ -31,8 +31,8 @@ class MultiHeadAttention(nn.Module):
     ) -> Float[jax.Array, "B L D"]:
         """x attends to context, which may be x itself, where context_mask is True.
 
-        allowed: which query may attend to which key, where that is not the same for all (a prefix that all may
-        see, examples packed into one row); a first axis of 1 serves every example.
+        allowed: which query may attend to which key, where that is not the same for all (a prefix that all
+        may see, examples packed into one row); a first axis of 1 serves every example.
         """
         width = x.shape[-1]
         if width % self.num_heads:
