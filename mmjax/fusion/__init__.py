@@ -1,6 +1,20 @@
 """{stream: Encoded} -> {stream: Encoded}."""
 
+from mmjax.fusion.bottleneck import Bottleneck
+from mmjax.fusion.channel_cross import ChannelCross
 from mmjax.fusion.co_attention import CoAttention
+from mmjax.fusion.concat import ConcatMlp
+from mmjax.fusion.decision import Decision
+from mmjax.fusion.gated import GatedSum
+from mmjax.fusion.hierarchical import Hierarchical
 from mmjax.fusion.late import Late
+from mmjax.fusion.mean import Mean
+from mmjax.fusion.prefix import Prefix
+from mmjax.fusion.q_former import QFormer
+from mmjax.fusion.resampler import Resampler
+from mmjax.fusion.single_stream import SingleStream
 
-__all__ = ["CoAttention", "Late"]
+__all__ = [
+    "Bottleneck", "ChannelCross", "CoAttention", "ConcatMlp", "Decision", "GatedSum", "Hierarchical", "Late",
+    "Mean", "Prefix", "QFormer", "Resampler", "SingleStream",
+]  # fmt: skip

@@ -1,12 +1,10 @@
 """Streams that read each other by cross-attention."""
 
 import flax.linen as nn
-import jax
-import jax.numpy as jnp
 
 from mmjax.batch import Encoded
-from mmjax.layers import Block, Einsum, LayerNorm, MultiHeadAttention
-from mmjax.sharding import param_axes, shard
+from mmjax.fusion.join import check_names, chosen, end_to_end, learned, look, tagged
+from mmjax.layers import Block, LayerNorm
 
 
 class CoAttention(nn.Module):
@@ -40,59 +38,32 @@ class CoAttention(nn.Module):
     @nn.compact
     def __call__(self, encoded: dict[str, Encoded], train: bool = False) -> dict[str, Encoded]:
         """{stream: Encoded "B L D"} -> {stream: Encoded "B L width"} for `streams`; others pass unchanged."""
-        missing = sorted(set(self.streams) - set(encoded))
-        if missing:
-            raise ValueError(f"CoAttention fuses {list(self.streams)}, and {missing} were not encoded")
-        embeddings, masks = {}, {}
-        for stream in self.streams:
-            x, masks[stream] = encoded[stream].embeddings, encoded[stream].mask
-            if x.shape[-1] != self.width:
-                x = Einsum(
-                    "B L D, D M -> B L M",
-                    shape=(x.shape[-1], self.width),
-                    axes=("patch", "embed"),
-                    dtype=self.dtype,
-                    name=f"{stream}_in",
-                )(x)
-            # A vector per stream: without it the readers could not tell whose token they attend to.
-            tag = self.param(
-                f"{stream}_tag", param_axes(nn.initializers.normal(0.02), "embed"), (self.width,)
-            )
-            embeddings[stream] = x.astype(self.dtype) + tag[None, None].astype(self.dtype)
         updated = self.streams if self.updated is None else self.updated
+        check_names(self, self.streams, {"updated": updated, "causal": self.causal}, into=None)
+        joined = tagged(self, chosen(self, self.streams, encoded), self.width, self.dtype)
         for layer in range(self.depth):
-            embeddings |= {
-                stream: self.read_others(f"{stream}_{layer}", stream, embeddings, masks, train)
-                for stream in updated
+            joined |= {
+                stream: self.read_others(f"{stream}_{layer}", stream, joined, train) for stream in updated
             }
         fused = {
-            stream: Encoded(
-                LayerNorm(dtype=self.dtype, name=f"{stream}_norm")(embeddings[stream]), masks[stream]
+            stream: joined[stream].replace(
+                embeddings=LayerNorm(dtype=self.dtype, name=f"{stream}_norm")(joined[stream].embeddings)
             )
             for stream in updated
         }
         return encoded | fused
 
-    def read_others(self, name: str, stream: str, embeddings: dict, masks: dict, train: bool) -> jax.Array:
-        """One layer of one stream: ``"B L D"``."""
-        x = embeddings[stream]
-        null = self.param(
-            f"{name}_null", param_axes(nn.initializers.normal(1.0), None, "embed"), (1, self.width)
-        )
-        others = [other for other in self.streams if other != stream]
-        context = [jnp.broadcast_to(null.astype(x.dtype), (x.shape[0], 1, self.width))]
-        context = jnp.concatenate(context + [embeddings[other] for other in others], axis=1)
-        context_mask = jnp.concatenate(
-            [jnp.ones((x.shape[0], 1), bool)] + [masks[other] for other in others], axis=1
-        )
-        cross = MultiHeadAttention(num_heads=self.num_heads, dtype=self.dtype, name=f"{name}_cross")(
-            LayerNorm(dtype=self.dtype, name=f"{name}_query_norm")(x),
-            LayerNorm(dtype=self.dtype, name=f"{name}_context_norm")(context),
-            context_mask,
-        )
-        x = x + nn.Dropout(self.dropout, deterministic=not train)(cross)
-        x = shard(x, "act_batch", "act_length", "act_embed")
-        return Block(
+    def read_others(self, name: str, stream: str, joined: dict[str, Encoded], train: bool) -> Encoded:
+        """One layer of one stream."""
+        own = joined[stream]
+        others = [joined[other] for other in self.streams if other != stream]
+        context = end_to_end([learned(self, f"{name}_null", 1, own), *others])
+        x = look(
+            name, own.embeddings, context, train,
+            num_heads=self.num_heads, dropout=self.dropout, dtype=self.dtype,
+        )  # fmt: skip
+        x = Block(
             num_heads=self.num_heads, mlp_width=self.mlp_width, causal=stream in self.causal,
             dropout=self.dropout, dtype=self.dtype, name=f"{name}_block",
-        )(x, masks[stream], train)  # fmt: skip
+        )(x, own.mask, train)  # fmt: skip
+        return own.replace(embeddings=x)

@@ -5,12 +5,11 @@ import jax.numpy as jnp
 from jaxtyping import Float32
 
 from mmjax.batch import Encoded
+from mmjax.layers import mean_pool
 
 
 def pool(encoded: Encoded, how: str) -> Float32[jax.Array, "B D"]:
     """``"B L D" -> "B D"`` in float32: the "mean" of unmasked positions, or the "first" position."""
-    x = encoded.embeddings.astype(jnp.float32)
     if how == "first":
-        return x[:, 0]
-    weight = encoded.mask[..., None].astype(jnp.float32)
-    return (x * weight).sum(1) / jnp.maximum(weight.sum(1), 1.0)
+        return encoded.embeddings[:, 0].astype(jnp.float32)
+    return mean_pool(encoded.embeddings, encoded.mask)

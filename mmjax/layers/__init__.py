@@ -5,10 +5,11 @@ from mmjax.layers.conv import Conv1d, Conv2d
 from mmjax.layers.einsum import Einsum, together
 from mmjax.layers.mlp import ACTIVATIONS, Mlp
 from mmjax.layers.norm import LayerNorm
+from mmjax.layers.pooling import mean_pool
 from mmjax.layers.positions import LearnedPositions, SinusoidalPositions
 from mmjax.layers.transformer import Block, Transformer
 
 __all__ = [
     "ACTIVATIONS", "Block", "Conv1d", "Conv2d", "Einsum", "LayerNorm", "LearnedPositions", "Mlp",
-    "MultiHeadAttention", "SinusoidalPositions", "Transformer", "together",
+    "MultiHeadAttention", "SinusoidalPositions", "Transformer", "mean_pool", "together",
 ]  # fmt: skip

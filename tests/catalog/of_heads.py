@@ -18,6 +18,8 @@ HEADS = [
     head("PooledEmbedding", lambda: heads.PooledEmbedding("text", dim=8)),
     head("PooledEmbedding.first", lambda: heads.PooledEmbedding("text", dim=8, pooling="first")),
     head("Classes", lambda: heads.Classes("text", num_classes=3, pooling="mean")),
+    head("Votes", lambda: heads.Votes("votes"), read=tokens_read),
+    head("Votes.example", lambda: heads.Votes("votes", each="example")),
     head("MatchingLogit", lambda: heads.MatchingLogit("text")),
     head(
         "TokenLogits",

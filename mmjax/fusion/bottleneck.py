@@ -1,0 +1,87 @@
+"""Streams that exchange what passes through a few tokens."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mmjax.batch import Encoded, present
+from mmjax.errors import InputError
+from mmjax.fusion.join import any_present, apart, check_names, chosen, end_to_end, learned, tagged
+from mmjax.layers import Block, LayerNorm
+
+
+class Bottleneck(nn.Module):
+    """Attention bottlenecks (Nagrani et al. 2021, MBT, section 3.2, eq. 8 and 9).
+
+    In each of `depth` layers a stream attends to itself and to `num_bottlenecks` tokens that all share; every
+    stream makes its own next state of those, and their mean over the streams that are there is what all see
+    in the next layer. So what one modality says reaches another a layer later. Layers below `first_mixing`
+    (the paper's fusion layer L_f) see no tokens.
+
+    reader: the one stream that is replaced; None: all are, and the tokens become a new stream `into`.
+    """
+
+    streams: tuple[str, ...]
+    depth: int
+    width: int
+    num_heads: int
+    mlp_width: int
+    num_bottlenecks: int = 4
+    first_mixing: int = 0
+    reader: str | None = None
+    into: str = "fused"
+    dropout: float = 0.0
+    dtype: str = "float32"
+
+    def makes(self) -> tuple[str, ...]:
+        """The stream that it adds."""
+        return () if self.reader else (self.into,)
+
+    @nn.compact
+    def __call__(self, encoded: dict[str, Encoded], train: bool = False) -> dict[str, Encoded]:
+        """{stream: Encoded "B L D"} -> the reader, or all and `into`, as "B L width"; others unchanged."""
+        check_names(self, self.streams, {"reader": (self.reader,)}, None if self.reader else self.into)
+        if self.reader and self.depth < self.first_mixing + 2:
+            raise InputError(
+                f"Bottleneck with a reader expects a depth of at least first_mixing + 2, found {self.depth} "
+                f"with first_mixing={self.first_mixing}: one layer writes into the tokens, the next reads "
+                "them"
+            )
+        streams = tagged(self, chosen(self, self.streams, encoded), self.width, self.dtype)
+        there = {stream: present(value) for stream, value in streams.items()}
+        tokens = learned(self, "bottleneck", self.num_bottlenecks, streams[self.streams[0]])
+        for layer in range(self.depth):
+            # What the reader will not see any more is not computed.
+            last = layer == self.depth - 1 and self.reader is not None
+            votes = {}
+            for stream in (self.reader,) if last else self.streams:
+                own = {"own": streams[stream]} | ({"tokens": tokens} if layer >= self.first_mixing else {})
+                joined = end_to_end(own.values())
+                x = Block(
+                    num_heads=self.num_heads, mlp_width=self.mlp_width, dropout=self.dropout,
+                    dtype=self.dtype, name=f"{stream}_{layer}",
+                )(joined.embeddings, joined.mask, train)  # fmt: skip
+                parts = apart(x, own)
+                streams |= {stream: streams[stream].replace(embeddings=parts["own"])}
+                votes |= {stream: parts["tokens"]} if "tokens" in parts else {}
+            if votes:
+                tokens = tokens.replace(embeddings=mean_over_present(votes, there, tokens.embeddings))
+        made = streams if self.reader is None else {self.reader: streams[self.reader]}
+        if self.reader is None:
+            made = made | {self.into: tokens.replace(mask=any_present(streams, self.num_bottlenecks))}
+        fused = {
+            name: value.replace(embeddings=LayerNorm(dtype=self.dtype, name=f"{name}_norm")(value.embeddings))
+            for name, value in made.items()
+        }
+        return encoded | fused
+
+
+def mean_over_present(
+    votes: dict[str, jax.Array], there: dict[str, jax.Array], otherwise: jax.Array
+) -> jax.Array:
+    """The mean of those votes ``"B N D"`` whose stream is there; `otherwise` where none is."""
+    weights = {stream: there[stream].astype(vote.dtype) for stream, vote in votes.items()}
+    num = sum(weights.values())
+    total = sum(vote * weights[stream][:, None, None] for stream, vote in votes.items())
+    mean = total / jnp.maximum(num, 1)[:, None, None]
+    return jnp.where((num > 0)[:, None, None], mean, otherwise)

@@ -1,0 +1,34 @@
+"""One MLP over all modalities side by side."""
+
+import einops
+import jax.numpy as jnp
+
+from mmjax.fusion.features import FeatureFusion
+from mmjax.layers import ACTIVATIONS, Einsum
+from mmjax.sharding import shard
+
+
+class ConcatMlp(FeatureFusion):
+    """f_m(x_m) side by side, with a flag for each that says whether it is there, through an MLP.
+
+    A modality that is missing is zero (Ngiam et al. 2011, section 3.3, train with such zeros).
+    depth: hidden layers of `hidden_width`; 0 is one linear map. Other fields as `FeatureFusion`'s.
+    """
+
+    depth: int = 1
+    hidden_width: int = 256
+
+    def combine(self, vectors, there):
+        """``"B L S D" -> "B L D"``."""
+        x = einops.rearrange(vectors, "B L S D -> B L (S D)")
+        x = jnp.concatenate([x, there.astype(x.dtype)], axis=-1)
+        for layer in range(self.depth):
+            x = Einsum(
+                "B L D, D F -> B L F", shape=(x.shape[-1], self.hidden_width),
+                axes=("patch" if layer == 0 else "embed", "mlp"), dtype=self.dtype, name=f"hidden_{layer}",
+            )(x)  # fmt: skip
+            x = shard(ACTIVATIONS["gelu_tanh"](x), "act_batch", "act_length", "act_mlp")
+        return Einsum(
+            "B L F, F D -> B L D", shape=(x.shape[-1], self.width),
+            axes=("mlp" if self.depth else "patch", "embed"), dtype=self.dtype, name="out",
+        )(x)  # fmt: skip

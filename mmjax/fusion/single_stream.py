@@ -1,0 +1,31 @@
+"""All modalities in one sequence."""
+
+import flax.linen as nn
+
+from mmjax.batch import Encoded
+from mmjax.fusion.join import apart, check_names, chosen, end_to_end, tagged
+from mmjax.layers import Transformer
+
+
+class SingleStream(nn.Module):
+    """Joint self-attention over the positions of all streams, each with a learned vector of its modality.
+
+    Kiela et al. 2019, MMBT, section 3; Chen et al. 2020, UNITER, section 3.1; Kim et al. 2021, ViLT, section
+    3.1. Streams are mapped to the trunk's width where they must be, and keep the positions of their encoders.
+    """
+
+    streams: tuple[str, ...]
+    trunk: Transformer
+
+    def makes(self) -> tuple[str, ...]:
+        """It adds no stream."""
+        return ()
+
+    @nn.compact
+    def __call__(self, encoded: dict[str, Encoded], train: bool = False) -> dict[str, Encoded]:
+        """{stream: Encoded "B L D"} -> {stream: Encoded "B L width"} for `streams`; others pass unchanged."""
+        check_names(self, self.streams, {}, into=None)
+        streams = tagged(self, chosen(self, self.streams, encoded), self.trunk.width, self.trunk.dtype)
+        joined = end_to_end(streams.values())
+        parts = apart(self.trunk(joined.embeddings, joined.mask, train), streams)
+        return encoded | {stream: Encoded(x, streams[stream].mask) for stream, x in parts.items()}

@@ -1,0 +1,28 @@
+"""What a decision-level fusion has agreed on."""
+
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float32
+
+from mmjax.batch import Encoded
+from mmjax.sharding import shard
+
+
+class Votes(nn.Module):
+    """A stream of log-probabilities, such as `fusion.Decision` makes, handed on as logits.
+
+    each: "position", float32 ``"B L V"``; "example", the first position as float32 ``"B C"``.
+    """
+
+    stream: str = "votes"
+    each: Literal["position", "example"] = "position"
+    after: Literal["encoder", "fusion"] = "fusion"
+
+    def __call__(self, encoded: Encoded, table: jax.Array | None = None) -> Float32[jax.Array, "B ..."]:
+        logits = encoded.embeddings.astype(jnp.float32)
+        if self.each == "example":
+            return logits[:, 0]
+        return shard(logits, "act_batch", "act_length", "act_vocab")
