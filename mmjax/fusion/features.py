@@ -55,14 +55,12 @@ class FeatureFusion(nn.Module):
         length = streams[self.reader].mask.shape[1] if self.reader else 1
         vectors, there = [], []
         for stream, value in streams.items():
-            if stream == self.reader:
-                x, mask = value.embeddings, value.mask
-            else:
-                x = mean_pool(value.embeddings, value.mask)[:, None].astype(self.dtype)
-                mask = present(value)[:, None]
-            x = widened(x, self.width, f"{stream}_in", self.dtype)
+            x, mask = widened(value.embeddings, self.width, f"{stream}_in", self.dtype), value.mask
             if self.mlp_width:
                 x = think(stream, x, train, mlp_width=self.mlp_width, dropout=self.dropout, dtype=self.dtype)
+            if stream != self.reader:
+                x = mean_pool(x, mask)[:, None].astype(self.dtype)
+                mask = present(value)[:, None]
             x = jnp.where(mask[..., None], x, 0)
             vectors.append(jnp.broadcast_to(x, (x.shape[0], length, self.width)))
             there.append(jnp.broadcast_to(mask, (x.shape[0], length)))
