@@ -63,12 +63,13 @@ MISFITS = {
     ),
     "too few levels": (
         fusion.Hierarchical(PAIR, depth=4, reader="text", **SIZES),
-        r"Hierarchical with depth=4 expects 3 states of 'text' below its last, found 1: give its encoder's trunk "
-        r"as many taps, such as \(1, 2, 3\)",
+        r"Hierarchical with depth=4 expects 3 states of 'text' below its last, found 1: give its encoder's "
+        r"trunk as many taps, such as \(1, 2, 3\)",
     ),
     "a reader that no token reaches": (
         fusion.Bottleneck(PAIR, depth=2, first_mixing=1, reader="text", **SIZES),
-        r"Bottleneck with a reader expects a depth of at least first_mixing \+ 2, found 2 with first_mixing=1",
+        r"Bottleneck with a reader expects a depth of at least first_mixing \+ 2, found 2 with "
+        "first_mixing=1",
     ),
     "a reader that no query reaches": (
         fusion.QFormer(PAIR, depth=1, reader="text", **SIZES),
@@ -102,21 +103,23 @@ def with_model(experiment, **changes):
     [
         (
             {"fusion": fusion.Mean(("text", "video"), D)},
-            r"model.fusion \(Mean\) fuses the stream 'video', but the model encodes \[.*'text'.*\]: name one of "
-            "those, add an encoder, or name in `shared` one that reads it",
+            r"model.fusion \(Mean\) fuses the stream 'video', but the model encodes \[.*'text'.*\]: name one "
+            "of those, add an encoder, or name in `shared` one that reads it",
         ),
         (
             {"fusion": fusion.Mean(("text",), D, into="text")},
-            r"model.fusion \(Mean\) makes the stream 'text', which the model encodes: expected a name other than",
+            r"model.fusion \(Mean\) makes the stream 'text', which the model encodes: expected a name "
+            "other than",
         ),
         (
             {"fusion": fusion.Mean(("text",), D), "heads": {"x": heads.Classes("fuzed", num_classes=2)}},
-            r"model.heads.x reads the stream 'fuzed', but the model encodes \[.*\] and its fusion makes \['fused'\]",
+            r"model.heads.x reads the stream 'fuzed', but the model encodes \[.*\] and its fusion "
+            r"makes \['fused'\]: name one of those",
         ),
         (
             {"fusion": fusion.Mean(("text",), D), "heads": {"x": heads.PooledEmbedding("fused", dim=2)}},
-            r"model.heads.x reads the stream 'fused' after its encoder, but it is model.fusion \(Mean\) that makes "
-            "it: set after='fusion'",
+            r"model.heads.x reads the stream 'fused' after its encoder, but it is model.fusion \(Mean\) that "
+            "makes it: set after='fusion'",
         ),
     ],
 )
