@@ -135,6 +135,7 @@ def validate(experiment: Experiment, num_devices: int | None = None) -> None:
         raise InputError("expected at least one objective, found none: a model without one learns nothing")
     _refuse_shared_modules(experiment)
     _refuse_unread_heads(experiment)
+    _refuse_unmade_streams(experiment)
     _refuse_unread_streams(experiment)
     _refuse_small_tables(experiment)
     _refuse_unkept_checkpoints(experiment)
@@ -206,6 +207,39 @@ def _refuse_unread_streams(experiment: Experiment) -> None:
                     f"objective {name!r} needs the stream {stream!r}, but the data give {sorted(given)}: "
                     "add a transform that makes it"
                 )
+
+
+def _refuse_unmade_streams(experiment: Experiment) -> None:
+    """What the fusion or a head reads must come from a tower or, after fusion, from the fusion itself."""
+    model = experiment.model
+    towers = sorted({*model.encoders, *(model.shared or {})})
+    fusion = f"model.fusion ({type(model.fusion).__name__})"
+    made = model.fusion.makes()
+    for stream in model.fusion.streams:
+        if model.encoder_of(stream) not in model.encoders:
+            raise InputError(
+                f"{fusion} fuses the stream {stream!r}, but the model encodes {towers}: name one of those, "
+                "add an encoder, or name in `shared` one that reads it"
+            )
+    for stream in made:
+        if stream in towers:
+            raise InputError(
+                f"{fusion} makes the stream {stream!r}, which the model encodes: expected a name other than "
+                f"{towers}"
+            )
+    for name, head in model.heads.items():
+        if model.encoder_of(head.stream) in model.encoders:
+            continue
+        if head.stream not in made:
+            raise InputError(
+                f"model.heads.{name} reads the stream {head.stream!r}, but the model encodes {towers} and "
+                f"its fusion makes {list(made)}: name one of those"
+            )
+        if head.after != "fusion":
+            raise InputError(
+                f"model.heads.{name} reads the stream {head.stream!r} after its encoder, but it is {fusion} "
+                "that makes it: set after='fusion'"
+            )
 
 
 def _refuse_unread_heads(experiment: Experiment) -> None:

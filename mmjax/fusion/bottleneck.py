@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float
 
 from mmjax.batch import Encoded, present
 from mmjax.errors import InputError
@@ -11,7 +12,7 @@ from mmjax.layers import Block, LayerNorm
 
 
 class Bottleneck(nn.Module):
-    """Attention bottlenecks (Nagrani et al. 2021, MBT, section 3.2, eq. 8 and 9).
+    """Attention bottlenecks (Nagrani et al. 2021, MBT, section 3.2.3, eq. 8 and 9).
 
     In each of `depth` layers a stream attends to itself and to `num_bottlenecks` tokens that all share; every
     stream makes its own next state of those, and their mean over the streams that are there is what all see
@@ -48,12 +49,12 @@ class Bottleneck(nn.Module):
                 "them"
             )
         streams = tagged(self, chosen(self, self.streams, encoded), self.width, self.dtype)
-        there = {stream: present(value) for stream, value in streams.items()}
+        there = jnp.stack([present(value) for value in streams.values()], axis=1)
         tokens = learned(self, "bottleneck", self.num_bottlenecks, streams[self.streams[0]])
         for layer in range(self.depth):
             # What the reader will not see any more is not computed.
             last = layer == self.depth - 1 and self.reader is not None
-            votes = {}
+            votes = []
             for stream in (self.reader,) if last else self.streams:
                 own = {"own": streams[stream]} | ({"tokens": tokens} if layer >= self.first_mixing else {})
                 joined = end_to_end(own.values())
@@ -63,12 +64,15 @@ class Bottleneck(nn.Module):
                 )(joined.embeddings, joined.mask, train)  # fmt: skip
                 parts = apart(x, own)
                 streams |= {stream: streams[stream].replace(embeddings=parts["own"])}
-                votes |= {stream: parts["tokens"]} if "tokens" in parts else {}
-            if votes:
-                tokens = tokens.replace(embeddings=mean_over_present(votes, there, tokens.embeddings))
-        made = streams if self.reader is None else {self.reader: streams[self.reader]}
+                votes += [parts["tokens"]] if "tokens" in parts else []
+            if votes and not last:
+                mean = mean_over_present(jnp.stack(votes, axis=1), there, tokens.embeddings)
+                tokens = tokens.replace(embeddings=mean)
         if self.reader is None:
-            made = made | {self.into: tokens.replace(mask=any_present(streams, self.num_bottlenecks))}
+            tokens = tokens.replace(mask=any_present(streams, self.num_bottlenecks))
+            made = streams | {self.into: tokens}
+        else:
+            made = {self.reader: streams[self.reader]}
         fused = {
             name: value.replace(embeddings=LayerNorm(dtype=self.dtype, name=f"{name}_norm")(value.embeddings))
             for name, value in made.items()
@@ -77,11 +81,9 @@ class Bottleneck(nn.Module):
 
 
 def mean_over_present(
-    votes: dict[str, jax.Array], there: dict[str, jax.Array], otherwise: jax.Array
-) -> jax.Array:
-    """The mean of those votes ``"B N D"`` whose stream is there; `otherwise` where none is."""
-    weights = {stream: there[stream].astype(vote.dtype) for stream, vote in votes.items()}
-    num = sum(weights.values())
-    total = sum(vote * weights[stream][:, None, None] for stream, vote in votes.items())
-    mean = total / jnp.maximum(num, 1)[:, None, None]
-    return jnp.where((num > 0)[:, None, None], mean, otherwise)
+    votes: Float[jax.Array, "B S N D"], there: Bool[jax.Array, "B S"], otherwise: Float[jax.Array, "B N D"]
+) -> Float[jax.Array, "B N D"]:
+    """The mean over those of S streams that are there; `otherwise` where none is."""
+    weight = there[..., None, None].astype(votes.dtype)
+    mean = (votes * weight).sum(1) / jnp.maximum(weight.sum(1), 1)
+    return jnp.where(there.any(1)[:, None, None], mean, otherwise)

@@ -11,7 +11,7 @@ from mmjax.sharding import shard
 class ConcatMlp(FeatureFusion):
     """f_m(x_m) side by side, with a flag for each that says whether it is there, through an MLP.
 
-    A modality that is missing is zero (Ngiam et al. 2011, section 3.3, train with such zeros).
+    A modality that is missing is zero (Ngiam et al. 2011 train bimodal autoencoders with such zeros).
     depth: hidden layers of `hidden_width`; 0 is one linear map. Other fields as `FeatureFusion`'s.
     """
 

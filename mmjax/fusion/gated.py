@@ -11,7 +11,7 @@ from mmjax.layers import Einsum
 
 
 class GatedSum(FeatureFusion):
-    """``h = sum_m alpha_m f_m(x_m)``: Arevalo et al. 2017, Gated Multimodal Units, section 3.1.
+    """``h = sum_m alpha_m f_m(x_m)``: Arevalo et al. 2017, Gated Multimodal Units.
 
     The weights are a softmax over the modalities that are there (of two, the paper's sigmoid gate), computed
     from all f_m(x_m) side by side: for every example, and position of the reader, one weight a modality, or

@@ -16,8 +16,8 @@ class Hierarchical(nn.Module):
 
     The levels of a stream are the states at its trunk's `taps` and its last one. At each the reader's own
     state is added to what it has read so far; then it attends to the others' states of that level, to itself,
-    and goes through an MLP: pairs of like depth, as Tan & Bansal 2019 (LXMERT) and Xu et al. 2023
-    (BridgeTower, section 3.2) join them.
+    and goes through an MLP: pairs of like depth, joined from below, as by the bridges of Xu et al. 2023
+    (BridgeTower).
 
     reader: the stream that is replaced. None: one learned position reads all streams, a new stream `into`.
     """
@@ -40,16 +40,17 @@ class Hierarchical(nn.Module):
     def __call__(self, encoded: dict[str, Encoded], train: bool = False) -> dict[str, Encoded]:
         """{stream: Encoded "B L D"} -> the reader or `into` as "B L width"; others pass unchanged."""
         check_names(self, self.streams, {"reader": (self.reader,)}, None if self.reader else self.into)
-        streams = {
-            name: self.levels(name, value) for name, value in chosen(self, self.streams, encoded).items()
-        }
-        fused = None
-        for level in range(self.depth):
-            states = {name: values[level] for name, values in streams.items()}
-            states = tagged(self, states, self.width, self.dtype, suffix=f"_{level}")
-            if fused is None:
-                fused = states[self.reader] if self.reader else self.question(states)
-            elif self.reader:
+        streams = {name: self.levels(name, x) for name, x in chosen(self, self.streams, encoded).items()}
+        levels = [
+            tagged(
+                self, {name: states[level] for name, states in streams.items()}, self.width, self.dtype,
+                suffix=f"_{level}",
+            )
+            for level in range(self.depth)
+        ]  # fmt: skip
+        fused = levels[0][self.reader] if self.reader else self.question(levels[0])
+        for level, states in enumerate(levels):
+            if self.reader and level > 0:
                 fused = fused.replace(embeddings=fused.embeddings + states[self.reader].embeddings)
             others = [value for name, value in states.items() if name != self.reader]
             context = end_to_end([learned(self, f"level_{level}_null", 1, fused), *others])

@@ -12,7 +12,7 @@ from mmjax.layers import Transformer
 
 
 class Prefix(nn.Module):
-    """A decoder whose text is preceded by the other streams (Wang et al. 2022, SimVLM, section 3.1).
+    """A decoder whose text is preceded by the other streams (Wang et al. 2022, SimVLM: prefix LM).
 
     Every stream is mapped to the trunk's width where it must be. A position of the prefix sees the whole
     prefix; one of the reader sees the prefix, itself and what stands before it. Nothing is numbered anew:

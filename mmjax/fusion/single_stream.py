@@ -10,7 +10,7 @@ from mmjax.layers import Transformer
 class SingleStream(nn.Module):
     """Joint self-attention over the positions of all streams, each with a learned vector of its modality.
 
-    Kiela et al. 2019, MMBT, section 3; Chen et al. 2020, UNITER, section 3.1; Kim et al. 2021, ViLT, section
+    Kiela et al. 2019, MMBT; Chen et al. 2020, UNITER, section 3.1; Kim et al. 2021, ViLT, section
     3.1. Streams are mapped to the trunk's width where they must be, and keep the positions of their encoders.
     """
 
