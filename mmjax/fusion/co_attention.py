@@ -67,7 +67,9 @@ class CoAttention(nn.Module):
             }
         fused = {
             stream: Encoded(
-                LayerNorm(dtype=self.dtype, name=f"{stream}_norm")(embeddings[stream]), masks[stream]
+                LayerNorm(dtype=self.dtype, name=f"{stream}_norm")(embeddings[stream]),
+                masks[stream],
+                places=encoded[stream].places,
             )
             for stream in updated
         }

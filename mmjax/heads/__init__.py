@@ -3,6 +3,11 @@
 from mmjax.heads.classes import Classes
 from mmjax.heads.embedding import PooledEmbedding
 from mmjax.heads.matching import MatchingLogit
+from mmjax.heads.quantiser import PatchQuantiser, Quantised
+from mmjax.heads.reconstruction import Reconstruction
 from mmjax.heads.tokens import TokenLogits
 
-__all__ = ["Classes", "MatchingLogit", "PooledEmbedding", "TokenLogits"]
+__all__ = [
+    "Classes", "MatchingLogit", "PatchQuantiser", "PooledEmbedding", "Quantised", "Reconstruction",
+    "TokenLogits",
+]  # fmt: skip
