@@ -39,12 +39,12 @@ class MaskedPatches(nn.Module):
 
     def __call__(self, outputs: Outputs) -> tuple[jax.Array, dict[str, jax.Array]]:
         patches = image_patches(outputs.batch[self.stream].pixels, self.patch)
-        hidden = outputs.target("hidden")[..., None]
+        hidden = hidden_of(outputs, patches)
         return guessed(
             self.head,
             outputs.predictions[self.head],
             standard(patches) if self.normalise else patches,
-            jnp.broadcast_to(hidden, (*hidden.shape[:2], patches.shape[-1])),
+            jnp.broadcast_to(hidden, patches.shape),
         )
 
 
@@ -79,7 +79,7 @@ class MaskedSpectrogram(nn.Module):
             self.head,
             outputs.predictions[self.head],
             standard(patches, valid) if self.normalise else patches,
-            valid & outputs.target("hidden")[..., None],
+            valid & hidden_of(outputs, patches),
         )
 
 
@@ -114,6 +114,17 @@ class MaskedCodes(nn.Module):
         right = (logits.argmax(-1) == quantised.codes).astype(jnp.float32)
         loss = masked_cross_entropy(logits, quantised.codes, hidden)
         return loss, {"accuracy": masked_mean(right, hidden)}
+
+
+def hidden_of(outputs: Outputs, patches: Float[jax.Array, "B L P"]) -> Bool[jax.Array, "B L 1"]:
+    """Which of the patches the view hides, or a ValueError if it divides the input into others."""
+    hidden = outputs.target("hidden")
+    if hidden.shape != patches.shape[:2]:
+        raise ValueError(
+            f"the view hides some of {hidden.shape[1]} patches, and the input has {patches.shape[1]}: "
+            "expected a `grid` that fits the size of the patches"
+        )
+    return hidden[..., None]
 
 
 def image_patches(

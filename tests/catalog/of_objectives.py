@@ -82,7 +82,7 @@ MEL = encoders.LogMel(sample_rate_hz=8000, num_mels=4)
 def sound_outputs() -> tuple[Outputs]:
     """Ten frames as two moments by two bands; some recordings end within a moment, one is missing."""
     audio = batch()["audio"]
-    audio = Audio(audio.samples, (np.arange(800)[None] < np.array([800, 230, 530, 0])[:, None]))
+    audio = Audio(audio.samples, (np.arange(800)[None] < np.array([800, 630, 230, 0])[:, None]))
     made = outputs({"patches": normal(B, 4, 10)}, {"hidden": HIDDEN})
     return (made.replace(batch=made.batch | {"audio": audio}),)
 
