@@ -54,7 +54,7 @@ def test_masking_hides_the_share_and_shows_the_rest(batch, unit):
     assert made["all"].visible is None
     share = targets["hidden"][:-1].mean(0)
     # Blocks reach the border less often.
-    assert abs(share - 0.75).max() < 0.12 if unit == "patch" else 0.2 < share.min() < share.max() < 0.95
+    assert abs(share - 0.75).max() < 0.12 if unit == "patch" else 0.2 < share.min() < share.max() < 0.98
     assert len({row.tobytes() for row in targets["hidden"]}) > ROWS // 2
 
 
