@@ -32,6 +32,7 @@ class Image:
 
     pixels: Array  # float32 "B height width channel"
     mask: Array  # bool "B"
+    visible: Array | None = None  # int32 "B visible", the patches that an encoder may see; None: all
 
 
 @struct.dataclass
@@ -40,6 +41,7 @@ class Audio:
 
     samples: Array  # float32 "B samples"
     mask: Array  # bool "B samples", False at padding
+    visible: Array | None = None  # int32 "B visible", the patches of the spectrogram that an encoder may see
 
 
 @struct.dataclass
@@ -51,12 +53,21 @@ class Labels:
 
 
 @struct.dataclass
+class MultiLabels:
+    """Any number of classes an example, each a yes or a no."""
+
+    values: Array  # bool "B classes"
+    mask: Array  # bool "B classes", False where nobody knows
+
+
+@struct.dataclass
 class Encoded:
     """What an encoder makes of a stream, and what fusion makes of several."""
 
     embeddings: Array  # float "B L D"
     mask: Array  # bool "B L", False where there is nothing to attend to
     lower: tuple[Array, ...] = ()  # float "B L D" each: what the trunk held at its `taps`, lowest first
+    places: Array | None = None  # int32 "B L", which patch a position is, -1: none; None: all, in order
 
 
 @runtime_checkable

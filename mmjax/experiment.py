@@ -137,6 +137,7 @@ def validate(experiment: Experiment, num_devices: int | None = None) -> None:
     _refuse_unread_heads(experiment)
     _refuse_unmade_streams(experiment)
     _refuse_unread_streams(experiment)
+    _refuse_missing_targets(experiment)
     _refuse_small_tables(experiment)
     _refuse_unkept_checkpoints(experiment)
 
@@ -240,6 +241,20 @@ def _refuse_unmade_streams(experiment: Experiment) -> None:
                 f"model.heads.{name} reads the stream {head.stream!r} after its encoder, but it is {fusion} "
                 "that makes it: set after='fusion'"
             )
+
+
+def _refuse_missing_targets(experiment: Experiment) -> None:
+    """What an objective compares predictions with must be given by the data or the view."""
+    given = set(experiment.data.streams())
+    for name, objective in experiment.objectives.items():
+        # An objective of one's own may be without: it then reads no stream.
+        targets = getattr(objective, "targets", tuple)()
+        for stream in targets:
+            if stream not in given | set(objective.view.changes()):
+                raise InputError(
+                    f"objective {name!r} has its targets in the stream {stream!r}, but the data give "
+                    f"{sorted(given)}: add a transform that makes it, or name another stream"
+                )
 
 
 def _refuse_unread_heads(experiment: Experiment) -> None:

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from catalog.of_objectives import OBJECTIVES
 
 from mmjax import data, notation, objectives, sharding, views
 from mmjax.errors import InputError
@@ -139,6 +140,37 @@ def test_objective_that_needs_a_stream_the_data_lack(experiment):
     pictures = dataclasses.replace(dataset, streams={"image": dataset.streams["image"]})
     with pytest.raises(InputError, match=r"'pairs' needs the stream 'text', but the data give \['image'\]"):
         validate(dataclasses.replace(experiment, data=data.Mixture({"x": (1.0, pictures)}, batch_size=8)))
+
+
+@pytest.mark.parametrize(
+    ("objective", "stream"),
+    [
+        (objectives.Classification("image", labels="kind"), "kind"),
+        (objectives.MultiLabel("image", labels="kinds"), "kinds"),
+        (objectives.InfoNCE("image", "text", same="keywords"), "keywords"),
+        (objectives.VectorQuantised("image", "patches", (4, 4)), "patches"),
+    ],
+)
+def test_objective_whose_targets_the_data_lack(experiment, objective, stream):
+    message = (
+        f"objective 'x' has its targets in the stream '{stream}', but the data give ['image', 'text']: add a "
+        "transform that makes it, or name another stream"
+    )
+    with pytest.raises(InputError) as refusal:
+        validate(dataclasses.replace(experiment, objectives={"x": objective}))
+    assert str(refusal.value) == message
+
+
+def test_targets_may_be_made_by_the_view(experiment):
+    whole = views.MaskPatches("image", (2, 2), whole="patches")
+    made = {"x": objectives.VectorQuantised("image", "patches", (4, 4), view=whole)}
+    validate(dataclasses.replace(experiment, objectives=made))
+
+
+def test_every_objective_names_its_targets():
+    for row in OBJECTIVES:
+        targets = row.make("float32").targets()
+        assert isinstance(targets, tuple) and all(isinstance(stream, str) for stream in targets), row.name
 
 
 def test_view_of_a_stream_that_no_head_reads(experiment):

@@ -7,6 +7,7 @@ from mmjax.data.image import ImageTransform
 from mmjax.data.labels import LabelTransform
 from mmjax.data.loader import Bad, BadCounter, batches, epoch
 from mmjax.data.mixture import Mixture
+from mmjax.data.multi_labels import MultiLabelTransform
 from mmjax.data.records import BadExample, MissingField, Record, lookup
 from mmjax.data.sources import (
     ArrayRecord,
@@ -54,6 +55,7 @@ __all__ = [
     "LabelTransform",
     "MissingField",
     "Mixture",
+    "MultiLabelTransform",
     "Npz",
     "Pretrained",
     "Reader",

@@ -14,5 +14,7 @@ def collate(examples: Sequence[Mapping[str, Stream]], empty: Mapping[str, Stream
 
 
 def _stack(values: Sequence[Stream]) -> Stream:
-    names = [field.name for field in dataclasses.fields(values[0])]  # type: ignore[arg-type]  # streams are dataclasses
+    fields = dataclasses.fields(values[0])  # type: ignore[arg-type]  # streams are dataclasses
+    # What only views fill is None in every example.
+    names = [field.name for field in fields if getattr(values[0], field.name) is not None]
     return type(values[0])(**{name: np.stack([getattr(value, name) for value in values]) for name in names})

@@ -8,7 +8,9 @@ from jaxtyping import Bool, Float
 
 from mmjax.batch import Audio, Encoded
 from mmjax.encoders.spectrogram import LogMel, SpecAugment
+from mmjax.encoders.visible import only_visible, stand_in
 from mmjax.layers import Conv1d, Einsum, LearnedPositions, Transformer
+from mmjax.sharding import param_axes
 
 
 class FramePatches(nn.Module):
@@ -26,15 +28,8 @@ class FramePatches(nn.Module):
         self, mel: Float[jax.Array, "B frames mels"], mask: Bool[jax.Array, "B frames"], width: int
     ) -> tuple[Float[jax.Array, "B L {width}"], Bool[jax.Array, "B L"]]:
         """Positions in time first."""
-        num_mels = self.mels or mel.shape[2]
-        if mel.shape[2] % num_mels:
-            raise ValueError(f"{mel.shape[2]} mels do not divide into patches of {num_mels}")
-        length = mel.shape[1] // self.frames * self.frames
-        patches = einops.rearrange(
-            mel[:, :length], "B (T t) (M m) -> B (T M) (t m)", t=self.frames, m=num_mels
-        )
-        mask = einops.reduce(mask[:, :length], "B (T t) -> B T", "max", t=self.frames)
-        mask = jnp.repeat(mask, mel.shape[2] // num_mels, axis=1)
+        patches, mask = split_frames(mel, mask, self.frames, self.mels)
+        mask = mask.any(-1)
         x = Einsum(
             "B L P, P D -> B L D",
             shape=(patches.shape[-1], width),
@@ -43,6 +38,22 @@ class FramePatches(nn.Module):
             name="linear",
         )(patches)
         return x, mask
+
+
+def split_frames(
+    mel: Float[jax.Array, "B frames mels"], mask: Bool[jax.Array, "B frames"], frames: int, mels: int | None
+) -> tuple[Float[jax.Array, "B L P"], Bool[jax.Array, "B L P"]]:
+    """Patches of `frames` x `mels` (None: all), time first, and which of their values are valid."""
+    num_mels = mels or mel.shape[2]
+    if mel.shape[2] % num_mels:
+        raise ValueError(f"{mel.shape[2]} mels do not divide into patches of {num_mels}")
+    length = mel.shape[1] // frames * frames
+    valid = jnp.broadcast_to(mask[:, :length, None], (mel.shape[0], length, mel.shape[2]))
+    mel, valid = (
+        einops.rearrange(x, "B (T t) (M m) -> B (T M) (t m)", t=frames, m=num_mels)
+        for x in (mel[:, :length], valid)
+    )
+    return mel, valid
 
 
 class ConvFrames(nn.Module):
@@ -66,20 +77,36 @@ class ConvFrames(nn.Module):
 
 
 class SpectrogramTransformer(nn.Module):
-    """Log-mel (computed here, inside the compiled step), patches or convolutions, positions, trunk."""
+    """Log-mel (computed here, inside the compiled step), patches or convolutions, positions, trunk.
+
+    Patches that a view hides are left out, as in Audio-MAE (Huang et al. 2022, section 3), or with
+    `mask_token` a learned vector stands in for each. Such a view is not augmented: its target is the
+    spectrogram as it is.
+    """
 
     mel: LogMel
     stem: FramePatches | ConvFrames
     trunk: Transformer
     augment: SpecAugment | None = None
     position_scale: float = 1.0
+    mask_token: bool = False
 
     @nn.compact
     def __call__(self, audio: Audio, train: bool = False) -> Encoded:
         """Audio ``"B samples"`` -> Encoded ``"B L D"``."""
+        if audio.visible is not None and not isinstance(self.stem, FramePatches):
+            raise ValueError(
+                f"a view hides patches, and the windows of {type(self.stem).__name__} overlap: what is "
+                "hidden would be seen from beside it; use the stem FramePatches"
+            )
         mel, mask = self.mel(audio.samples, audio.mask)
-        if train and self.augment is not None:
+        if train and self.augment is not None and audio.visible is None:
             mel, mask = self.augment(mel, mask, self.make_rng("views"))
         x, mask = self.stem(mel, mask, self.trunk.width)
-        x = LearnedPositions(x.shape[1], self.position_scale, name="positions")(x)
-        return self.trunk.encode(x, mask, train)
+        if self.mask_token:
+            token = self.param("mask_token", param_axes(nn.initializers.normal(0.02), "embed"), x.shape[-1:])
+            x = stand_in(x, audio.visible, token)
+        x, places = LearnedPositions(x.shape[1], self.position_scale, name="positions")(x), None
+        if audio.visible is not None and not self.mask_token:
+            x, mask, places = only_visible(x, mask, audio.visible)
+        return self.trunk.encode(x, mask, train).replace(places=places)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from mmjax.batch import Encoded, Image
+from mmjax.encoders.visible import only_visible, stand_in
 from mmjax.layers import Conv2d, Einsum, LearnedPositions, Transformer
 from mmjax.sharding import param_axes
 
@@ -75,23 +76,34 @@ class ViT(nn.Module):
     """Vision Transformer, Dosovitskiy et al. 2021: patches, positions, trunk. Pooling is the head's business.
 
     `num_registers` learned tokens are put in front (a class token is one of them; Darcet et al. 2024).
+    Patches that a view hides are left out (He et al. 2022, MAE, section 3), or with `mask_token` a learned
+    vector stands in for each (Bao et al. 2022, BEiT, section 2.3).
     """
 
     stem: LinearPatches | ConvPatches
     trunk: Transformer
     num_registers: int = 0
     position_scale: float = 1.0
+    mask_token: bool = False
 
     @nn.compact
     def __call__(self, image: Image, train: bool = False) -> Encoded:
         """Image ``"B height width channel"`` -> Encoded ``"B L D"``."""
         x = self.stem(image.pixels, self.trunk.width)
+        if self.mask_token:
+            token = self.param("mask_token", param_axes(nn.initializers.normal(0.02), "embed"), x.shape[-1:])
+            x = stand_in(x, image.visible, token)
         x = LearnedPositions(x.shape[1], self.position_scale, name="positions")(x)
+        mask, places = jnp.broadcast_to(image.mask[:, None], x.shape[:2]), None
+        if image.visible is not None and not self.mask_token:
+            x, mask, places = only_visible(x, mask, image.visible)
         if self.num_registers:
             init = param_axes(nn.initializers.normal(0.02), "positions", "embed")
             registers = self.param("registers", init, (self.num_registers, self.trunk.width))
             x = jnp.concatenate(
                 [jnp.broadcast_to(registers, (x.shape[0], *registers.shape)).astype(x.dtype), x], 1
             )
-        mask = jnp.broadcast_to(image.mask[:, None], x.shape[:2])
-        return self.trunk.encode(x, mask, train)
+            mask = jnp.broadcast_to(image.mask[:, None], x.shape[:2])
+            if places is not None:
+                places = jnp.pad(places, ((0, 0), (self.num_registers, 0)), constant_values=-1)
+        return self.trunk.encode(x, mask, train).replace(places=places)

@@ -83,7 +83,8 @@ def tagged(
         # A vector per stream: without it the readers could not tell whose token they attend to.
         init = param_axes(nn.initializers.normal(0.02), "embed")
         tag = fusion.param(f"{stream}{suffix}_tag", init, (width,))
-        joined[stream] = Encoded(x.astype(dtype) + tag[None, None].astype(dtype), value.mask)
+        x = x.astype(dtype) + tag[None, None].astype(dtype)
+        joined[stream] = Encoded(x, value.mask, places=value.places)
     return joined
 
 

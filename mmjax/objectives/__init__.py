@@ -1,9 +1,15 @@
 """Outputs of a view -> (loss, metrics)."""
 
+from mmjax.objectives.classification import Classification, MultiLabel
 from mmjax.objectives.contrastive import InfoNCE, SigmoidPairs
 from mmjax.objectives.masked_language import MaskedLanguage
+from mmjax.objectives.masked_patches import MaskedCodes, MaskedPatches, MaskedSpectrogram
 from mmjax.objectives.matching import Matching
 from mmjax.objectives.next_sentence import NextSentence
 from mmjax.objectives.outputs import Objective, Outputs
+from mmjax.objectives.vector_quantised import VectorQuantised
 
-__all__ = ["InfoNCE", "MaskedLanguage", "Matching", "NextSentence", "Objective", "Outputs", "SigmoidPairs"]
+__all__ = [
+    "Classification", "InfoNCE", "MaskedCodes", "MaskedLanguage", "MaskedPatches", "MaskedSpectrogram",
+    "Matching", "MultiLabel", "NextSentence", "Objective", "Outputs", "SigmoidPairs", "VectorQuantised",
+]  # fmt: skip

@@ -33,6 +33,10 @@ class InfoNCE(nn.Module):
         """The heads that it needs."""
         return (self.first, self.second)
 
+    def targets(self) -> tuple[str, ...]:
+        """The streams that say which rows count and which are alike."""
+        return (*(self.streams or (self.first, self.second)), *((self.same,) if self.same else ()))
+
     @nn.compact
     def __call__(self, outputs: Outputs) -> tuple[jax.Array, dict[str, jax.Array]]:
         init = nn.initializers.constant(-jnp.log(self.initial_temperature))
@@ -59,6 +63,10 @@ class SigmoidPairs(nn.Module):
     def reads(self) -> tuple[str, ...]:
         """The heads that it needs."""
         return (self.first, self.second)
+
+    def targets(self) -> tuple[str, ...]:
+        """The streams that say which rows count and which are alike."""
+        return (*(self.streams or (self.first, self.second)), *((self.same,) if self.same else ()))
 
     @nn.compact
     def __call__(self, outputs: Outputs) -> tuple[jax.Array, dict[str, jax.Array]]:

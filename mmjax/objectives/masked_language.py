@@ -23,6 +23,10 @@ class MaskedLanguage(nn.Module):
         """The heads that it needs."""
         return (self.head,)
 
+    def targets(self) -> tuple[str, ...]:
+        """None: the view gives them."""
+        return ()
+
     def __call__(self, outputs: Outputs) -> tuple[jax.Array, dict[str, jax.Array]]:
         logits, targets = outputs.predictions[self.head], outputs.targets
         loss = masked_cross_entropy(logits, targets["tokens"], targets["masked"])

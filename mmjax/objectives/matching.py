@@ -22,6 +22,10 @@ class Matching(nn.Module):
         """The heads that it needs."""
         return (self.head,)
 
+    def targets(self) -> tuple[str, ...]:
+        """None: the view gives them."""
+        return ()
+
     def __call__(self, outputs: Outputs) -> tuple[jax.Array, dict[str, jax.Array]]:
         logit, matches = outputs.predictions[self.head], outputs.targets["matches"]
         loss = -jax.nn.log_sigmoid(jnp.where(matches, logit, -logit))

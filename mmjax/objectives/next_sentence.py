@@ -22,6 +22,10 @@ class NextSentence(nn.Module):
         """The heads that it needs."""
         return (self.head,)
 
+    def targets(self) -> tuple[str, ...]:
+        """None: the view gives them."""
+        return ()
+
     def __call__(self, outputs: Outputs) -> tuple[jax.Array, dict[str, jax.Array]]:
         logits, label = outputs.predictions[self.head], outputs.targets["is_next"].astype(jnp.int32)
         loss = -jnp.take_along_axis(jax.nn.log_softmax(logits, axis=-1), label[:, None], axis=-1)[:, 0]

@@ -16,6 +16,15 @@ class Outputs:
     targets: dict[str, Array]  # the view's own
     batch: Batch  # the view's inputs
 
+    def target(self, name: str) -> Array:
+        """A target of the view's own, or a ValueError that lists those that it has."""
+        if name not in self.targets:
+            raise ValueError(
+                f"the objective needs a view with the target {name!r}, and its view gives "
+                f"{sorted(self.targets)}"
+            )
+        return self.targets[name]
+
 
 class Objective(Protocol):
     """A module that turns what one view showed into a loss and metrics."""
@@ -32,6 +41,10 @@ class Objective(Protocol):
 
     def reads(self) -> tuple[str, ...]:
         """The heads that it needs."""
+        ...
+
+    def targets(self) -> tuple[str, ...]:
+        """The streams that it reads itself, which the data or the view must give."""
         ...
 
     def __call__(self, outputs: Outputs) -> tuple[Array, dict[str, Array]]:

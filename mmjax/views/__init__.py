@@ -1,4 +1,4 @@
-"""What an objective looks at: the batch as it is, with words masked, with streams missing, or paired anew.
+"""What an objective looks at: the batch as it is, with parts hidden, with streams missing, or paired anew.
 
 A view acts in two places. `inputs` remakes some streams of the batch before they are encoded; `encodings`
 re-pairs or drops what has been encoded already, which costs no encoder. The Learner encodes each distinct
@@ -7,8 +7,13 @@ input once and shares it. Views are hashable values; everything random comes fro
 
 from mmjax.views.base import Chain, Clean, Targets
 from mmjax.views.missing import Drop
+from mmjax.views.mixup import Mixup
 from mmjax.views.pairs import HardNegatives, Pairs
+from mmjax.views.patches import MaskPatches
 from mmjax.views.same import same_content
 from mmjax.views.tokens import MaskTokens
 
-__all__ = ["Chain", "Clean", "Drop", "HardNegatives", "MaskTokens", "Pairs", "Targets", "same_content"]
+__all__ = [
+    "Chain", "Clean", "Drop", "HardNegatives", "MaskPatches", "MaskTokens", "Mixup", "Pairs", "Targets",
+    "same_content",
+]  # fmt: skip

@@ -4,12 +4,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool
 
-from mmjax.batch import Stream
+from mmjax.batch import Audio, Image, Stream
 
 
 def same_content(stream: Stream) -> Bool[jax.Array, "B B"]:
     """Which rows hold exactly the same input, whatever is under a False mask; True on the diagonal."""
     equal = jnp.ones((stream.mask.shape[0],) * 2, dtype=bool)
+    if isinstance(stream, Image | Audio):
+        stream = stream.replace(visible=None)  # what a view hides changes no content
     for leaf in jax.tree.leaves(stream):
         mask = stream.mask.reshape(stream.mask.shape + (1,) * (leaf.ndim - stream.mask.ndim))
         row = jnp.where(mask, leaf, 0).reshape(leaf.shape[0], -1)

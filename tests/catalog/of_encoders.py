@@ -1,12 +1,13 @@
 """Rows of mmjax.encoders."""
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
 
 from catalog.row import B, D, Row, batch, normal, padding, trunk
 from mmjax import encoders
-from mmjax.batch import Text
+from mmjax.batch import Audio, Image, Text
 from mmjax.testing import TOLERANCE, VOCAB
 
 
@@ -34,6 +35,24 @@ def vit(dtype: str) -> encoders.ViT:
     return encoders.ViT(encoders.LinearPatches((4, 4), dtype=dtype), trunk(dtype), num_registers=2)
 
 
+def some_visible(stream: str, num_patches: int) -> tuple[Image | Audio]:
+    """Every second patch, in an order of its own for each row."""
+    rng = np.random.default_rng(0)
+    visible = np.stack([rng.permutation(num_patches)[: num_patches // 2] for _ in range(B)])
+    return (batch()[stream].replace(visible=visible.astype(np.int32)),)
+
+
+def masked(name: str, make: Callable, stream: str, num_patches: int) -> Row:
+    inputs = functools.partial(some_visible, stream, num_patches)
+    return Row(f"encoders.{name}", make, inputs, tolerance=TOLERANCE["fp32_stack"])
+
+
+def masked_sound(dtype: str) -> encoders.SpectrogramTransformer:
+    mel = encoders.LogMel(sample_rate_hz=8000, num_mels=8)
+    stem = encoders.FramePatches(2, mels=4, dtype=dtype)
+    return encoders.SpectrogramTransformer(mel=mel, stem=stem, trunk=trunk(dtype), mask_token=True)
+
+
 def text_transformer(dtype: str) -> encoders.TextTransformer:
     return encoders.TextTransformer(VOCAB, trunk(dtype), max_length=8, hash_ngrams=(2, 3), hash_buckets=64)
 
@@ -50,7 +69,21 @@ ENCODERS = [
     sound_stem("FramePatches", lambda t: encoders.FramePatches(2, mels=3, dtype=t)),
     sound_stem("ConvFrames", lambda t: encoders.ConvFrames(dtype=t)),
     encoder("ViT", vit, "image"),
+    masked("ViT.visible", vit, "image", 4),
+    masked(
+        "ViT.mask_token",
+        lambda t: encoders.ViT(encoders.LinearPatches((4, 4), dtype=t), trunk(t), mask_token=True),
+        "image",
+        4,
+    ),
     encoder("SpectrogramTransformer", spectrogram(lambda t: encoders.FramePatches(4, dtype=t)), "audio"),
+    masked(
+        "SpectrogramTransformer.visible",
+        spectrogram(lambda t: encoders.FramePatches(2, mels=4, dtype=t)),
+        "audio",
+        10,
+    ),
+    masked("SpectrogramTransformer.mask_token", masked_sound, "audio", 10),
     encoder("SpectrogramTransformer.conv", spectrogram(lambda t: encoders.ConvFrames(dtype=t)), "audio"),
     Row("encoders.TextTransformer", text_transformer, two_sentences, tolerance=TOLERANCE["fp32_stack"]),
 ]

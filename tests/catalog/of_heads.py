@@ -1,12 +1,16 @@
 """Rows of mmjax.heads."""
 
+import dataclasses
 from collections.abc import Callable
 
 import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
 
-from catalog.row import B, D, L, Row, encoded, normal, rows_read, tokens_read
+from catalog.row import B, D, L, Row, encoded, normal, rows_read, tokens_read, trunk
 from mmjax import heads
-from mmjax.testing import VOCAB
+from mmjax.batch import Encoded
+from mmjax.testing import TOLERANCE, VOCAB
 
 
 def head(
@@ -14,6 +18,32 @@ def head(
 ) -> Row:
     defaults = {"read": rows_read, "bf16": "inputs"}
     return Row(f"heads.{name}", lambda dtype: module(), inputs, **defaults | more)
+
+
+def some_places() -> tuple[Encoded]:
+    """Six of eight patches, the first of them none (a register); of the last row none is there."""
+    rng = np.random.default_rng(0)
+    places = np.stack([rng.permutation(8)[:6] for _ in range(B)]).astype(np.int32)
+    places[:, 0] = -1
+    return (encoded().replace(places=places),)
+
+
+def decoded(name: str, make: Callable, inputs: Callable = some_places, read: Callable = rows_read) -> Row:
+    return Row(f"heads.{name}", make, inputs, read=read, tolerance=TOLERANCE["fp32_stack"])
+
+
+def decoder(dtype: str) -> heads.Reconstruction:
+    return heads.Reconstruction("image", num_patches=8, patch_dim=5, trunk=trunk(dtype, width=8))
+
+
+def quantised_read(output: heads.Quantised, inputs: tuple) -> dict:
+    """Every array, where the stream is there."""
+    arrays = {field.name: getattr(output, field.name) for field in dataclasses.fields(output)}
+    del arrays["num_codes"]
+    mask = inputs[0].mask
+    return {
+        name: jnp.where(mask.reshape(mask.shape + (1,) * (x.ndim - 2)), x, 0) for name, x in arrays.items()
+    }
 
 
 HEADS = [
@@ -33,5 +63,18 @@ HEADS = [
         lambda: heads.TokenLogits("text"),
         settings={"table": normal(VOCAB, D)},
         read=tokens_read,
+    ),
+    decoded("Reconstruction", decoder),
+    head(
+        "Reconstruction.linear",
+        lambda: heads.Reconstruction("image", num_patches=4, patch_dim=5),
+        read=lambda y, inputs: jnp.where(inputs[0].mask[:, 2:, None], y, 0),
+    ),
+    head(
+        "PatchQuantiser",
+        lambda: heads.PatchQuantiser("image", num_codes=6, code_dim=4, patch_dim=5, trunk=trunk()),
+        read=quantised_read,
+        tolerance=TOLERANCE["fp32_stack"],
+        bf16=None,  # of codes that are nearly as near, rounding picks another
     ),
 ]

@@ -5,7 +5,8 @@ from collections.abc import Callable
 import numpy as np
 
 from catalog.row import B, Row, batch, garbage, normal, streams_scrambled
-from mmjax import objectives, views
+from mmjax import encoders, heads, objectives, views
+from mmjax.batch import Audio, Labels, MultiLabels
 from mmjax.objectives import Outputs
 from mmjax.testing import VOCAB
 
@@ -67,6 +68,90 @@ def match_outputs() -> tuple[Outputs]:
     return (outputs({"matches": normal(3 * B)}, targets),)
 
 
+HIDDEN = np.array([[1, 0, 1, 1], [0, 0, 1, 0], [1, 1, 0, 0], [0, 0, 0, 0]], bool)
+
+
+def picture_outputs() -> tuple[Outputs]:
+    """Four patches of 4 x 4 pixels; the last picture is missing."""
+    return (outputs({"patches": normal(B, 4, 48)}, {"hidden": HIDDEN}),)
+
+
+MEL = encoders.LogMel(sample_rate_hz=8000, num_mels=4)
+
+
+def sound_outputs() -> tuple[Outputs]:
+    """Ten frames as two moments by two bands; some recordings end within a moment, one is missing."""
+    audio = batch()["audio"]
+    audio = Audio(audio.samples, (np.arange(800)[None] < np.array([800, 630, 230, 0])[:, None]))
+    made = outputs({"patches": normal(B, 4, 10)}, {"hidden": HIDDEN})
+    return (made.replace(batch=made.batch | {"audio": audio}),)
+
+
+def unmasked_sound(inputs: tuple, rng: np.random.Generator) -> tuple:
+    """Garbage behind the ends of the recordings, and guesses at what was not hidden."""
+    made = streams_scrambled(inputs, rng)[0]
+    guess = garbage(made.predictions["patches"], made.targets["hidden"], rng)
+    return (made.replace(predictions={"patches": guess}),)
+
+
+def quantised() -> heads.Quantised:
+    mask = np.repeat(batch()["image"].mask[:, None], 4, axis=1)
+    codes = np.random.default_rng(0).integers(0, 5, (B, 4)).astype(np.int32)
+    found, nearest = normal(B, 4, 3), normal(B, 4, 3, seed=1)
+    return heads.Quantised(codes, found, nearest, normal(B, 4, 48, seed=2), mask, 6)
+
+
+def code_outputs() -> tuple[Outputs]:
+    return (outputs({"guess": normal(B, 4, 6), "codes": quantised()}, {"hidden": HIDDEN}),)
+
+
+def unmasked_codes(inputs: tuple, rng: np.random.Generator) -> tuple:
+    made = inputs[0]
+    hidden, whole = made.targets["hidden"], made.predictions["codes"]
+    codes = whole.replace(codes=garbage(whole.codes, hidden, rng))
+    return (
+        made.replace(predictions={"guess": garbage(made.predictions["guess"], hidden, rng), "codes": codes}),
+    )
+
+
+def quantised_outputs() -> tuple[Outputs]:
+    return (outputs({"codes": quantised()}),)
+
+
+def missing_pictures(inputs: tuple, rng: np.random.Generator) -> tuple:
+    made = inputs[0]
+    whole = made.predictions["codes"]
+    arrays = {
+        name: garbage(getattr(whole, name), whole.mask, rng)
+        for name in ("codes", "found", "nearest", "patches")
+    }
+    return (made.replace(predictions={"codes": whole.replace(**arrays)}),)
+
+
+def class_outputs() -> tuple[Outputs]:
+    """Labels of the first, second and last; the last has no picture."""
+    made = outputs({"classes": normal(B, 3)})
+    labels = Labels(np.array([2, 0, 1, 1], np.int32), np.array([True, True, False, True]))
+    return (made.replace(batch=made.batch | {"label": labels}),)
+
+
+def answer_outputs() -> tuple[Outputs]:
+    """Some answers are known of the first three; of the last all, but it has no picture."""
+    made = outputs({"classes": normal(B, 3)})
+    known = np.array([[1, 1, 0], [0, 0, 0], [1, 0, 1], [1, 1, 1]], bool)
+    labels = MultiLabels(normal(B, 3, seed=1) > 0, known)
+    return (made.replace(batch=made.batch | {"labels": labels}),)
+
+
+def unlabelled(inputs: tuple, rng: np.random.Generator) -> tuple:
+    """Garbage where no label is known, and where there is no picture."""
+    made = streams_scrambled(inputs, rng)[0]
+    stream = "label" if "label" in made.batch else "labels"
+    mask = made.batch[stream].mask
+    counted = mask & made.batch["image"].mask.reshape(-1, *(1,) * (mask.ndim - 1))
+    return (made.replace(predictions={"classes": garbage(made.predictions["classes"], counted, rng)}),)
+
+
 def objective(inputs: Callable, scramble: Callable, kind: type, *heads: str, **fields) -> Row:
     name = f"objectives.{kind.__name__}"
     return Row(name, lambda dtype: kind(*heads, **fields), inputs, scramble=scramble, bf16=None)
@@ -80,4 +165,38 @@ OBJECTIVES = [
     objective(token_outputs, scrambled_by("masked"), objectives.MaskedLanguage, "words", view=CLEAN),
     objective(sentence_outputs, scrambled_by("valid"), objectives.NextSentence, "follows", view=CLEAN),
     objective(match_outputs, scrambled_by("valid"), objectives.Matching, "matches", view=CLEAN),
+    objective(
+        picture_outputs,
+        scrambled_by("hidden"),
+        objectives.MaskedPatches,
+        "patches",
+        "image",
+        (4, 4),
+        CLEAN,
+        normalise=True,
+    ),
+    objective(
+        sound_outputs,
+        unmasked_sound,
+        objectives.MaskedSpectrogram,
+        "patches",
+        "audio",
+        MEL,
+        5,
+        CLEAN,
+        mels=2,
+    ),
+    objective(code_outputs, unmasked_codes, objectives.MaskedCodes, "guess", "codes", CLEAN),
+    objective(quantised_outputs, missing_pictures, objectives.VectorQuantised, "codes", "image", (4, 4)),
+    objective(
+        class_outputs,
+        unlabelled,
+        objectives.Classification,
+        "classes",
+        streams=("image",),
+        label_smoothing=0.1,
+    ),
+    objective(
+        answer_outputs, unlabelled, objectives.MultiLabel, "classes", streams=("image",), label_smoothing=0.1
+    ),
 ]

@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmjax import layers
-from mmjax.batch import Audio, Encoded, Image, Labels, Text
+from mmjax.batch import Audio, Encoded, Image, Labels, MultiLabels, Text
 from mmjax.testing import TOLERANCE, tiny_batch
 
 B, L, D = 4, 6, 16
-STREAMS = (Text, Image, Audio, Labels, Encoded)
+STREAMS = (Text, Image, Audio, Labels, MultiLabels, Encoded)
+NO_VALUES = ("mask", "visible", "places")  # which positions there are, not what is at them
 
 
 def streams_read(output: Any, inputs: tuple) -> Any:
@@ -35,7 +36,7 @@ def streams_scrambled(inputs: Any, rng: np.random.Generator) -> Any:
             **{
                 name: jax.tree.map(lambda value: garbage(value, x.mask, rng), field)
                 for name, field in fields.items()
-                if name != "mask"
+                if name not in NO_VALUES
             }
         )
 

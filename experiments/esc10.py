@@ -1,0 +1,88 @@
+"""Ten kinds of sound from 238 clips: mixup, label smoothing, and hidden parts of the spectrogram.
+
+mmjax train experiments/esc10.py
+"""
+
+import os
+from pathlib import Path
+
+from mmjax import data, encoders, evals, fusion, heads, objectives, train, views
+from mmjax.experiment import Experiment
+from mmjax.layers import Transformer
+from mmjax.model import MultimodalModel
+
+FOLDER = Path(os.environ.get("MMJAX_DATA", Path(__file__).parents[2] / "shared" / "data")) / "esc10"
+HINT = "Set MMJAX_DATA to the folder that holds esc10/ (see docs/data.md)"
+CLASSES = (
+    "dog bark", "rain", "sea waves", "baby cry", "clock tick", "sneeze", "helicopter", "chainsaw", "rooster",
+    "fire crackling",
+)  # fmt: skip
+RATE_HZ, SECONDS = 16_000, 5.0
+MEL = encoders.LogMel(sample_rate_hz=RATE_HZ, num_mels=40, window_seconds=0.04, hop_seconds=0.02)
+FRAMES = 10  # of a patch: a fifth of a second
+MOMENTS = 25
+WIDTH = 64
+
+
+def clips(split: str, *, augment: bool = False) -> data.Dataset:
+    """Five seconds of sound and its class."""
+    return data.Dataset(
+        source=data.WebDataset(str(FOLDER / f"{split}.tar"), hint=HINT),
+        streams={
+            "audio": data.AudioTransform(
+                "ogg", sample_rate_hz=RATE_HZ, seconds=SECONDS, shift_seconds=1.0 if augment else 0.0
+            ),
+            "label": data.LabelTransform("json.label", CLASSES),
+        },
+        cache=True,
+    )
+
+
+def trunk(depth: int, width: int, dropout: float = 0.0) -> Transformer:
+    return Transformer(
+        depth=depth, width=width, num_heads=4, mlp_width=4 * width, dropout=dropout, scan=False
+    )
+
+
+def experiment() -> Experiment:
+    hidden = views.MaskPatches("audio", grid=(MOMENTS, 1), rate=0.6, samples=round(0.02 * RATE_HZ) * FRAMES)
+    return Experiment(
+        name="esc10",
+        num_steps=400,
+        data=data.Mixture.of(clips("train", augment=True), batch_size=32),
+        model=MultimodalModel(
+            encoders={
+                "audio": encoders.SpectrogramTransformer(
+                    mel=MEL,
+                    stem=encoders.FramePatches(frames=FRAMES),
+                    augment=encoders.SpecAugment(
+                        num_time_masks=2, max_time_frames=40, num_mel_masks=2, max_mels=8
+                    ),
+                    trunk=trunk(2, WIDTH, dropout=0.1),
+                )
+            },
+            fusion=fusion.Late(),
+            heads={
+                "sound": heads.Classes("audio", num_classes=10, pooling="mean", after="encoder"),
+                "spectrogram": heads.Reconstruction(
+                    "audio", num_patches=MOMENTS, patch_dim=FRAMES * 40, trunk=trunk(1, 32)
+                ),
+            },
+        ),
+        objectives={
+            "sound": objectives.Classification(
+                "sound", streams=("audio",), label_smoothing=0.1, view=views.Mixup(("audio",), alpha=0.4)
+            ),
+            "spectrogram": objectives.MaskedSpectrogram("spectrogram", "audio", MEL, FRAMES, view=hidden),
+        },
+        optimizer=train.AdamW(
+            peak_learning_rate=1e-3, schedule=train.Schedule(warmup_steps=50), weight_decay=0.05
+        ),
+        evals={
+            "val": evals.Classification(data=clips("val"), head="sound", streams=("audio",)),
+            "test": evals.Classification(
+                data=clips("test"), head="sound", streams=("audio",), train=clips("train")
+            ),
+        },
+        save_every=200,
+    )

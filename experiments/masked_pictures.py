@@ -1,0 +1,91 @@
+"""Do hidden patches of unlabelled pictures help to read labelled ones? Pixels (MAE) and codes (BEiT).
+
+mmjax train experiments/masked_pictures.py
+"""
+
+import os
+from pathlib import Path
+
+from mmjax import data, encoders, evals, fusion, heads, objectives, train, views
+from mmjax.experiment import Experiment
+from mmjax.layers import Transformer
+from mmjax.model import MultimodalModel
+
+FOLDER = Path(os.environ.get("MMJAX_DATA", Path(__file__).parents[2] / "shared" / "data")) / "avdigits"
+HINT = "Set MMJAX_DATA to the folder that holds avdigits/ (see docs/data.md)"
+WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+PATCH, GRID = (7, 7), (4, 4)
+NUM_PATCHES, PIXELS = 16, 49
+NUM_CODES = 64
+WIDTH = 64
+
+
+def pictures(augment: bool = False) -> data.ImageTransform:
+    return data.ImageTransform("png", size=(28, 28), channels=1, shift=2 if augment else 0)
+
+
+def labelled(split: str, *, augment: bool = False) -> data.Dataset:
+    """A digit and its class."""
+    return data.Dataset(
+        source=data.WebDataset(str(FOLDER / f"{split}.tar"), hint=HINT),
+        streams={"image": pictures(augment), "label": data.LabelTransform("json.label", WORDS)},
+        cache=True,
+    )
+
+
+def unlabelled() -> data.Dataset:
+    """A digit: its label is there, and is not read."""
+    return data.Dataset(
+        source=data.Npz(str(FOLDER / "unpaired_images.npz"), hint=HINT),
+        streams={"image": data.ImageTransform("image", size=(28, 28), channels=1, shift=2)},
+        cache=True,
+    )
+
+
+def trunk(depth: int, width: int = WIDTH) -> Transformer:
+    return Transformer(depth=depth, width=width, num_heads=4, mlp_width=4 * width, scan=False)
+
+
+def tower(depth: int) -> encoders.ViT:
+    return encoders.ViT(stem=encoders.LinearPatches(patch=PATCH), trunk=trunk(depth))
+
+
+def experiment() -> Experiment:
+    # "patches" is the picture before anything was hidden: what the quantiser makes codes of.
+    hidden = views.MaskPatches("image", grid=GRID, rate=0.6, whole="patches")
+    return Experiment(
+        name="masked_pictures",
+        num_steps=600,
+        data=data.Mixture(
+            {"labelled": (1.0, labelled("train", augment=True)), "unlabelled": (3.0, unlabelled())},
+            batch_size=96,
+        ),
+        model=MultimodalModel(
+            encoders={"image": tower(2), "patches": tower(1)},
+            fusion=fusion.Late(),
+            heads={
+                "digit": heads.Classes("image", num_classes=10, pooling="mean", after="encoder"),
+                "pixels": heads.Reconstruction("image", NUM_PATCHES, PIXELS, trunk=trunk(1, 32)),
+                "guess": heads.Reconstruction("image", NUM_PATCHES, NUM_CODES, trunk=trunk(1, 32)),
+                "codes": heads.PatchQuantiser(
+                    "patches", num_codes=NUM_CODES, code_dim=8, patch_dim=PIXELS, trunk=trunk(1, 32)
+                ),
+            },
+        ),
+        objectives={
+            "digit": objectives.Classification("digit", streams=("image",), label_smoothing=0.1),
+            "pixels": objectives.MaskedPatches("pixels", "image", PATCH, view=hidden),
+            "codes": objectives.MaskedCodes("guess", "codes", view=hidden),
+            "quantiser": objectives.VectorQuantised("codes", "patches", PATCH, view=hidden),
+        },
+        optimizer=train.AdamW(
+            peak_learning_rate=2e-3, schedule=train.Schedule(warmup_steps=50), weight_decay=0.05
+        ),
+        evals={
+            "val": evals.Classification(data=labelled("val"), head="digit", streams=("image",)),
+            "test": evals.Classification(
+                data=labelled("test"), head="digit", streams=("image",), train=labelled("train")
+            ),
+        },
+        save_every=300,
+    )

@@ -1,0 +1,65 @@
+"""Several classes of one record."""
+
+import numpy as np
+import pytest
+
+from mmjax import data
+from mmjax.data import BadExample, MissingField, MultiLabelTransform
+from mmjax.errors import InputError
+
+CLASSES = ("red cell", "white cell", "platelet")
+
+
+def decode(value, **more):
+    return MultiLabelTransform("json.cells", CLASSES, **more).decode(
+        {"__key__": "7", "json": {"cells": value}}
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (["platelet", "red cell", "platelet"], [1, 0, 1]),
+        ([1], [0, 1, 0]),
+        ([], [0, 0, 0]),
+        (np.array([0, 2]), [1, 0, 1]),
+        (np.array([False, True, True]), [0, 1, 1]),
+    ],
+)
+def test_names_numbers_and_answers(value, expected):
+    np.testing.assert_array_equal(decode(value), np.array(expected, bool))
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (
+            ["blast"],
+            r"7: expected classes among \['red cell', .*\] in 'json.cells', or numbers, found 'blast'",
+        ),
+        ([3], "found 3"),
+        ([True], "found True"),
+        ([0.5], "found 0.5"),
+        ("platelet", "expected a list of classes in 'json.cells', found 'platelet'"),
+        (np.array([True]), r"expected 3 answers in 'json.cells', found the shape \(1,\)"),
+    ],
+)
+def test_what_is_no_list_of_classes_is_a_bad_example(value, message):
+    with pytest.raises(BadExample, match=message):
+        decode(value)
+
+
+def test_a_record_without_the_field_is_unknown_not_no():
+    transform = MultiLabelTransform("cells", CLASSES, optional=True)
+    with pytest.raises(MissingField):
+        transform.decode({"__key__": "7"})
+    source = data.Arrays({"cells": [["platelet"], []]})
+    dataset = data.Dataset(source, {"cells": transform})
+    batch = data.collate([dataset.open().example(0), dataset.open().example(1), {}], dataset.empty())
+    np.testing.assert_array_equal(batch["cells"].values, [[0, 0, 1], [0, 0, 0], [0, 0, 0]])
+    np.testing.assert_array_equal(batch["cells"].mask, [[1, 1, 1], [1, 1, 1], [0, 0, 0]])
+
+
+def test_classes_are_named_once():
+    with pytest.raises(InputError, match="names of the classes, each once"):
+        MultiLabelTransform("cells", ("a", "a"))
