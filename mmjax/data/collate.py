@@ -15,4 +15,5 @@ def collate(examples: Sequence[Mapping[str, Stream]], empty: Mapping[str, Stream
 
 def _stack(values: Sequence[Stream]) -> Stream:
     names = [field.name for field in dataclasses.fields(values[0])]  # type: ignore[arg-type]  # streams are dataclasses
-    return type(values[0])(**{name: np.stack([getattr(value, name) for value in values]) for name in names})
+    given = [name for name in names if getattr(values[0], name) is not None]
+    return type(values[0])(**{name: np.stack([getattr(value, name) for value in values]) for name in given})

@@ -134,8 +134,9 @@ def _count(rows: np.ndarray, share: int) -> np.ndarray:
 
 
 def arrays(stream: Any) -> Mapping[str, Any]:
-    """The fields of a stream, by name."""
-    return {field.name: getattr(stream, field.name) for field in dataclasses.fields(stream)}
+    """The fields of a stream, by name, without those that data leave to views (`Text.prefix`)."""
+    fields = {field.name: getattr(stream, field.name) for field in dataclasses.fields(stream)}
+    return {name: array for name, array in fields.items() if array is not None}
 
 
 def shapes(stream: Stream) -> str:

@@ -13,11 +13,14 @@ from mmjax.layers import Einsum
 
 
 class PooledEmbedding(nn.Module):
-    """Pooled, mapped to `dim` and scaled to unit length: float32 ``"B E"`` (CLIP, Radford et al. 2021)."""
+    """Pooled, mapped to `dim` and scaled to unit length: float32 ``"B E"`` (CLIP, Radford et al. 2021).
+
+    A causal text tower is pooled at its "last" position, as in CLIP and CoCa.
+    """
 
     stream: str
     dim: int
-    pooling: Literal["mean", "first"] = "mean"
+    pooling: Literal["mean", "first", "last"] = "mean"
     after: Literal["encoder", "fusion"] = "encoder"
 
     @nn.compact

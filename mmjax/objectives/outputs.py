@@ -34,6 +34,9 @@ class Objective(Protocol):
         """The heads that it needs."""
         ...
 
+    # Optional, called when an experiment is built:
+    # misfit(model, streams: {stream: transform}) -> str | None, what is wrong with them for this objective.
+
     def __call__(self, outputs: Outputs) -> tuple[Array, dict[str, Array]]:
         """(loss, {metric: scalar}); a batch that holds nothing for it gives 0, not NaN."""
         ...

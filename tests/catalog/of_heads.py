@@ -14,11 +14,18 @@ def head(name: str, module: Callable[[], nn.Module], **more) -> Row:
     return Row(f"heads.{name}", lambda dtype: module(), lambda: (encoded(),), **defaults | more)
 
 
+def frames_read(output: heads.Frames, inputs: tuple) -> tuple:
+    return tokens_read(output.logits, inputs), output.mask
+
+
 HEADS = [
     head("PooledEmbedding", lambda: heads.PooledEmbedding("text", dim=8)),
     head("PooledEmbedding.first", lambda: heads.PooledEmbedding("text", dim=8, pooling="first")),
     head("Classes", lambda: heads.Classes("text", num_classes=3, pooling="mean")),
     head("MatchingLogit", lambda: heads.MatchingLogit("text")),
+    head("PooledEmbedding.last", lambda: heads.PooledEmbedding("text", dim=8, pooling="last")),
+    head("PositionClasses", lambda: heads.PositionClasses("text", num_classes=3), read=tokens_read),
+    head("FrameLogits", lambda: heads.FrameLogits("audio", vocab=5), read=frames_read),
     head(
         "TokenLogits",
         lambda: heads.TokenLogits("text"),
