@@ -59,7 +59,7 @@ class Captions(Eval):
                 name = "+".join(given) or NOTHING
                 seen = batch | {s: _missing(batch[s]) for s in self.context if s not in given}
                 hits[name].append(self._next_tokens(predictor, seen, there))
-                said[name] += _kept(self._decode(predictor, seen, tokenizer.sep_id), there)
+                said[name] += _kept(self._decode(predictor, seen, there, tokenizer.sep_id), there)
         if not true:
             raise InputError(f"captions: no example of the data has {[self.stream, *self.context]}")
         metrics: dict[str, float] = {}
@@ -91,10 +91,9 @@ class Captions(Eval):
         right = self._logits(predictor, batch, text, there)[:, :-1].argmax(axis=-1) == tokens[:, 1:]
         return right[mask[:, :-1] & mask[:, 1:]]
 
-    def _decode(self, predictor: Predictor, batch: Batch, sep_id: int) -> list[list[int]]:
-        """Each row's tokens after the first, up to [SEP] or the end of the row."""
+    def _decode(self, predictor: Predictor, batch: Batch, there: np.ndarray, sep_id: int) -> list[list[int]]:
+        """Each row's tokens after the first, up to [SEP] or the end of the row; rows not `there` say nothing."""
         text: Text = batch[self.stream]  # type: ignore[assignment]
-        there = rows_present(batch, self.stream)
         tokens = np.zeros_like(np.asarray(text.tokens))
         tokens[:, 0] = np.asarray(text.tokens)[:, 0]
         ended = ~there

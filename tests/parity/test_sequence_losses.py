@@ -88,7 +88,7 @@ def test_a_hole_in_the_frames_is_as_if_it_had_not_been():
 
 
 def test_ctc_objective_counts_the_rows_that_can_be_said():
-    """Of four rows: one of three labels, one without text, one with too few frames, one of a repeated label."""
+    """Of four rows: three labels, no text, too few frames, a repeated label."""
     (outputs,) = jax.tree.map(jnp.asarray, ctc_outputs())
     frames, text = outputs.predictions["frames"], outputs.batch["text"]
     losses = []
