@@ -92,7 +92,7 @@ class Captions(Eval):
         return right[mask[:, :-1] & mask[:, 1:]]
 
     def _decode(self, predictor: Predictor, batch: Batch, there: np.ndarray, sep_id: int) -> list[list[int]]:
-        """Each row's tokens after the first, up to [SEP] or the end of the row; rows not `there` say nothing."""
+        """Each row's tokens after the first, up to [SEP] or the row's end; rows not `there` say nothing."""
         text: Text = batch[self.stream]  # type: ignore[assignment]
         tokens = np.zeros_like(np.asarray(text.tokens))
         tokens[:, 0] = np.asarray(text.tokens)[:, 0]
@@ -102,7 +102,7 @@ class Captions(Eval):
                 break
             # What is not yet said is not there, even for a model that could look ahead.
             mask = there[:, None] & (np.arange(tokens.shape[1]) <= place)[None]
-            logits = self._logits(predictor, batch, text.replace(tokens=tokens, mask=mask), there)
+            logits = self._logits(predictor, batch, text.replace(tokens=tokens.copy(), mask=mask), there)
             tokens[there, place + 1] = logits[:, place].argmax(axis=-1)
             ended |= tokens[:, place + 1] == sep_id
         return [_before(row[1:].tolist(), sep_id) for row in tokens]
