@@ -49,7 +49,7 @@ def experiment() -> Experiment:
     three = ("image", "audio", "text")
     return Experiment(
         name="captions",
-        num_steps=800,
+        num_steps=500,
         data=data.Mixture.of(
             emoji("train", pictures=("noto.png", "twemoji.png"), augment=True), batch_size=64
         ),
@@ -100,5 +100,5 @@ def experiment() -> Experiment:
             ),
             "retrieval": evals.Retrieval(data=test, heads=three, train=known),
         },
-        save_every=400,
+        save_every=500,
     )

@@ -44,7 +44,7 @@ def experiment() -> Experiment:
     known, val, test = sentences("train"), sentences("val", LONGEST), sentences("test", LONGEST)
     return Experiment(
         name="entities",
-        num_steps=600,
+        num_steps=500,
         data=data.Mixture.of(known, batch_size=32),
         model=MultimodalModel(
             encoders={
@@ -79,5 +79,5 @@ def experiment() -> Experiment:
             "val": evals.Tags(data=val, head="tags", train=known),
             "test": evals.Tags(data=test, head="tags", train=known),
         },
-        save_every=400,
+        save_every=500,
     )

@@ -33,25 +33,27 @@ class CausalLanguage(nn.Module):
         return (self.head,)
 
     def targets(self) -> tuple[str, ...]:
-        """The streams that the data must give; a stream that the view makes is not among them."""
-        return tuple({self.stream} - set(self.view.changes()))
+        """The streams that it reads itself, which the data or the view must give."""
+        return (self.stream,)
 
     def misfit(self, model: Any, streams: Mapping[str, Any]) -> str | None:
         """Why a position of the model could know the token that it is asked for; None: it cannot."""
         head = model.heads[self.head]
         if head.stream != self.stream:
             return f"the head {self.head!r} reads {head.stream!r}: expected one that reads {self.stream!r}"
-        tower = model.encoders[model.encoder_of(self.stream)]
-        causal = getattr(getattr(tower, "trunk", tower), "causal", False)
-        if not (causal or gives_prefix(self.view, self.stream)):
+        trunk = getattr(model.encoders[model.encoder_of(self.stream)], "trunk", None)
+        one_way = getattr(trunk, "causal", False) or not getattr(trunk, "bidirectional", True)
+        if not (one_way or gives_prefix(self.view, self.stream)):
             return (
                 f"the tower of {self.stream!r} reads later tokens, and would be told the answer: expected a "
                 "trunk with causal=True, or the view Prefix"
             )
-        if head.after == "fusion" and not model.fusion.keeps_order(self.stream):
+        keeps_order = getattr(model.fusion, "keeps_order", lambda stream: False)
+        if head.after == "fusion" and not keeps_order(self.stream):
             return (
-                f"the fusion lets {self.stream!r} read its later tokens, and tells the answer: expected a "
-                f"fusion like CoAttention(updated=({self.stream!r},), causal=({self.stream!r},))"
+                f"the fusion {type(model.fusion).__name__} lets {self.stream!r} read its later tokens, and "
+                f"tells the answer: expected one that keeps_order({self.stream!r}), such as "
+                f"CoAttention(updated=({self.stream!r},), causal=({self.stream!r},))"
             )
         return None
 

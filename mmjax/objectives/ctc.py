@@ -35,7 +35,7 @@ class CTC(nn.Module):
         return (self.head,)
 
     def targets(self) -> tuple[str, ...]:
-        """The streams that the data must give."""
+        """The streams that it reads itself, which the data or the view must give."""
         return (self.stream,)
 
     def misfit(self, model: Any, streams: Mapping[str, Any]) -> str | None:
