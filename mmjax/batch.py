@@ -24,6 +24,8 @@ class Text:
     mask: Array  # bool "B L", False at padding
     token_types: Array  # int32 "B L", 0 in the first sentence and 1 in the second (BERT)
     words: Array  # int32 "B L", the word that the position belongs to; -1 at special tokens and padding
+    # bool "B L": what every position may see, while the rest reads causally. None: the tower's own order.
+    prefix: Array | None = None
 
 
 @struct.dataclass
@@ -58,6 +60,14 @@ class MultiLabels:
 
     values: Array  # bool "B classes"
     mask: Array  # bool "B classes", False where nobody knows
+
+
+@struct.dataclass
+class Tags:
+    """A class for each word of a text, at the word's first token."""
+
+    values: Array  # int32 "B L"
+    mask: Array  # bool "B L", False but at first tokens
 
 
 @struct.dataclass

@@ -139,6 +139,7 @@ def validate(experiment: Experiment, num_devices: int | None = None) -> None:
     _refuse_unread_streams(experiment)
     _refuse_missing_targets(experiment)
     _refuse_small_tables(experiment)
+    _refuse_misfits(experiment)
     _refuse_unkept_checkpoints(experiment)
 
     sizes = dataclasses.asdict(experiment.mesh)
@@ -312,6 +313,15 @@ def _refuse_small_tables(experiment: Experiment) -> None:
                         f"the stream {stream!r} has a vocabulary of {size}: expected at least that in "
                         f"model.encoders.{model.encoder_of(stream)}.vocab, found {encoder.vocab}"
                     )
+
+
+def _refuse_misfits(experiment: Experiment) -> None:
+    """What an objective itself finds wrong with the model, or with a stream of the data."""
+    for name, objective in experiment.objectives.items():
+        misfit = getattr(objective, "misfit", None)
+        for _, dataset in experiment.data.datasets.values():
+            if misfit is not None and (reason := misfit(experiment.model, dataset.streams)):
+                raise InputError(f"objective {name!r}: {reason}")
 
 
 def _refuse_shared_modules(experiment: Experiment) -> None:

@@ -21,6 +21,7 @@ from mmjax.data.sources import (
     WebDataset,
     pack,
 )
+from mmjax.data.tags import TagTransform
 from mmjax.data.text import TextTransform
 from mmjax.data.transform import Transform
 from mmjax.data.vocabulary import (
@@ -61,6 +62,7 @@ __all__ = [
     "Reader",
     "Record",
     "Source",
+    "TagTransform",
     "TextTransform",
     "Tfds",
     "TokenizerSpec",

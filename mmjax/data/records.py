@@ -111,6 +111,21 @@ def text_at(record: Record, path: str, join: str = ", ") -> str:
     return value
 
 
+def words_at(record: Record, path: str) -> list[str]:
+    """The words at a path: a list of them, or a text that spaces divide.
+
+    Raises:
+        MissingField: no such path.
+        BadExample: no words, or something else.
+    """
+    key, value = record["__key__"], lookup(record, path)
+    if isinstance(value, bytes | str):
+        value = text_at(record, path).split()
+    if not (isinstance(value, list) and value and all(isinstance(word, str) for word in value)):
+        raise BadExample(key, f"expected a list of words in {path!r}, found {str(value)[:40]!r}")
+    return value
+
+
 def at_each(record: Record, field: str | tuple[str, ...], read: Callable[[Record, str], T]) -> Iterator[T]:
     """``read(record, path)`` for each path of ``field`` that the record has, in order.
 

@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 
 from mmjax.batch import Text
-from mmjax.data.records import BadExample, Record, at_each, lookup, text_at
+from mmjax.data.records import BadExample, Record, at_each, lookup, text_at, words_at
 from mmjax.data.vocabulary import TokenizerSpec
 from mmjax.errors import InputError
 
@@ -22,6 +22,8 @@ class TextTransform:
         choose: of several paths, train on the ``"first"`` or a ``"random"`` one. Evaluation takes the first.
         join: what stands between the texts of a list.
         classes: names of the numbers that the field holds, where it holds a class and not a text.
+        pretokenized: the field holds words, as a list or divided by spaces. Each is tokenized by itself, and
+            ``Text.words`` numbers these words rather than the tokenizer's.
         optional: a record with none of the paths is an example without this stream.
     """
 
@@ -32,6 +34,7 @@ class TextTransform:
     join: str = ", "
     classes: tuple[str, ...] | None = None
     optional: bool = False
+    pretokenized: bool = False
 
     def __post_init__(self):
         if self.length < 3:
@@ -40,6 +43,8 @@ class TextTransform:
             )
         if self.choose not in ("first", "random"):
             raise InputError(f"expected choose='first' or 'random', found {self.choose!r}")
+        if self.pretokenized and self.classes is not None:
+            raise InputError("expected words (pretokenized=True) or numbers of classes, found both")
 
     def decode(self, record: Record) -> list[Text]:
         """Token ids for each path that the record has; one for ``choose="first"``."""
@@ -47,6 +52,8 @@ class TextTransform:
         return [next(texts)] if self.choose == "first" else list(texts)
 
     def _decode(self, record: Record, path: str) -> Text:
+        if self.pretokenized:
+            return self._encode_words(words_at(record, path), record["__key__"])
         return self.encode(self._text(record, path), record["__key__"])
 
     def _text(self, record: Record, path: str) -> str:
@@ -63,8 +70,16 @@ class TextTransform:
 
     def encode(self, text: str, key: str = "text") -> Text:
         """The stream of any text, such as a prompt. Raises BadExample when it holds no token."""
+        return self._laid_out(*self.tokenizer.open().encode(text), text, key)
+
+    def _encode_words(self, words: list[str], key: str) -> Text:
         vocabulary = self.tokenizer.open()
-        ids, words = vocabulary.encode(text)
+        ids = [vocabulary.encode(word)[0] for word in words]
+        numbers = [number for number, tokens in enumerate(ids) for _ in tokens]
+        return self._laid_out([token for tokens in ids for token in tokens], numbers, " ".join(words), key)
+
+    def _laid_out(self, ids: list[int], words: list[int], text: str, key: str) -> Text:
+        vocabulary = self.tokenizer.open()
         if not ids:
             raise BadExample(
                 key, f"expected text, found {text[:40]!r}, of which the tokenizer makes no token"

@@ -3,7 +3,7 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Int, Int32
+from jaxtyping import Bool, Int, Int32
 
 from mmjax.batch import Encoded, Text
 from mmjax.layers import LearnedPositions, Transformer
@@ -19,6 +19,9 @@ class TextTransformer(nn.Module):
     `hash_ngrams`, e.g. (2, 3), adds to every position a learned vector of each n-gram that ends there, found
     by hashing into `hash_buckets` rows (Pagnoni et al. 2024, Byte Latent Transformer, section 3.2.1). A small
     vocabulary then costs little knowledge of whole words. An n-gram over a masked token hashes the mask.
+
+    A text with a `prefix` is read both ways within it and causally after it (Raffel et al. 2020, section
+    3.2.3); the trunk is then one that is not causal by itself.
     """
 
     vocab: int
@@ -52,7 +55,17 @@ class TextTransformer(nn.Module):
         for i, n in enumerate(self.hash_ngrams):
             bucket = hash_ngram(tokens, n, self.hash_buckets) + i * self.hash_buckets
             x = x + jnp.take(self.ngrams, bucket, axis=0) * width**0.5
-        return self.trunk.encode(self.positions(x), text.mask, train)
+        allowed = None
+        if text.prefix is not None:
+            if self.trunk.causal:
+                raise ValueError("a text with a prefix needs a trunk with causal=False, found causal=True")
+            allowed = prefix_or_before(text.prefix)
+        return self.trunk.encode(self.positions(x), text.mask, train, allowed)
+
+
+def prefix_or_before(prefix: Bool[jax.Array, "B L"]) -> Bool[jax.Array, "B L L"]:
+    """Which position (row) may see which (column): the prefix, itself, and what stands before it."""
+    return prefix[:, None, :] | jnp.tri(prefix.shape[1], dtype=bool)[None]
 
 
 def hash_ngram(tokens: Int[jax.Array, "B L"], n: int, buckets: int) -> Int32[jax.Array, "B L"]:

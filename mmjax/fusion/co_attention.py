@@ -35,6 +35,15 @@ class CoAttention(nn.Module):
         """It adds no stream."""
         return ()
 
+    def keeps_order(self, stream: str) -> bool:
+        """Whether no position of `stream` comes to know of a later one: what a causal objective asks."""
+        if stream not in self.streams:
+            return True
+        updated = self.streams if self.updated is None else self.updated
+        # What another stream has read of this one in one layer, this one could read back in the next.
+        told = self.depth > 1 and any(other != stream for other in updated)
+        return not told and (stream not in updated or stream in self.causal)
+
     @nn.compact
     def __call__(self, encoded: dict[str, Encoded], train: bool = False) -> dict[str, Encoded]:
         """{stream: Encoded "B L D"} -> {stream: Encoded "B L width"} for `streams`; others pass unchanged."""

@@ -14,6 +14,10 @@ class Late(nn.Module):
         """It adds no stream."""
         return ()
 
+    def keeps_order(self, stream: str) -> bool:
+        """It tells no position of any other."""
+        return True
+
     def __call__(self, encoded: dict[str, Encoded], train: bool = False) -> dict[str, Encoded]:
         """{stream: Encoded} -> the same."""
         return encoded

@@ -19,11 +19,13 @@ class PooledEmbedding(nn.Module):
     depth: which state of the stream: None, its last; else an index into `Encoded.lower`, the states at the
       trunk's `taps`. Heads of several depths, an objective each, align streams at several layers.
     use_bias: a constant beside the linear map, where features are not centred (`mmjax.align`).
+
+    A causal text tower is pooled at its "last" position, as in CLIP and CoCa.
     """
 
     stream: str
     dim: int
-    pooling: Literal["mean", "first"] = "mean"
+    pooling: Literal["mean", "first", "last"] = "mean"
     after: Literal["encoder", "fusion"] = "encoder"
     depth: int | None = None
     use_bias: bool = False

@@ -1,7 +1,9 @@
 """Outputs of a view -> (loss, metrics)."""
 
+from mmjax.objectives.causal_language import CausalLanguage
 from mmjax.objectives.classification import Classification, MultiLabel
 from mmjax.objectives.contrastive import InfoNCE, SigmoidPairs
+from mmjax.objectives.ctc import CTC
 from mmjax.objectives.masked_language import MaskedLanguage
 from mmjax.objectives.masked_patches import MaskedCodes, MaskedPatches, MaskedSpectrogram
 from mmjax.objectives.matching import Matching
@@ -10,6 +12,7 @@ from mmjax.objectives.outputs import Objective, Outputs
 from mmjax.objectives.vector_quantised import VectorQuantised
 
 __all__ = [
-    "Classification", "InfoNCE", "MaskedCodes", "MaskedLanguage", "MaskedPatches", "MaskedSpectrogram",
-    "Matching", "MultiLabel", "NextSentence", "Objective", "Outputs", "SigmoidPairs", "VectorQuantised",
+    "CTC", "CausalLanguage", "Classification", "InfoNCE", "MaskedCodes", "MaskedLanguage", "MaskedPatches",
+    "MaskedSpectrogram", "Matching", "MultiLabel", "NextSentence", "Objective", "Outputs", "SigmoidPairs",
+    "VectorQuantised",
 ]  # fmt: skip

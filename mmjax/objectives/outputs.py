@@ -47,6 +47,9 @@ class Objective(Protocol):
         """The streams that it reads itself, which the data or the view must give."""
         ...
 
+    # Optional, called when an experiment is built:
+    # misfit(model, streams: {stream: transform}) -> str | None, what is wrong with them for this objective.
+
     def __call__(self, outputs: Outputs) -> tuple[Array, dict[str, Array]]:
         """(loss, {metric: scalar}); a batch that holds nothing for it gives 0, not NaN."""
         ...

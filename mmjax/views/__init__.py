@@ -10,10 +10,12 @@ from mmjax.views.missing import Drop
 from mmjax.views.mixup import Mixup
 from mmjax.views.pairs import HardNegatives, Pairs
 from mmjax.views.patches import MaskPatches
+from mmjax.views.prefix import Prefix, gives_prefix
 from mmjax.views.same import same_content
+from mmjax.views.spans import CorruptSpans, MaskSpans
 from mmjax.views.tokens import MaskTokens
 
 __all__ = [
-    "Chain", "Clean", "Drop", "HardNegatives", "MaskPatches", "MaskTokens", "Mixup", "Pairs", "Targets",
-    "same_content",
+    "Chain", "Clean", "CorruptSpans", "Drop", "HardNegatives", "MaskPatches", "MaskSpans", "MaskTokens",
+    "Mixup", "Pairs", "Prefix", "Targets", "gives_prefix", "same_content",
 ]  # fmt: skip

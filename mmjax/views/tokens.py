@@ -1,7 +1,7 @@
 """Words hidden."""
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +44,12 @@ class MaskTokens(Clean):
         )  # fmt: skip
         how = jax.random.uniform(replace_key, text.tokens.shape)
         random_tokens = jax.random.randint(token_key, text.tokens.shape, self.num_special, self.vocab)
-        hidden = jnp.where(how < self.mask_share, self.mask_id, text.tokens)
-        hidden = jnp.where(how >= 1 - self.random_share, random_tokens, hidden)
-        changed = text.replace(tokens=jnp.where(masked, hidden, text.tokens))
-        return batch | {self.stream: changed}, {"tokens": text.tokens, "masked": masked}
+        hidden = hide(text, masked, how, random_tokens, self)
+        return batch | {self.stream: hidden}, {"tokens": text.tokens, "masked": masked}
+
+
+def hide(text: Text, masked: jax.Array, how: jax.Array, random_tokens: jax.Array, view: Any) -> Text:
+    """The text with [MASK], random tokens or its own where `masked`, as the draw `how` in [0, 1) falls."""
+    hidden = jnp.where(how < view.mask_share, view.mask_id, text.tokens)
+    hidden = jnp.where(how >= 1 - view.random_share, random_tokens, hidden)
+    return text.replace(tokens=jnp.where(masked, hidden, text.tokens))

@@ -63,6 +63,12 @@ def two_sentences() -> tuple[Text]:
     return (text.replace(mask=text.mask & ~np.isin(np.arange(8), (2, 3))[None]),)
 
 
+def half_given() -> tuple[Text]:
+    """A prefix that all may see, then a text that is read causally."""
+    text = batch()["text"]
+    return (text.replace(prefix=text.mask & (np.arange(8) < 3)[None]),)
+
+
 ENCODERS = [
     picture_stem("LinearPatches", lambda t: encoders.LinearPatches((4, 6), dtype=t)),
     picture_stem("ConvPatches", lambda t: encoders.ConvPatches((4, 6), channels=(4,), dtype=t)),
@@ -86,4 +92,5 @@ ENCODERS = [
     masked("SpectrogramTransformer.mask_token", masked_sound, "audio", 10),
     encoder("SpectrogramTransformer.conv", spectrogram(lambda t: encoders.ConvFrames(dtype=t)), "audio"),
     Row("encoders.TextTransformer", text_transformer, two_sentences, tolerance=TOLERANCE["fp32_stack"]),
+    Row("encoders.TextTransformer.prefix", text_transformer, half_given, tolerance=TOLERANCE["fp32_stack"]),
 ]

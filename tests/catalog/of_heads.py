@@ -46,6 +46,10 @@ def quantised_read(output: heads.Quantised, inputs: tuple) -> dict:
     }
 
 
+def frames_read(output: heads.Frames, inputs: tuple) -> tuple:
+    return tokens_read(output.logits, inputs), output.mask
+
+
 HEADS = [
     head("PooledEmbedding", lambda: heads.PooledEmbedding("text", dim=8)),
     head("PooledEmbedding.first", lambda: heads.PooledEmbedding("text", dim=8, pooling="first")),
@@ -58,6 +62,9 @@ HEADS = [
     head("Votes", lambda: heads.Votes("votes"), read=tokens_read),
     head("Votes.example", lambda: heads.Votes("votes", each="example")),
     head("MatchingLogit", lambda: heads.MatchingLogit("text")),
+    head("PooledEmbedding.last", lambda: heads.PooledEmbedding("text", dim=8, pooling="last")),
+    head("PositionClasses", lambda: heads.PositionClasses("text", num_classes=3), read=tokens_read),
+    head("FrameLogits", lambda: heads.FrameLogits("audio", vocab=5), read=frames_read),
     head(
         "TokenLogits",
         lambda: heads.TokenLogits("text"),

@@ -6,7 +6,8 @@ import numpy as np
 
 from catalog.row import B, Row, batch, garbage, normal, streams_scrambled
 from mmjax import encoders, heads, objectives, views
-from mmjax.batch import Audio, Labels, MultiLabels
+from mmjax.batch import Audio, Labels, MultiLabels, Tags, Text
+from mmjax.heads import Frames
 from mmjax.objectives import Outputs
 from mmjax.testing import VOCAB
 
@@ -152,6 +153,54 @@ def unlabelled(inputs: tuple, rng: np.random.Generator) -> tuple:
     return (made.replace(predictions={"classes": garbage(made.predictions["classes"], counted, rng)}),)
 
 
+def language_outputs(prefix: bool = False) -> tuple[Outputs]:
+    text = batch()["text"]
+    text = text.replace(mask=text.mask & (np.arange(B) != 1)[:, None])  # row 1 has no text
+    if prefix:
+        text = text.replace(prefix=text.mask & (np.arange(8) < 3)[None])
+    return (Outputs({"words": normal(*text.tokens.shape, VOCAB)}, {}, {"text": text}),)
+
+
+def scrambled_language(inputs: tuple, rng: np.random.Generator) -> tuple:
+    """Padding, and what the last token and padding predict."""
+    made = streams_scrambled(inputs, rng)[0]
+    mask = made.batch["text"].mask
+    asked = np.concatenate([mask[:, 1:] & mask[:, :-1], np.zeros((B, 1), bool)], axis=1)
+    return (made.replace(predictions={"words": garbage(made.predictions["words"], asked, rng)}),)
+
+
+def ctc_outputs() -> tuple[Outputs]:
+    """Rows: said in five frames; no text; three labels in two frames; a repeated label."""
+    tokens = np.array([[2, 1, 3, 2, 3], [2, 1, 3, 0, 0], [2, 1, 2, 1, 3], [2, 3, 3, 3, 0]], np.int32)
+    mask = np.array([[1, 1, 1, 1, 1], [0, 0, 0, 0, 0], [1, 1, 1, 1, 1], [1, 1, 1, 1, 0]], bool)
+    words = np.array(
+        [[-1, 0, 1, 2, -1], [-1, 0, -1, -1, -1], [-1, 0, 1, 2, -1], [-1, 0, 1, -1, -1]], np.int32
+    )
+    frames = np.arange(6)[None] < np.array([5, 6, 2, 6])[:, None]
+    text = Text(tokens, mask, np.zeros_like(tokens), words)
+    return (Outputs({"frames": Frames(normal(B, 6, 4), frames)}, {}, {"text": text}),)
+
+
+def scrambled_frames(inputs: tuple, rng: np.random.Generator) -> tuple:
+    made = streams_scrambled(inputs, rng)[0]
+    frames = made.predictions["frames"]
+    return (
+        made.replace(predictions={"frames": Frames(garbage(frames.logits, frames.mask, rng), frames.mask)}),
+    )
+
+
+def tag_outputs() -> tuple[Outputs]:
+    rng = np.random.default_rng(0)
+    tags = Tags(rng.integers(0, 3, (B, 6)).astype(np.int32), rng.random((B, 6)) < 0.5)
+    return (Outputs({"tags": normal(B, 6, 3)}, {}, {"tags": tags}),)
+
+
+def scrambled_tags(inputs: tuple, rng: np.random.Generator) -> tuple:
+    made = streams_scrambled(inputs, rng)[0]
+    logits = garbage(made.predictions["tags"], made.batch["tags"].mask, rng)
+    return (made.replace(predictions={"tags": logits}),)
+
+
 def objective(inputs: Callable, scramble: Callable, kind: type, *heads: str, **fields) -> Row:
     name = f"objectives.{kind.__name__}"
     return Row(name, lambda dtype: kind(*heads, **fields), inputs, scramble=scramble, bf16=None)
@@ -199,4 +248,7 @@ OBJECTIVES = [
     objective(
         answer_outputs, unlabelled, objectives.MultiLabel, "classes", streams=("image",), label_smoothing=0.1
     ),
+    objective(language_outputs, scrambled_language, objectives.CausalLanguage, "words"),
+    objective(ctc_outputs, scrambled_frames, objectives.CTC, "frames"),
+    objective(tag_outputs, scrambled_tags, objectives.TokenClassification, "tags"),
 ]

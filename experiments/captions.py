@@ -1,0 +1,104 @@
+"""A name said token by token from a picture and from speech: contrastive captioners, on emoji.
+
+    mmjax train experiments/captions.py
+
+CoCa (Yu et al. 2022): a causal text tower, whose last position is compared with pictures and speech, and a
+causal decoder over it that reads both. Pictures and names are real; the speech is synthesised (eSpeak NG).
+"""
+
+from pathlib import Path
+
+from mmjax import data, encoders, evals, fusion, heads, objectives, train, views
+from mmjax.experiment import Experiment
+from mmjax.layers import Transformer
+from mmjax.model import MultimodalModel
+
+FOLDER = Path(__file__).parent / "data" / "emoji_speech"
+WIDTH = 64
+VOCAB = 115  # characters, at the start of a word and within it
+LENGTH = 24
+SHARED = 128
+
+
+def emoji(split: str, *, pictures: str | tuple[str, ...] = "noto.png", augment: bool = False) -> data.Dataset:
+    """A picture, the spoken name, the written name."""
+    words = data.WordPiece(
+        data.WebDataset(str(FOLDER / "train.tar")), fields=("json.name", "json.keywords"), vocab_size=VOCAB
+    )
+    return data.Dataset(
+        source=data.WebDataset(str(FOLDER / f"{split}.tar")),
+        streams={
+            "image": data.ImageTransform(pictures, size=(32, 32), crop_scale=(0.5, 1.0) if augment else None),
+            "audio": data.AudioTransform(
+                "ogg", sample_rate_hz=16_000, seconds=1.6, gain_db=6.0 if augment else 0.0
+            ),
+            "text": data.TextTransform("json.name", tokenizer=words, length=LENGTH),
+        },
+        cache=True,
+    )
+
+
+def trunk(depth: int, causal: bool = False) -> Transformer:
+    return Transformer(
+        depth=depth, width=WIDTH, num_heads=4, mlp_width=4 * WIDTH, dropout=0.1, causal=causal, scan=False
+    )
+
+
+def experiment() -> Experiment:
+    known, test = emoji("train"), emoji("test")
+    three = ("image", "audio", "text")
+    return Experiment(
+        name="captions",
+        num_steps=500,
+        data=data.Mixture.of(
+            emoji("train", pictures=("noto.png", "twemoji.png"), augment=True), batch_size=64
+        ),
+        model=MultimodalModel(
+            encoders={
+                "image": encoders.ViT(stem=encoders.LinearPatches(patch=(8, 8)), trunk=trunk(2)),
+                "audio": encoders.SpectrogramTransformer(
+                    mel=encoders.LogMel(sample_rate_hz=16_000, num_mels=40),
+                    stem=encoders.FramePatches(frames=4),
+                    augment=encoders.SpecAugment(
+                        time_stretch=0.25, mel_stretch=0.15, num_time_masks=1, max_time_frames=10
+                    ),
+                    trunk=trunk(2),
+                ),
+                "text": encoders.TextTransformer(vocab=VOCAB, max_length=LENGTH, trunk=trunk(1, causal=True)),
+            },
+            fusion=fusion.CoAttention(
+                streams=three,
+                updated=("text",),
+                causal=("text",),
+                depth=2,
+                width=WIDTH,
+                num_heads=4,
+                mlp_width=4 * WIDTH,
+                dropout=0.1,
+            ),
+            heads={
+                "image": heads.PooledEmbedding("image", dim=SHARED),
+                "audio": heads.PooledEmbedding("audio", dim=SHARED),
+                "text": heads.PooledEmbedding("text", dim=SHARED, pooling="last"),
+                "caption": heads.TokenLogits("text"),
+            },
+        ),
+        objectives={
+            "image_text": objectives.InfoNCE("image", "text", same="text", label_smoothing=0.1),
+            "audio_text": objectives.InfoNCE("audio", "text", same="text", label_smoothing=0.1),
+            # Twice the contrastive weight, as in the paper; each modality is missing from a part.
+            "caption": objectives.CausalLanguage(
+                "caption", weight=2.0, view=views.Drop((("image", 0.3), ("audio", 0.3)))
+            ),
+        },
+        optimizer=train.AdamW(
+            peak_learning_rate=2e-3, schedule=train.Schedule(warmup_steps=100), weight_decay=0.1
+        ),
+        evals={
+            "unseen": evals.Captions(
+                data=test, head="caption", context=("image", "audio"), subsets=True, train=known
+            ),
+            "retrieval": evals.Retrieval(data=test, heads=three, train=known),
+        },
+        save_every=500,
+    )

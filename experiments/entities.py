@@ -1,0 +1,83 @@
+"""Which words name a person, a place, a work? Named entities of web text, a tag for each word.
+
+    mmjax train experiments/entities.py
+
+Data: `wnut17` under $MMJAX_DATA (WNUT 2017, emerging and rare entities: most names of the test set are new).
+"""
+
+import os
+from pathlib import Path
+
+from mmjax import data, encoders, evals, fusion, heads, objectives, train, views
+from mmjax.experiment import Experiment
+from mmjax.layers import Transformer
+from mmjax.model import MultimodalModel
+
+FOLDER = Path(os.environ.get("MMJAX_DATA", Path(__file__).parents[2] / "shared" / "data")) / "wnut17"
+HINT = "Set MMJAX_DATA to the folder that holds wnut17/ (see docs/data.md)"
+KINDS = ("corporation", "creative-work", "group", "location", "person", "product")
+TAGS = ("O", *(f"{place}-{kind}" for kind in KINDS for place in "BI"))
+WIDTH = 64
+VOCAB = 4000
+LENGTH = 80  # cuts 3 training sentences
+LONGEST = 256  # of a test sentence: none of its words goes unmeasured
+
+
+def sentences(split: str, length: int = LENGTH) -> data.Dataset:
+    """Words as the corpus divides them, and their tags."""
+    source = data.Jsonl(str(FOLDER / "train.jsonl"), hint=HINT)
+    words = data.TextTransform(
+        "tokens",
+        # Case tells names from words.
+        tokenizer=data.WordPiece(source, fields=("tokens",), vocab_size=VOCAB, lowercase=False),
+        length=length,
+        pretokenized=True,
+    )
+    return data.Dataset(
+        source=data.Jsonl(str(FOLDER / f"{split}.jsonl"), hint=HINT),
+        streams={"text": words, "tags": data.TagTransform("tags", text=words, classes=TAGS)},
+        cache=True,
+    )
+
+
+def experiment() -> Experiment:
+    known, val, test = sentences("train"), sentences("val", LONGEST), sentences("test", LONGEST)
+    return Experiment(
+        name="entities",
+        num_steps=500,
+        data=data.Mixture.of(known, batch_size=32),
+        model=MultimodalModel(
+            encoders={
+                "text": encoders.TextTransformer(
+                    vocab=VOCAB,
+                    max_length=LONGEST,
+                    position_scale=0.02,  # those beyond the training sentences stay near nothing
+                    hash_ngrams=(2, 3),
+                    hash_buckets=8192,
+                    trunk=Transformer(
+                        depth=2, width=WIDTH, num_heads=4, mlp_width=4 * WIDTH, dropout=0.3, scan=False
+                    ),
+                )
+            },
+            fusion=fusion.Late(),
+            heads={
+                "tags": heads.PositionClasses("text", num_classes=len(TAGS)),
+                "words": heads.TokenLogits("text", after="encoder"),
+            },
+        ),
+        objectives={
+            "tags": objectives.TokenClassification("tags"),
+            # Hidden spans of the same sentences: what words mean beyond the few that are names.
+            "spans": objectives.MaskedLanguage(
+                "words", view=views.MaskSpans("text", vocab=VOCAB), weight=0.3
+            ),
+        },
+        optimizer=train.AdamW(
+            peak_learning_rate=2e-3, schedule=train.Schedule(warmup_steps=100), weight_decay=0.1
+        ),
+        evals={
+            "val": evals.Tags(data=val, head="tags", train=known),
+            "test": evals.Tags(data=test, head="tags", train=known),
+        },
+        save_every=500,
+    )

@@ -1,0 +1,91 @@
+"""What was said? Sentences written down from speech, by frames (CTC) and by a decoder, with one encoder.
+
+    mmjax train experiments/read_speech.py
+
+Data: `grid_s1` under $MMJAX_DATA (one talker of the GRID corpus: speech and sentence).
+"""
+
+import os
+from pathlib import Path
+
+from mmjax import data, encoders, evals, fusion, heads, objectives, train
+from mmjax.experiment import Experiment
+from mmjax.layers import Transformer
+from mmjax.model import MultimodalModel
+
+FOLDER = Path(os.environ.get("MMJAX_DATA", Path(__file__).parents[2] / "shared" / "data")) / "grid_s1"
+HINT = "Set MMJAX_DATA to the folder that holds grid_s1/ (see docs/data.md)"
+WIDTH = 64
+VOCAB = 115  # 51 words and the letters that they are made of
+
+
+def clips(split: str, *, augment: bool = False) -> data.Dataset:
+    """Three seconds of speech, six words."""
+    source = data.WebDataset(str(FOLDER / "train.tar"), hint=HINT)
+    return data.Dataset(
+        source=data.WebDataset(str(FOLDER / f"{split}.tar"), hint=HINT),
+        streams={
+            "audio": data.AudioTransform(
+                "ogg", sample_rate_hz=16_000, seconds=3.0, shift_seconds=0.08 if augment else 0.0
+            ),
+            "text": data.TextTransform(
+                "json.text",
+                tokenizer=data.WordPiece(source, fields=("json.text",), vocab_size=VOCAB),
+                length=8,
+            ),
+        },
+        cache=True,
+    )
+
+
+def trunk(depth: int, causal: bool = False) -> Transformer:
+    return Transformer(
+        depth=depth, width=WIDTH, num_heads=4, mlp_width=4 * WIDTH, dropout=0.1, causal=causal, scan=False
+    )
+
+
+def experiment() -> Experiment:
+    test, known = clips("test"), clips("train")
+    return Experiment(
+        name="read_speech",
+        num_steps=800,
+        data=data.Mixture.of(clips("train", augment=True), batch_size=32),
+        model=MultimodalModel(
+            encoders={
+                "audio": encoders.SpectrogramTransformer(
+                    mel=encoders.LogMel(sample_rate_hz=16_000, num_mels=40),
+                    stem=encoders.ConvFrames(depth=2, size=5, stride=2),
+                    augment=encoders.SpecAugment(num_time_masks=1, max_time_frames=8),
+                    trunk=trunk(2),
+                ),
+                "text": encoders.TextTransformer(vocab=VOCAB, max_length=8, trunk=trunk(1, causal=True)),
+            },
+            # The decoder: each word reads the speech and the words before it.
+            fusion=fusion.CoAttention(
+                streams=("text", "audio"),
+                updated=("text",),
+                causal=("text",),
+                depth=2,
+                width=WIDTH,
+                num_heads=4,
+                mlp_width=4 * WIDTH,
+                dropout=0.1,
+            ),
+            heads={
+                "frames": heads.FrameLogits("audio", vocab=VOCAB),
+                "words": heads.TokenLogits("text"),
+            },
+        ),
+        objectives={
+            "frames": objectives.CTC("frames"),
+            "words": objectives.CausalLanguage("words"),
+        },
+        optimizer=train.AdamW(
+            peak_learning_rate=2e-3, schedule=train.Schedule(warmup_steps=100), weight_decay=0.05
+        ),
+        evals={
+            "by_frames": evals.Transcripts(data=test, head="frames", train=known),
+            "by_decoder": evals.Captions(data=test, head="words", context=("audio",), subsets=True),
+        },
+        save_every=400,
+    )

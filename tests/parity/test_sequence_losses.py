@@ -1,0 +1,160 @@
+"""Losses of sequences against plain loops in NumPy, float64, over the positions that count."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from catalog.of_objectives import ctc_outputs, language_outputs, tag_outputs
+
+from mmjax import objectives
+from mmjax.heads import Frames
+from mmjax.objectives import Outputs
+from mmjax.objectives.ctc import ctc, frames_needed
+from mmjax.testing import TOLERANCE
+
+RTOL = TOLERANCE["fp32_module"]
+
+
+def log_softmax(scores) -> np.ndarray:
+    return np.asarray(scores) - np.log(sum(np.exp(score) for score in scores))
+
+
+@pytest.mark.parametrize("prefix", [False, True])
+def test_causal_language(prefix):
+    (outputs,) = jax.tree.map(jnp.asarray, language_outputs(prefix))
+    text, logits = outputs.batch["text"], np.float64(outputs.predictions["words"])
+    losses, hits = [], []
+    for row in range(len(text.tokens)):
+        for place in range(1, text.tokens.shape[1]):
+            if not (text.mask[row, place] and text.mask[row, place - 1]):
+                continue
+            if prefix and text.prefix[row, place]:
+                continue
+            token = text.tokens[row, place]
+            losses.append(-log_softmax(logits[row, place - 1])[token])
+            hits.append(logits[row, place - 1].argmax() == token)
+    loss, metrics = jax.jit(objectives.CausalLanguage("words").apply)({}, outputs)
+    np.testing.assert_allclose(loss, np.mean(losses), rtol=RTOL)
+    np.testing.assert_allclose(metrics["accuracy"], np.mean(hits), rtol=RTOL)
+    np.testing.assert_allclose(metrics["perplexity"], np.exp(np.mean(losses)), rtol=10 * RTOL)  # of an exp
+
+
+def test_the_prefix_leaves_something_out():
+    with_prefix, without = (
+        objectives.CausalLanguage("words").apply({}, jax.tree.map(jnp.asarray, language_outputs(prefix)[0]))[
+            0
+        ]
+        for prefix in (True, False)
+    )
+    assert abs(with_prefix - without) > 1e-3
+
+
+def loop_ctc(log_p: np.ndarray, labels: list[int], blank: int = 0) -> float:
+    """-log of the sum over every path, frame by frame, that says the labels: Graves et al. 2006, eq. 3."""
+    total = 0.0
+    for path in itertools.product(range(log_p.shape[1]), repeat=len(log_p)):
+        said = [token for token, _ in itertools.groupby(path) if token != blank]
+        if said == labels:
+            total += np.exp(sum(log_p[frame, token] for frame, token in enumerate(path)))
+    return -np.log(total)
+
+
+@pytest.mark.parametrize(
+    "labels, frames",
+    [([1], 5), ([1, 2, 1], 5), ([2, 2], 4), ([1, 1, 1], 5), ([], 3), ([3, 1], 2)],
+    ids=["one", "three", "repeated", "tight", "nothing said", "a frame each"],
+)
+def test_ctc_is_the_sum_over_all_paths(labels, frames):
+    logits = 2 * np.random.default_rng(len(labels)).normal(size=(1, 6, 4))
+    log_p = np.stack([log_softmax(frame) for frame in logits[0, :frames]])
+    padded = np.array([labels + [3] * (4 - len(labels))])
+    there = np.arange(6)[None] < frames
+    found = jax.jit(ctc, static_argnums=4)(jnp.float32(logits), there, padded, jnp.array([len(labels)]), 0)
+    # A row without a label counts nothing, though silence has a probability.
+    expected = loop_ctc(log_p, labels) if labels else 0
+    np.testing.assert_allclose(found[0], expected, rtol=RTOL)
+
+
+def test_a_hole_in_the_frames_is_as_if_it_had_not_been():
+    logits = np.random.default_rng(0).normal(size=(1, 6, 4)).astype(np.float32)
+    there = np.array([[True, True, False, True, False, True]])
+    labels, num = jnp.array([[1, 2]]), jnp.array([2])
+    holes = ctc(jnp.asarray(logits), jnp.asarray(there), labels, num, 0)
+    dense = ctc(jnp.asarray(logits[:, there[0]]), jnp.ones((1, 4), bool), labels, num, 0)
+    np.testing.assert_allclose(holes, dense, rtol=RTOL)
+
+
+def test_ctc_objective_counts_the_rows_that_can_be_said():
+    """Of four rows: three labels, no text, too few frames, a repeated label."""
+    (outputs,) = jax.tree.map(jnp.asarray, ctc_outputs())
+    frames, text = outputs.predictions["frames"], outputs.batch["text"]
+    losses = []
+    for row in (0, 3):
+        log_p = [log_softmax(frame) for frame in np.float64(frames.logits[row])[np.asarray(frames.mask[row])]]
+        labels = [int(t) for t, word in zip(text.tokens[row], text.words[row], strict=True) if word >= 0]
+        losses.append(loop_ctc(np.stack(log_p), labels) / len(labels))
+    loss, metrics = jax.jit(objectives.CTC("frames").apply)({}, outputs)
+    np.testing.assert_allclose(loss, np.mean(losses), rtol=RTOL)
+    np.testing.assert_allclose(metrics["counted"], 2 / 3, rtol=RTOL)
+
+
+def test_ctc_gradient_is_finite_and_zero_where_nothing_counts():
+    """optax alone gives the row with too few frames a loss of 10^5, and its gradient to all."""
+    (outputs,) = jax.tree.map(jnp.asarray, ctc_outputs())
+    frames = outputs.predictions["frames"]
+
+    def loss(logits):
+        predictions = {"frames": Frames(logits, frames.mask)}
+        return objectives.CTC("frames").apply({}, outputs.replace(predictions=predictions))[0]
+
+    gradient = jax.jit(jax.grad(loss))(frames.logits)
+    assert np.isfinite(gradient).all()
+    np.testing.assert_array_equal(gradient[1:3], 0)
+    np.testing.assert_array_equal(np.asarray(gradient)[~np.asarray(frames.mask)], 0)
+    assert (np.abs(gradient[0]) > 0).any() and (np.abs(gradient[3]) > 0).any()
+    raw = optax.ctc_loss(
+        frames.logits, 1.0 - frames.mask, outputs.batch["text"].tokens[:, 1:4], jnp.zeros((4, 3))
+    )
+    assert raw[2] > 1e4, "the row that is left out would have mattered"
+
+
+def test_frames_needed():
+    labels = jnp.array([[5, 5, 6, 6], [5, 6, 5, 0], [7, 7, 7, 7]])
+    np.testing.assert_array_equal(frames_needed(labels, jnp.array([4, 3, 2])), [6, 3, 3])
+
+
+def test_token_classification():
+    (outputs,) = jax.tree.map(jnp.asarray, tag_outputs())
+    logits, tags = np.float64(outputs.predictions["tags"]), outputs.batch["tags"]
+    losses, hits = [], []
+    for row, place in zip(*np.nonzero(tags.mask), strict=True):
+        tag = int(tags.values[row, place])
+        losses.append(-log_softmax(logits[row, place])[tag])
+        hits.append(logits[row, place].argmax() == tag)
+    loss, metrics = jax.jit(objectives.TokenClassification("tags").apply)({}, outputs)
+    np.testing.assert_allclose((loss, metrics["accuracy"]), (np.mean(losses), np.mean(hits)), rtol=RTOL)
+
+
+@pytest.mark.parametrize("name", ["language", "ctc", "tags"])
+def test_a_batch_without_an_example_costs_nothing(name):
+    """Not NaN: a modality may be missing from a whole batch. Large logits would show any leak."""
+    made: Outputs = {"language": language_outputs, "ctc": ctc_outputs, "tags": tag_outputs}[name]()[0]
+    made = jax.tree.map(jnp.asarray, made)
+    module = {
+        "language": objectives.CausalLanguage("words"),
+        "ctc": objectives.CTC("frames"),
+        "tags": objectives.TokenClassification("tags"),
+    }[name]
+    empty = {stream: x.replace(mask=jnp.zeros_like(x.mask)) for stream, x in made.batch.items()}
+
+    def loss(scale):
+        predictions = jax.tree.map(
+            lambda x: jnp.full(x.shape, 1e4) * scale if x.dtype == np.float32 else x, made.predictions
+        )
+        return module.apply({}, made.replace(batch=empty, predictions=predictions))[0]
+
+    value, gradient = jax.jit(jax.value_and_grad(loss))(1.0)
+    assert value == 0 and gradient == 0
