@@ -7,6 +7,7 @@ from mmjax.data.image import ImageTransform
 from mmjax.data.labels import LabelTransform
 from mmjax.data.loader import Bad, BadCounter, batches, epoch
 from mmjax.data.mixture import Mixture
+from mmjax.data.patches import PatchesTransform
 from mmjax.data.records import BadExample, MissingField, Record, lookup
 from mmjax.data.sources import (
     ArrayRecord,
@@ -22,6 +23,7 @@ from mmjax.data.sources import (
 )
 from mmjax.data.text import TextTransform
 from mmjax.data.transform import Transform
+from mmjax.data.video import VideoTransform
 from mmjax.data.vocabulary import (
     CLS_ID,
     MASK_ID,
@@ -55,6 +57,7 @@ __all__ = [
     "MissingField",
     "Mixture",
     "Npz",
+    "PatchesTransform",
     "Pretrained",
     "Reader",
     "Record",
@@ -63,6 +66,7 @@ __all__ = [
     "Tfds",
     "TokenizerSpec",
     "Transform",
+    "VideoTransform",
     "Vocabulary",
     "WebDataset",
     "WordPiece",

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
 from mmjax.batch import Audio, Encoded
+from mmjax.encoders.convolutional import ConvSpectrogram
 from mmjax.encoders.spectrogram import LogMel, SpecAugment
 from mmjax.layers import Conv1d, Einsum, LearnedPositions, Transformer
 
@@ -69,7 +70,7 @@ class SpectrogramTransformer(nn.Module):
     """Log-mel (computed here, inside the compiled step), patches or convolutions, positions, trunk."""
 
     mel: LogMel
-    stem: FramePatches | ConvFrames
+    stem: FramePatches | ConvFrames | ConvSpectrogram
     trunk: Transformer
     augment: SpecAugment | None = None
     position_scale: float = 1.0

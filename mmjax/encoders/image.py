@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from mmjax.batch import Encoded, Image
+from mmjax.encoders.convnext import ConvNeXtStem
 from mmjax.layers import Conv2d, Einsum, LearnedPositions, Transformer
 from mmjax.sharding import param_axes
 
@@ -77,7 +78,7 @@ class ViT(nn.Module):
     `num_registers` learned tokens are put in front (a class token is one of them; Darcet et al. 2024).
     """
 
-    stem: LinearPatches | ConvPatches
+    stem: LinearPatches | ConvPatches | ConvNeXtStem
     trunk: Transformer
     num_registers: int = 0
     position_scale: float = 1.0

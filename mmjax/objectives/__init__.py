@@ -1,9 +1,19 @@
 """Outputs of a view -> (loss, metrics)."""
 
+from mmjax.objectives.adversarial import Adversarial
 from mmjax.objectives.contrastive import InfoNCE, SigmoidPairs
 from mmjax.objectives.masked_language import MaskedLanguage
 from mmjax.objectives.matching import Matching
 from mmjax.objectives.next_sentence import NextSentence
 from mmjax.objectives.outputs import Objective, Outputs
 
-__all__ = ["InfoNCE", "MaskedLanguage", "Matching", "NextSentence", "Objective", "Outputs", "SigmoidPairs"]
+__all__ = [
+    "Adversarial",
+    "InfoNCE",
+    "MaskedLanguage",
+    "Matching",
+    "NextSentence",
+    "Objective",
+    "Outputs",
+    "SigmoidPairs",
+]

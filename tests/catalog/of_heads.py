@@ -4,8 +4,9 @@ from collections.abc import Callable
 
 import flax.linen as nn
 
-from catalog.row import D, Row, encoded, normal, rows_read, tokens_read
+from catalog.row import B, D, L, Row, encoded, normal, rows_read, tokens_read
 from mmjax import heads
+from mmjax.batch import Contested
 from mmjax.testing import VOCAB
 
 
@@ -14,7 +15,19 @@ def head(name: str, module: Callable[[], nn.Module], **more) -> Row:
     return Row(f"heads.{name}", lambda dtype: module(), lambda: (encoded(),), **defaults | more)
 
 
+def contested() -> Contested:
+    own = encoded()
+    return Contested(own.embeddings, own.mask, (), normal(B, L, D, seed=1), normal(B, L, D, seed=2))
+
+
 HEADS = [
+    Row(
+        "heads.RealOrGenerated",
+        lambda dtype: heads.RealOrGenerated("audio"),
+        lambda: (contested(),),
+        read=rows_read,
+        bf16="inputs",
+    ),
     head("PooledEmbedding", lambda: heads.PooledEmbedding("text", dim=8)),
     head("PooledEmbedding.first", lambda: heads.PooledEmbedding("text", dim=8, pooling="first")),
     head("Classes", lambda: heads.Classes("text", num_classes=3, pooling="mean")),
