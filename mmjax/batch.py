@@ -38,6 +38,24 @@ class Image:
 
 
 @struct.dataclass
+class Patches:
+    """One picture an example at its own aspect and resolution, cut into square patches, normalised."""
+
+    patches: Array  # float32 "B L features", in reading order; features are (height width channel)
+    rows: Array  # int32 "B L", the patch's row in its picture, counted from 0
+    columns: Array  # int32 "B L"
+    mask: Array  # bool "B L", False behind the last patch
+
+
+@struct.dataclass
+class Video:
+    """Frames of one clip an example, normalised."""
+
+    frames: Array  # float32 "B frames height width channel"
+    mask: Array  # bool "B frames"
+
+
+@struct.dataclass
 class Audio:
     """One mono waveform an example, in [-1, 1]."""
 
@@ -78,6 +96,18 @@ class Encoded:
     mask: Array  # bool "B L", False where there is nothing to attend to
     lower: tuple[Array, ...] = ()  # float "B L D" each: what the trunk held at its `taps`, lowest first
     places: Array | None = None  # int32 "B L", which patch a position is, -1: none; None: all, in order
+
+
+@struct.dataclass
+class Contested(Encoded):
+    """What a discriminator makes of a stream, and, twice, of what a generator made up beside each example.
+
+    The values of both are the same. The gradient of the first reaches the discriminator alone, that of the
+    second the generator alone, so that one gradient of the sum of their losses trains each by its own.
+    """
+
+    for_discriminator: Array = ()  # float "B L D", under the same mask
+    for_generator: Array = ()  # float "B L D"
 
 
 @runtime_checkable

@@ -299,14 +299,14 @@ def best_metric(experiment: Experiment) -> tuple[str, str]:
 def _refuse_small_tables(experiment: Experiment) -> None:
     """JAX clamps an index that is too large: words would silently share the table's last row."""
     from mmjax.data import TextTransform
-    from mmjax.encoders import TextTransformer
+    from mmjax.encoders import RecurrentText, TextTransformer
 
     model = experiment.model
     datasets = [dataset for _, dataset in experiment.data.datasets.values()]
     for dataset in [*datasets, *(evaluation.data for evaluation in experiment.evals.values())]:
         for stream, transform in dataset.streams.items():
             encoder = model.encoders.get(model.encoder_of(stream))
-            if isinstance(transform, TextTransform) and isinstance(encoder, TextTransformer):
+            if isinstance(transform, TextTransform) and isinstance(encoder, RecurrentText | TextTransformer):
                 size = transform.tokenizer.vocab_size
                 if encoder.vocab < size:
                     raise InputError(

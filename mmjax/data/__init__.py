@@ -8,6 +8,7 @@ from mmjax.data.labels import LabelTransform
 from mmjax.data.loader import Bad, BadCounter, batches, epoch
 from mmjax.data.mixture import Mixture
 from mmjax.data.multi_labels import MultiLabelTransform
+from mmjax.data.patches import PatchesTransform
 from mmjax.data.records import BadExample, MissingField, Record, lookup
 from mmjax.data.sources import (
     ArrayRecord,
@@ -24,6 +25,7 @@ from mmjax.data.sources import (
 from mmjax.data.tags import TagTransform
 from mmjax.data.text import TextTransform
 from mmjax.data.transform import Transform
+from mmjax.data.video import VideoTransform
 from mmjax.data.vocabulary import (
     CLS_ID,
     MASK_ID,
@@ -37,43 +39,10 @@ from mmjax.data.vocabulary import (
 )
 
 __all__ = [
-    "CLS_ID",
-    "MASK_ID",
-    "PAD_ID",
-    "SEP_ID",
-    "UNK_ID",
-    "ArrayRecord",
-    "Arrays",
-    "AudioTransform",
-    "Bad",
-    "BadCounter",
-    "BadExample",
-    "ConsecutiveSentences",
-    "Dataset",
-    "Examples",
-    "ImageTransform",
-    "Jsonl",
-    "LabelTransform",
-    "MissingField",
-    "Mixture",
-    "MultiLabelTransform",
-    "Npz",
-    "Pretrained",
-    "Reader",
-    "Record",
-    "Source",
-    "TagTransform",
-    "TextTransform",
-    "Tfds",
-    "TokenizerSpec",
-    "Transform",
-    "Vocabulary",
-    "WebDataset",
-    "WordPiece",
-    "batches",
-    "collate",
-    "epoch",
-    "lookup",
-    "pack",
-    "with_path",
-]
+    "ArrayRecord", "Arrays", "AudioTransform", "Bad", "BadCounter", "BadExample", "CLS_ID",
+    "ConsecutiveSentences", "Dataset", "Examples", "ImageTransform", "Jsonl", "LabelTransform", "MASK_ID",
+    "MissingField", "Mixture", "MultiLabelTransform", "Npz", "PAD_ID", "PatchesTransform", "Pretrained",
+    "Reader", "Record", "SEP_ID", "Source", "TagTransform", "TextTransform", "Tfds", "TokenizerSpec",
+    "Transform", "UNK_ID", "VideoTransform", "Vocabulary", "WebDataset", "WordPiece", "batches", "collate",
+    "epoch", "lookup", "pack", "with_path",
+]  # fmt: skip

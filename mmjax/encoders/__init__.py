@@ -1,11 +1,22 @@
 """One modality -> Encoded."""
 
+from mmjax.encoders.adversarial import AdversarialSpectrogram, SpectrogramGenerator
 from mmjax.encoders.audio import ConvFrames, FramePatches, SpectrogramTransformer
+from mmjax.encoders.convnext import ConvNeXtStem
+from mmjax.encoders.convolutional import ConvSpectrogram, SpectrogramCNN
 from mmjax.encoders.image import ConvPatches, LinearPatches, ViT
+from mmjax.encoders.navit import NaViT
+from mmjax.encoders.packing import Packing
+from mmjax.encoders.recurrent import RecurrentText
+from mmjax.encoders.resnet import ResNet
 from mmjax.encoders.spectrogram import LogMel, SpecAugment
 from mmjax.encoders.text import TextTransformer
+from mmjax.encoders.video import FactorisedVideo, Tubelets, TubeletTransformer
+from mmjax.encoders.waveform import ConvWaveform, WaveformTransformer
 
 __all__ = [
-    "ConvFrames", "ConvPatches", "FramePatches", "LinearPatches", "LogMel", "SpecAugment",
-    "SpectrogramTransformer", "TextTransformer", "ViT",
+    "AdversarialSpectrogram", "ConvFrames", "ConvNeXtStem", "ConvPatches", "ConvSpectrogram", "ConvWaveform",
+    "FactorisedVideo", "FramePatches", "LinearPatches", "LogMel", "NaViT", "Packing", "RecurrentText",
+    "ResNet", "SpecAugment", "SpectrogramCNN", "SpectrogramGenerator", "SpectrogramTransformer",
+    "TextTransformer", "TubeletTransformer", "Tubelets", "ViT", "WaveformTransformer",
 ]  # fmt: skip

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
 from mmjax.batch import Audio, Encoded
+from mmjax.encoders.convolutional import ConvSpectrogram
 from mmjax.encoders.spectrogram import LogMel, SpecAugment
 from mmjax.encoders.visible import only_visible, stand_in
 from mmjax.layers import Conv1d, Einsum, LearnedPositions, Transformer
@@ -85,7 +86,7 @@ class SpectrogramTransformer(nn.Module):
     """
 
     mel: LogMel
-    stem: FramePatches | ConvFrames
+    stem: FramePatches | ConvFrames | ConvSpectrogram
     trunk: Transformer
     augment: SpecAugment | None = None
     position_scale: float = 1.0

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from mmjax.batch import Encoded, Image
+from mmjax.encoders.convnext import ConvNeXtStem
 from mmjax.encoders.visible import only_visible, stand_in
 from mmjax.layers import Conv2d, Einsum, LearnedPositions, Transformer
 from mmjax.sharding import param_axes
@@ -80,7 +81,7 @@ class ViT(nn.Module):
     vector stands in for each (Bao et al. 2022, BEiT, section 2.3).
     """
 
-    stem: LinearPatches | ConvPatches
+    stem: LinearPatches | ConvPatches | ConvNeXtStem
     trunk: Transformer
     num_registers: int = 0
     position_scale: float = 1.0

@@ -1,5 +1,6 @@
 """Encoded -> prediction."""
 
+from mmjax.heads.adversarial import RealOrGenerated
 from mmjax.heads.classes import Classes
 from mmjax.heads.embedding import PooledEmbedding
 from mmjax.heads.matching import MatchingLogit
@@ -11,5 +12,5 @@ from mmjax.heads.votes import Votes
 
 __all__ = [
     "Classes", "FrameLogits", "Frames", "MatchingLogit", "PatchQuantiser", "PooledEmbedding",
-    "PositionClasses", "Quantised", "Reconstruction", "TokenLogits", "Votes",
+    "PositionClasses", "Quantised", "RealOrGenerated", "Reconstruction", "TokenLogits", "Votes",
 ]  # fmt: skip

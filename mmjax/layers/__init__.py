@@ -1,15 +1,17 @@
 """Layers that know no modality and no loss."""
 
 from mmjax.layers.attention import MultiHeadAttention
-from mmjax.layers.conv import Conv1d, Conv2d
+from mmjax.layers.conv import Conv1d, Conv2d, DepthwiseConv2d
 from mmjax.layers.einsum import Einsum, together
 from mmjax.layers.mlp import ACTIVATIONS, Mlp
-from mmjax.layers.norm import LayerNorm
+from mmjax.layers.norm import GroupNorm, LayerNorm
 from mmjax.layers.pooling import mean_pool
 from mmjax.layers.positions import LearnedPositions, SinusoidalPositions
+from mmjax.layers.recurrent import Recurrent
 from mmjax.layers.transformer import Block, Transformer
 
 __all__ = [
-    "ACTIVATIONS", "Block", "Conv1d", "Conv2d", "Einsum", "LayerNorm", "LearnedPositions", "Mlp",
-    "MultiHeadAttention", "SinusoidalPositions", "Transformer", "mean_pool", "together",
+    "ACTIVATIONS", "Block", "Conv1d", "Conv2d", "DepthwiseConv2d", "Einsum", "GroupNorm", "LayerNorm",
+    "LearnedPositions", "Mlp", "MultiHeadAttention", "Recurrent", "SinusoidalPositions", "Transformer",
+    "mean_pool", "together",
 ]  # fmt: skip

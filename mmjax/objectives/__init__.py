@@ -1,5 +1,6 @@
 """Outputs of a view -> (loss, metrics)."""
 
+from mmjax.objectives.adversarial import Adversarial
 from mmjax.objectives.causal_language import CausalLanguage
 from mmjax.objectives.classification import Classification, MultiLabel
 from mmjax.objectives.contrastive import InfoNCE, SigmoidPairs
@@ -12,7 +13,7 @@ from mmjax.objectives.outputs import Objective, Outputs
 from mmjax.objectives.vector_quantised import VectorQuantised
 
 __all__ = [
-    "CTC", "CausalLanguage", "Classification", "InfoNCE", "MaskedCodes", "MaskedLanguage", "MaskedPatches",
-    "MaskedSpectrogram", "Matching", "MultiLabel", "NextSentence", "Objective", "Outputs", "SigmoidPairs",
-    "VectorQuantised",
+    "Adversarial", "CTC", "CausalLanguage", "Classification", "InfoNCE", "MaskedCodes", "MaskedLanguage",
+    "MaskedPatches", "MaskedSpectrogram", "Matching", "MultiLabel", "NextSentence", "Objective", "Outputs",
+    "SigmoidPairs", "VectorQuantised",
 ]  # fmt: skip

@@ -18,7 +18,7 @@ PEAK_FLOPS = {name: accelerator.flops for name, accelerator in ACCELERATORS.item
 
 
 def count(function: Callable, *args) -> float:
-    """FLOPs of `function(*args)`: two for each multiply-add of its matrix products; nothing is computed.
+    """FLOPs of `function(*args)`: two for each multiply-add of its matrix products and convolutions.
 
     args may be ShapeDtypeStructs. Loops count as often as they run. Element-wise work is left out, as in
     published figures of MFU.
@@ -39,6 +39,10 @@ def _count(jaxpr: Jaxpr) -> float:
             (contracted, _), _ = equation.params["dimension_numbers"]
             shape = equation.invars[0].aval.shape
             total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(shape[i] for i in contracted)
+        elif equation.primitive.name == "conv_general_dilated":
+            kernel, outputs = equation.invars[1].aval.shape, equation.outvars[0].aval
+            channels = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
+            total += 2 * math.prod(outputs.shape) * math.prod(kernel) / channels
         elif equation.primitive.name == "scan":
             total += equation.params["length"] * sum(map(_count, inner))
         elif equation.primitive.name == "cond":

@@ -3,11 +3,12 @@
 import functools
 from collections.abc import Callable
 
+import jax.numpy as jnp
 import numpy as np
 
-from catalog.row import B, D, Row, batch, normal, padding, trunk
-from mmjax import encoders
-from mmjax.batch import Audio, Image, Text
+from catalog.row import B, D, Row, batch, normal, padding, streams_read, trunk, where_masked
+from mmjax import encoders, layers
+from mmjax.batch import Audio, Contested, Image, Patches, Text, Video
 from mmjax.testing import TOLERANCE, VOCAB
 
 
@@ -69,7 +70,119 @@ def half_given() -> tuple[Text]:
     return (text.replace(prefix=text.mask & (np.arange(8) < 3)[None]),)
 
 
+def recurrent_text(dtype: str) -> encoders.RecurrentText:
+    return encoders.RecurrentText(VOCAB, layers.Recurrent(depth=1, width=D, dtype=dtype))
+
+
+def resnet(dtype: str) -> encoders.ResNet:
+    return encoders.ResNet(stages=(1, 1), width=8, stem="small", num_groups=2, dtype=dtype)
+
+
+def bottleneck(dtype: str) -> encoders.ResNet:
+    return encoders.ResNet(stages=(1,), block="bottleneck", width=4, num_groups=2, dtype=dtype)
+
+
+def navit(packing: encoders.Packing | None) -> Callable:
+    return lambda dtype: encoders.NaViT(trunk(dtype), packing, dtype=dtype)
+
+
+def patches() -> tuple[Patches]:
+    """Rows of two patches."""
+    place = np.broadcast_to(np.arange(6, dtype=np.int32), (B, 6))
+    return (Patches(normal(B, 6, 12), place // 2, place % 2, padding(length=6)),)
+
+
+PACKING = encoders.Packing(examples=2, length=12)
+
+
+def cnn(dtype: str) -> encoders.ConvSpectrogram:
+    return encoders.ConvSpectrogram(channels=(4, 8), activation="leaky_relu", dtype=dtype)
+
+
+def spectrogram_cnn(dtype: str) -> encoders.SpectrogramCNN:
+    return encoders.SpectrogramCNN(encoders.LogMel(sample_rate_hz=8000, num_mels=8), cnn(dtype), width=D)
+
+
+def waveform_stem(dtype: str) -> encoders.ConvWaveform:
+    return encoders.ConvWaveform(channels=8, sizes=(10, 3), strides=(5, 4), dtype=dtype)
+
+
+def adversarial(dtype: str) -> encoders.AdversarialSpectrogram:
+    return encoders.AdversarialSpectrogram(
+        mel=encoders.LogMel(sample_rate_hz=8000, num_mels=8),
+        generator=generator(dtype), discriminator=cnn(dtype), width=D, noise=4,
+    )  # fmt: skip
+
+
+def generator(dtype: str) -> encoders.SpectrogramGenerator:
+    return encoders.SpectrogramGenerator(channels=(8, 4), dtype=dtype)
+
+
+def stem_read(output, inputs):
+    """Of (positions, mask), what is there."""
+    return jnp.where(output[1][..., None], output[0], 0), output[1]
+
+
+def contested_read(output: Contested, inputs: tuple):
+    """The encoding, and what was generated beside it: readers may look at both."""
+    hide = lambda x: jnp.where(output.mask[..., None], x, 0)  # noqa: E731
+    return streams_read(output, inputs), hide(output.for_discriminator), hide(output.for_generator)
+
+
+def video() -> tuple[Video]:
+    return (Video(normal(B, 4, 4, 6, 3), padding(length=4)),)
+
+
+def factorised(dtype: str) -> encoders.FactorisedVideo:
+    space = encoders.ViT(encoders.LinearPatches((2, 3), dtype=dtype), trunk(dtype))
+    return encoders.FactorisedVideo(space, trunk(dtype), dtype=dtype)
+
+
+def tubelet_transformer(dtype: str) -> encoders.TubeletTransformer:
+    return encoders.TubeletTransformer(encoders.Tubelets(2, (2, 3), dtype=dtype), trunk(dtype))
+
+
+def of(name: str, make: Callable, inputs: Callable, **more) -> Row:
+    return Row(f"encoders.{name}", make, inputs, **{"tolerance": TOLERANCE["fp32_stack"]} | more)
+
+
 ENCODERS = [
+    picture_stem("ConvNeXtStem", lambda t: encoders.ConvNeXtStem(2, (4, 6), (1, 1), dtype=t)),
+    sound_stem("ConvSpectrogram", cnn),
+    of(
+        "ConvWaveform",
+        waveform_stem,
+        lambda: (normal(B, 80), padding(length=80)),
+        settings={"width": D},
+        scramble=where_masked(0, 1),
+        read=stem_read,
+    ),
+    of(
+        "SpectrogramGenerator",
+        generator,
+        lambda: (normal(B, 4),),
+        settings={"num_frames": 6, "num_mels": 5},
+        scramble=None,
+    ),
+    of(
+        "Tubelets",
+        lambda t: encoders.Tubelets(2, (2, 3), dtype=t),
+        lambda: (normal(B, 4, 4, 6, 3), padding(length=4)),
+        settings={"width": D},
+        scramble=where_masked(0, 1),
+    ),
+    encoder("ResNet", resnet, "image"),
+    encoder("ResNet.bottleneck", bottleneck, "image"),
+    encoder("SpectrogramCNN", spectrogram_cnn, "audio"),
+    of("RecurrentText", recurrent_text, two_sentences),
+    of("FactorisedVideo", factorised, video),
+    of("TubeletTransformer", tubelet_transformer, video),
+    of("NaViT", navit(None), patches),
+    of("NaViT.packed", navit(PACKING), patches),
+    encoder(
+        "WaveformTransformer", lambda t: encoders.WaveformTransformer(waveform_stem(t), trunk(t)), "audio"
+    ),
+    of("AdversarialSpectrogram", adversarial, lambda: (batch()["audio"],), read=contested_read),
     picture_stem("LinearPatches", lambda t: encoders.LinearPatches((4, 6), dtype=t)),
     picture_stem("ConvPatches", lambda t: encoders.ConvPatches((4, 6), channels=(4,), dtype=t)),
     sound_stem("FramePatches", lambda t: encoders.FramePatches(2, mels=3, dtype=t)),

@@ -9,7 +9,7 @@ import numpy as np
 
 from catalog.row import B, D, L, Row, encoded, normal, rows_read, tokens_read, trunk
 from mmjax import heads
-from mmjax.batch import Encoded
+from mmjax.batch import Contested, Encoded
 from mmjax.testing import TOLERANCE, VOCAB
 
 
@@ -50,7 +50,20 @@ def frames_read(output: heads.Frames, inputs: tuple) -> tuple:
     return tokens_read(output.logits, inputs), output.mask
 
 
+def contested() -> Contested:
+    own = encoded()
+    made_up = {"for_discriminator": normal(B, L, D, seed=1), "for_generator": normal(B, L, D, seed=2)}
+    return Contested(own.embeddings, own.mask, **made_up)
+
+
 HEADS = [
+    Row(
+        "heads.RealOrGenerated",
+        lambda dtype: heads.RealOrGenerated("audio"),
+        lambda: (contested(),),
+        read=rows_read,
+        bf16="inputs",
+    ),
     head("PooledEmbedding", lambda: heads.PooledEmbedding("text", dim=8)),
     head("PooledEmbedding.first", lambda: heads.PooledEmbedding("text", dim=8, pooling="first")),
     head(

@@ -32,6 +32,13 @@ def block_row(name: str, norm: str) -> Row:
     )  # fmt: skip
 
 
+def recurrent(name: str, **changes) -> Row:
+    return layer(
+        name, lambda dtype: layers.Recurrent(width=D, dtype=dtype, **changes), normal(B, L, D), padding(),
+        scramble=where_masked(0, 1), read=positions_read, tolerance=TOLERANCE["fp32_stack"],
+    )  # fmt: skip
+
+
 def einsum(dtype: str) -> layers.Einsum:
     return layers.Einsum("B L D, D H K -> B L H K", (D, 2, 3), ("embed", "heads", None), dtype=dtype)
 
@@ -42,6 +49,9 @@ LAYERS = [
     layer("Mlp", lambda t: layers.Mlp(mlp_width=32, dtype=t), normal(B, L, D)),
     layer("Conv1d", lambda t: layers.Conv1d(D, size=3, stride=2, dtype=t), normal(B, L, 5)),
     layer("Conv2d", lambda t: layers.Conv2d(D, size=3, stride=2, dtype=t), normal(B, 5, 6, 2)),
+    layer("Conv2d.xla", lambda t: layers.Conv2d(D, size=3, stride=2, by="xla", dtype=t), normal(B, 5, 6, 2)),
+    layer("DepthwiseConv2d", lambda t: layers.DepthwiseConv2d(size=3, dtype=t), normal(B, 5, 6, 2)),
+    layer("GroupNorm", lambda t: layers.GroupNorm(num_groups=2, dtype=t), normal(B, 5, 6, 4)),
     layer("LearnedPositions", lambda t: layers.LearnedPositions(L + 2), normal(B, L, D), bf16=None),
     layer("SinusoidalPositions", lambda t: layers.SinusoidalPositions(), normal(B, L, D), bf16=None),
     layer(
@@ -57,5 +67,7 @@ LAYERS = [
         "Transformer.unrolled", depth=2, scan=False, remat="dots", norm="post", use_bias=False,
         activation="quick_gelu",
     ),
+    recurrent("Recurrent", depth=2),
+    recurrent("Recurrent.gru", depth=2, cell="gru", bidirectional=False),
     stack("Transformer.causal", causal=True, remat="full"),
 ]  # fmt: skip

@@ -206,9 +206,14 @@ def objective(inputs: Callable, scramble: Callable, kind: type, *heads: str, **f
     return Row(name, lambda dtype: kind(*heads, **fields), inputs, scramble=scramble, bf16=None)
 
 
+def adversarial_outputs() -> tuple[Outputs]:
+    return (outputs({"image": normal(B, 3)}),)
+
+
 CLEAN = views.Clean()
 PAIR = ("image", "text")
 OBJECTIVES = [
+    objective(adversarial_outputs, scrambled_pairs, objectives.Adversarial, "image", "image"),
     objective(pair_outputs, scrambled_pairs, objectives.InfoNCE, *PAIR, same="text", label_smoothing=0.1),
     objective(pair_outputs, scrambled_pairs, objectives.SigmoidPairs, *PAIR, same="text"),
     objective(token_outputs, scrambled_by("masked"), objectives.MaskedLanguage, "words", view=CLEAN),

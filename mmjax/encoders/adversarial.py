@@ -1,0 +1,85 @@
+"""Features of a discriminator that learns beside a generator, on spectrograms."""
+
+import math
+
+import einops
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float
+
+from mmjax.batch import Audio, Contested
+from mmjax.encoders.convolutional import ConvSpectrogram
+from mmjax.encoders.spectrogram import LogMel, SpecAugment
+from mmjax.layers import Conv2d, Einsum, LayerNorm
+
+
+class SpectrogramGenerator(nn.Module):
+    """Noise to a spectrogram, as DCGAN's generator (Radford et al. 2016, section 3, figure 1).
+
+    A linear map to a small picture of ``channels[0]``, then for each entry norm, ReLU and a doubling both
+    ways, down to one channel. A doubling is a convolution to four times the channels whose quarters are laid
+    out side by side (Shi et al. 2016, section 2.2): a strided transposed convolution without its uneven
+    overlap. Norms are over channels, because batch statistics would tie examples together. The last map is
+    linear: a normalised log-mel has no bounds for a tanh.
+    """
+
+    channels: tuple[int, ...] = (128, 64, 32)
+    size: int = 3
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(
+        self, noise: Float[jax.Array, "B Z"], num_frames: int, num_mels: int
+    ) -> Float[jax.Array, "B {num_frames} {num_mels}"]:
+        """One spectrogram a row of noise."""
+        times = 2 ** len(self.channels)
+        height, width = math.ceil(num_frames / times), math.ceil(num_mels / times)
+        x = Einsum(
+            "B Z, Z P -> B P", shape=(noise.shape[1], height * width * self.channels[0]),
+            axes=("patch", "embed"), dtype=self.dtype, name="linear",
+        )(noise)  # fmt: skip
+        x = x.reshape(-1, height, width, self.channels[0])
+        for i, channels in enumerate((*self.channels[1:], 1)):
+            x = nn.relu(LayerNorm(dtype=self.dtype, name=f"norm_{i}")(x))
+            x = Conv2d(4 * channels, self.size, by="xla", dtype=self.dtype, name=f"conv_{i}")(x)
+            x = einops.rearrange(x, "B M N (a b C) -> B (M a) (N b) C", a=2, b=2)
+        return x[:, :num_frames, :num_mels, 0]
+
+
+class AdversarialSpectrogram(nn.Module):
+    """The encoding is a discriminator's features (Radford et al. 2016, section 5); a generator trains it.
+
+    Needs `heads.RealOrGenerated` and `objectives.Adversarial`, whose losses reach each of the two through
+    `batch.Contested`: the generator is held constant where the discriminator learns, and the discriminator's
+    parameters where the generator learns. XLA finds the two passes over generated spectrograms to be one
+    forward; backward they differ. A generated spectrogram has its example's mask, so that length gives
+    nothing away. Without training the noise is one fixed draw, and readers of the encoding never see it.
+    """
+
+    mel: LogMel
+    generator: SpectrogramGenerator
+    discriminator: ConvSpectrogram
+    width: int
+    noise: int = 64
+    augment: SpecAugment | None = None
+
+    @nn.compact
+    def __call__(self, audio: Audio, train: bool = False) -> Contested:
+        """Audio ``"B samples"`` -> Contested ``"B L D"``."""
+        mel, frames = self.mel(audio.samples, audio.mask)
+        if train and self.augment is not None:
+            mel, frames = self.augment(mel, frames, self.make_rng("views"))
+        real, mask = self.discriminator(mel, frames, self.width)
+        if train:
+            noise = jax.random.normal(self.make_rng("views"), (mel.shape[0], self.noise))
+        else:
+            drawn = jax.random.normal(jax.random.key(0), (1, self.noise))
+            noise = jnp.broadcast_to(drawn, (mel.shape[0], self.noise))
+        made = self.generator(noise, mel.shape[1], mel.shape[2]).astype(mel.dtype)
+        made = jnp.where(frames[..., None], made, 0)
+        for_discriminator, _ = self.discriminator(jax.lax.stop_gradient(made), frames, self.width)
+        constant = {"params": jax.lax.stop_gradient(self.discriminator.variables["params"])}
+        judge = self.discriminator.clone(parent=None)
+        for_generator, _ = judge.apply(constant, made, frames, self.width)
+        return Contested(real, mask, for_discriminator=for_discriminator, for_generator=for_generator)

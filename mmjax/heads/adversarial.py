@@ -1,0 +1,41 @@
+"""Is it real, or made up?"""
+
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float32
+
+from mmjax.batch import Contested, Encoded
+from mmjax.heads.pooling import pool
+from mmjax.layers import Einsum
+
+
+class RealOrGenerated(nn.Module):
+    """Three logits an example, high for real: float32 ``"B 3"``, of a stream whose encoder has a generator.
+
+    They are of the example itself, of what was generated beside it, and of the same once more for the
+    generator's loss, whose gradient leaves this head's parameters alone as it does the discriminator's.
+    """
+
+    stream: str
+    after: Literal["encoder"] = "encoder"
+
+    @nn.compact
+    def __call__(self, encoded: Encoded, table: jax.Array | None = None) -> Float32[jax.Array, "B 3"]:
+        if not isinstance(encoded, Contested):
+            raise ValueError(
+                f"RealOrGenerated reads stream {self.stream!r}, whose encoder generates nothing: expected an "
+                "encoder such as AdversarialSpectrogram, and a head after='encoder'"
+            )
+        real = pool(encoded, "mean")
+        linear = Einsum(
+            "B D, D C -> B C", shape=(real.shape[-1], 1), axes=("embed", "classes"), name="linear"
+        )
+        kernel, bias = linear.parameters()
+        own = pool(encoded.replace(embeddings=encoded.for_discriminator), "mean")
+        others = pool(encoded.replace(embeddings=encoded.for_generator), "mean")
+        constant_kernel, constant_bias = jax.lax.stop_gradient((kernel, bias))
+        logits = [real @ kernel + bias[None], own @ kernel + bias[None]]
+        return jnp.concatenate([*logits, others @ constant_kernel + constant_bias[None]], axis=1)
