@@ -1,5 +1,6 @@
 """Sources -> transforms -> mixture -> batches: NumPy and Grain, never a model."""
 
+from mmjax.data import augment
 from mmjax.data.audio import AudioTransform
 from mmjax.data.collate import collate
 from mmjax.data.dataset import Dataset, Examples, with_path
@@ -66,6 +67,7 @@ __all__ = [
     "Vocabulary",
     "WebDataset",
     "WordPiece",
+    "augment",
     "batches",
     "collate",
     "epoch",

@@ -14,11 +14,11 @@ from mmjax.views.base import Clean
 class CutMix(Clean):
     """A rectangle of each picture comes from another row's (Yun et al. 2019, section 3.1), for soft labels.
 
-    The rectangle has the picture's aspect and the area 1 - Beta(alpha, alpha), its centre is anywhere, and what
-    would stand over is cut off. Unlike there, each row draws its own. A row without a picture, or whose partner
-    has none, stays as it is. Other streams stay too: a loss that pairs pictures with them has no use for this.
-    Targets: partner int32 ``"B"``, the row that the piece is from; share float32 ``"B"``, of pixels that are the
-    row's own.
+    The rectangle has the picture's aspect and the area 1 - Beta(alpha, alpha), its centre is anywhere, and
+    what would stand over is cut off. Unlike there, each row draws its own. A row without a picture, or whose
+    partner has none, stays as it is. Other streams stay too: a loss that pairs pictures with them has no use
+    for this. Targets: partner int32 ``"B"``, the row that the piece is from; share float32 ``"B"``, of the
+    pixels that are the row's own.
     """
 
     stream: str = "image"

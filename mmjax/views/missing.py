@@ -19,7 +19,7 @@ class Drop(Clean):
     not asked for, where this view stands before the one that asks.
 
     rates: ((stream, probability), ...).
-    keep_one: an example that would lose every one of the `rates` streams that it has keeps one of them, the one
+    keep_one: an example that would lose every one of the `rates` streams that it has keeps one of them, that
       whose draw came nearest to staying. At equal rates all are kept equally often.
     """
 
