@@ -250,7 +250,7 @@ def evaluate_due(
     for name, evaluation in due(setup.experiment, step).items():
         results[name] = distributed.from_first(lambda name=name: folder.recorded(step, name))
         if results[name] is None:
-            result = evaluation(watched)
+            result = evals.measure(evaluation, watched)
             refuse_unknown_best(setup.experiment, name, result.metrics)
             results[name] = result.metrics
             folder.write_pictures(name, result.pictures)
@@ -307,7 +307,7 @@ def evaluate(run_dir: str | Path, path: str | None = None, experiment: Experimen
         for name, evaluation in setup.experiment.evals.items():
             if path is not None:
                 evaluation = dataclasses.replace(evaluation, data=data.with_path(evaluation.data, path))
-            results[name] = evaluation(predictor).metrics
+            results[name] = evals.measure(evaluation, predictor).metrics
             # The run may be somebody else's: looking at it needs no leave to write.
             if path is None and folder.recorded(step, name) is None:
                 try:

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmjax.batch import Encoded, Image, Labels, Text
+from mmjax.batch import Encoded, Image, Labels, Text, present
+from mmjax.errors import InputError
 from mmjax.testing import VOCAB, tiny_batch
-from mmjax.views import Chain, Clean, Drop, HardNegatives, MaskTokens, Pairs, same_content
+from mmjax.views import Chain, Clean, CutMix, Drop, HardNegatives, MaskTokens, Pairs, same_content
 
 ROWS = 512
 MASK_ID, NUM_SPECIAL = 4, 5
@@ -101,29 +102,121 @@ def encodings(rows: int = ROWS, **lengths: int) -> dict[str, Encoded]:
     }
 
 
-def test_drop_makes_streams_missing_each_by_itself():
+def dropped(view: Drop, seed: int = 0):
+    """What `view` makes of a batch and its encodings; the first row has no picture."""
+    batch = jax.tree.map(jnp.asarray, tiny_batch(ROWS))
+    batch["image"] = batch["image"].replace(mask=jnp.arange(ROWS) > 0)
     encoded = encodings(text=3, image=2, audio=4)
-    view = Drop((("image", 0.3), ("audio", 0.6)))
-    dropped, targets = jax.jit(lambda key: view.encodings(encoded, {}, {}, key))(jax.random.key(0))
-    assert not targets
-    jax.tree.map(np.testing.assert_array_equal, dropped["text"], encoded["text"])
+
+    @jax.jit
+    def look(key):
+        seen, none = view.inputs(batch, key)
+        made, nor = view.encodings(encoded, {}, seen, key)
+        assert none == nor == {}
+        return seen, made
+
+    return (batch, encoded), jax.device_get(look(jax.random.key(seed)))
+
+
+def test_drop_makes_streams_missing_each_by_itself():
+    view = Drop((("image", 0.3), ("text", 0.6)))
+    (batch, encoded), (seen, made) = dropped(view)
+    for name in ("audio", "keywords"):
+        jax.tree.map(np.testing.assert_array_equal, seen[name], batch[name])
+    jax.tree.map(np.testing.assert_array_equal, made["audio"], encoded["audio"])
     gone = {}
     for stream, rate in view.rates:
-        np.testing.assert_array_equal(dropped[stream].embeddings, encoded[stream].embeddings)
-        mask = np.asarray(dropped[stream].mask)[1:]
+        np.testing.assert_array_equal(made[stream].embeddings, encoded[stream].embeddings)
+        mask = made[stream].mask[1:]
         np.testing.assert_array_equal(mask.all(1), mask.any(1))
-        assert not dropped[stream].mask[0].any(), "a missing stream came back"
+        assert not made[stream].mask[0].any(), "a missing stream came back"
         gone[stream] = ~mask.any(1)
+        np.testing.assert_array_equal(present(seen[stream])[1:], mask.any(1))
         assert abs(gone[stream].mean() - rate) < 4 * np.sqrt(rate * (1 - rate) / ROWS)
-    both = (gone["image"] & gone["audio"]).mean()
+    both = (gone["image"] & gone["text"]).mean()
     assert abs(both - 0.18) < 4 * np.sqrt(0.18 * 0.82 / ROWS)
+    np.testing.assert_array_equal(seen["image"].pixels, batch["image"].pixels)
 
 
 @pytest.mark.parametrize("rate", [0.0, 1.0])
 def test_drop_of_none_and_of_all(rate):
-    encoded = encodings(image=2)
-    dropped, _ = Drop((("image", rate),)).encodings(encoded, {}, {}, jax.random.key(0))
-    np.testing.assert_array_equal(dropped["image"].mask, encoded["image"].mask & (rate == 0))
+    (_, encoded), (_, made) = dropped(Drop((("image", rate),)))
+    np.testing.assert_array_equal(made["image"].mask, encoded["image"].mask & (rate == 0))
+
+
+@pytest.mark.parametrize("rates", [(0.9, 0.9), (1.0, 1.0), (0.5, 1.0)])
+def test_drop_can_leave_every_example_one_of_its_streams(rates):
+    view = Drop(tuple(zip(("image", "text"), rates, strict=True)), keep_one=True)
+    _, (seen, _) = dropped(view)
+    image, text = present(seen["image"]), present(seen["text"])
+    assert (image | text).all(), "an example lost all"
+    assert not image[0], "a missing stream came back"
+    free = (1 - rates[0]) * (1 - rates[1])  # the first row is left out
+    assert abs((image & text)[1:].mean() - free) < 4 * np.sqrt(free * (1 - free) / ROWS) + 1e-9
+    if rates[0] == rates[1]:
+        assert abs(image[1:].mean() - text[1:].mean()) < 4 / np.sqrt(ROWS), "kept equally often"
+
+
+@pytest.mark.parametrize(
+    ("rates", "words"),
+    [
+        ((), "Drop expects each stream once, and at least one, found []"),
+        ((("image", 0.1), ("image", 0.2)), "found ['image', 'image']"),
+        ((("image", 1.5), ("audio", 0.5)), "probabilities from 0 to 1, found [('image', 1.5)]"),
+    ],
+)
+def test_ill_made_drops_are_refused(rates, words):
+    with pytest.raises(InputError) as caught:
+        Drop(rates)
+    assert words in str(caught.value)
+
+
+def test_drop_after_pairs_were_made_anew_is_refused():
+    encoded = encodings(3 * 4, image=2)
+    with pytest.raises(
+        InputError, match="expects the 4 rows of the batch in 'image', found 12: put it before"
+    ):
+        Drop((("image", 0.5),)).encodings(encoded, {}, tiny_batch(4), jax.random.key(0))
+
+
+def numbered(rows: int = ROWS, size: tuple[int, int] = (16, 24)) -> dict:
+    """Every pixel tells its row; row 1 has no picture."""
+    pixels = jnp.broadcast_to(jnp.arange(rows, dtype=jnp.float32)[:, None, None, None], (rows, *size, 3))
+    return {"image": Image(pixels, jnp.arange(rows) != 1)}
+
+
+def test_cutmix_pastes_one_rectangle_of_the_partner():
+    made, targets = seen(CutMix(), numbered())
+    pixels, partner, share = made["image"].pixels[..., 0], targets["partner"], targets["share"]
+    assert partner.dtype == np.int32 and share.dtype == np.float32
+    own = np.arange(ROWS)
+    for row in range(ROWS):
+        piece = pixels[row] != row
+        np.testing.assert_array_equal(pixels[row][piece], partner[row])
+        assert share[row] == pytest.approx(1 - piece.mean(), abs=1e-6)
+        down, right = piece.any(1), piece.any(0)
+        np.testing.assert_array_equal(piece, down[:, None] & right[None, :])
+        assert np.diff(np.flatnonzero(down)).max(initial=1) == 1
+    alone = partner == own
+    assert alone[1] and share[1] == 1 and alone.sum() == 2, "who gave to the missing one, and the missing one"
+    assert len(set(partner[~alone])) == ROWS - 2
+    assert 0.2 < 1 - share.mean() < 0.5, "half of Beta(1, 1), less what stood over"
+
+
+def test_cutmix_leaves_some_rows_alone_and_is_a_function_of_the_key():
+    view = CutMix(rate=0.25)
+    assert view.changes() == ("image",)
+    (first, targets), (again, _), (other, _) = (seen(view, numbered(), seed) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first["image"].pixels, again["image"].pixels)
+    assert not np.array_equal(first["image"].pixels, other["image"].pixels)
+    assert abs((targets["partner"] != np.arange(ROWS)).mean() - 0.25) < 4 * np.sqrt(0.25 * 0.75 / ROWS)
+
+
+def test_cutmix_with_impossible_numbers_is_refused():
+    with pytest.raises(
+        InputError, match="CutMix expects alpha > 0 and a rate from 0 to 1, found 0.0 and 1.0"
+    ):
+        CutMix(alpha=0.0)
 
 
 def test_pairs_are_true_or_from_another_row(batch):
@@ -268,8 +361,8 @@ def test_views_in_a_chain_act_one_after_the_other(batch):
     pair = made["pair"]
     assert targets["masked"].any() and not (targets["masked"] & ~words_of(pair)).any()
     np.testing.assert_array_equal(pair.tokens[~targets["masked"]], targets["tokens"][~targets["masked"]])
-    dropped, _ = view.encodings(encodings(4, image=2), {}, {}, jax.random.key(0))
-    assert not dropped["image"].mask.any()
+    encoded, _ = view.encodings(encodings(ROWS, image=2), {}, made, jax.random.key(0))
+    assert not encoded["image"].mask.any() and not present(made["image"]).any()
 
 
 def test_views_are_values():

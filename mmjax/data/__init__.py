@@ -1,5 +1,6 @@
 """Sources -> transforms -> mixture -> batches: NumPy and Grain, never a model."""
 
+from mmjax.data import augment
 from mmjax.data.audio import AudioTransform
 from mmjax.data.collate import collate
 from mmjax.data.dataset import Dataset, Examples, with_path
@@ -43,6 +44,6 @@ __all__ = [
     "ConsecutiveSentences", "Dataset", "Examples", "ImageTransform", "Jsonl", "LabelTransform", "MASK_ID",
     "MissingField", "Mixture", "MultiLabelTransform", "Npz", "PAD_ID", "PatchesTransform", "Pretrained",
     "Reader", "Record", "SEP_ID", "Source", "TagTransform", "TextTransform", "Tfds", "TokenizerSpec",
-    "Transform", "UNK_ID", "VideoTransform", "Vocabulary", "WebDataset", "WordPiece", "batches", "collate",
-    "epoch", "lookup", "pack", "with_path",
+    "Transform", "UNK_ID", "VideoTransform", "Vocabulary", "WebDataset", "WordPiece", "augment", "batches",
+    "collate", "epoch", "lookup", "pack", "with_path",
 ]  # fmt: skip

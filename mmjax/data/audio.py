@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from mmjax.batch import Audio
+from mmjax.data import augment
+from mmjax.data.augment.base import GEOMETRY, drawn, expect, without
 from mmjax.data.records import BadExample, Record, at_each, lookup
 from mmjax.errors import InputError
 
@@ -26,6 +28,7 @@ class AudioTransform:
         shift_seconds: training starts up to this much earlier (masked silence) or later.
         gain_db: training makes it up to this much louder or softer.
         optional: a record with none of the paths is an example without this stream.
+        augmentations: what else training changes, in this order, before shift, gain and cut.
     """
 
     field: str | tuple[str, ...]
@@ -34,8 +37,16 @@ class AudioTransform:
     shift_seconds: float = 0.0
     gain_db: float = 0.0
     optional: bool = False
+    augmentations: tuple[augment.AudioAugmentation, ...] = ()
 
     def __post_init__(self):
+        expect(self.augmentations, augment.AudioAugmentation, "AudioTransform")
+        for other in (a.transform for a in self.augmentations if isinstance(a, augment.Background)):
+            if not isinstance(other, AudioTransform) or other.sample_rate_hz != self.sample_rate_hz:
+                raise InputError(
+                    "expected a Background whose transform is an AudioTransform of "
+                    f"{self.sample_rate_hz} Hz, found {other}"
+                )
         if self.sample_rate_hz <= 0 or self.seconds * self.sample_rate_hz < 1:
             raise InputError(
                 f"expected at least one sample, found {self.seconds} s at {self.sample_rate_hz} Hz"
@@ -50,13 +61,29 @@ class AudioTransform:
         """Length of the result."""
         return round(self.seconds * self.sample_rate_hz)
 
+    def without(self, forbidden: frozenset[str]) -> "AudioTransform":
+        """The same without these changes; what was decoded for this one will do."""
+        return dataclasses.replace(
+            self,
+            shift_seconds=0.0 if "move" in forbidden else self.shift_seconds,
+            gain_db=0.0 if "loudness" in forbidden else self.gain_db,
+            augmentations=without(self.augmentations, forbidden),
+        )
+
+    def geometry(self) -> tuple[Any, ...]:
+        """What must be equal in two transforms for equal draws to move both alike."""
+        paths = "one path" if isinstance(self.field, str) else self.field
+        moving = tuple(a for a in self.augmentations if a.changes() & GEOMETRY)
+        return paths, self.seconds, self.shift_seconds, self.gain_db, moving
+
     def decode(self, record: Record) -> list[np.ndarray]:
-        """int16 "samples" for each path that the record has, as long as a shift may reach."""
+        """int16 "samples" for each path that the record has, as long as shift and speed may reach."""
         return list(at_each(record, self.field, self._decode))
 
     def _decode(self, record: Record, path: str) -> np.ndarray:
         key, value = record["__key__"], lookup(record, path)
         reach = self.seconds + self.shift_seconds
+        reach *= math.prod(max(augmentation.reach(), 1.0) for augmentation in self.augmentations)
         samples, rate = _read(key, path, value, self.sample_rate_hz, reach)
         if not samples.size:
             raise BadExample(key, f"expected sound in {path!r}, found a recording of zero length")
@@ -73,7 +100,7 @@ class AudioTransform:
         return np.round(np.clip(mono, -1.0, 1.0) * _FULL_SCALE).astype(np.int16)
 
     def augment(self, decoded: list[np.ndarray], rng: np.random.Generator | None) -> Audio:
-        """Choose, shift, change the gain, cut and pad."""
+        """Choose, augment, shift, change the gain, cut and pad."""
         clip, start, scale = decoded[0], 0, 1.0 / _FULL_SCALE
         if rng is not None:
             if len(decoded) > 1:
@@ -82,9 +109,13 @@ class AudioTransform:
                 start = round(
                     float(rng.uniform(-self.shift_seconds, self.shift_seconds)) * self.sample_rate_hz
                 )
-                start = min(start, clip.size - 1)  # never shift all of a short clip away
             if self.gain_db:
                 scale *= 10.0 ** (float(rng.uniform(-self.gain_db, self.gain_db)) / 20.0)
+            if self.augmentations:
+                clip = clip.astype(np.float32)  # still of full scale: what is added is in proportion
+                for augmentation, own in drawn(self.augmentations, rng):
+                    clip = augmentation(clip, own)
+            start = min(start, clip.size - 1)  # never shift all of a short clip away
         heard = clip[max(start, 0) :]
         begin = min(max(-start, 0), self.num_samples - 1)
         heard = heard[: self.num_samples - begin]
@@ -92,7 +123,7 @@ class AudioTransform:
         mask = np.zeros(self.num_samples, bool)
         window = samples[begin : begin + heard.size]
         np.multiply(heard, np.float32(scale), out=window)
-        if scale * _FULL_SCALE > 1.0:
+        if scale * _FULL_SCALE > 1.0 or clip.dtype != np.int16:
             np.clip(window, -1.0, 1.0, out=window)
         mask[begin : begin + heard.size] = True
         return Audio(samples, mask)

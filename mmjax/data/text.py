@@ -6,6 +6,8 @@ from typing import Literal
 import numpy as np
 
 from mmjax.batch import Text
+from mmjax.data import augment
+from mmjax.data.augment.base import drawn, expect, without
 from mmjax.data.records import BadExample, Record, at_each, lookup, text_at, words_at
 from mmjax.data.vocabulary import TokenizerSpec
 from mmjax.errors import InputError
@@ -25,6 +27,7 @@ class TextTransform:
         pretokenized: the field holds words, as a list or divided by spaces. Each is tokenized by itself, and
             ``Text.words`` numbers these words rather than the tokenizer's.
         optional: a record with none of the paths is an example without this stream.
+        augmentations: what training changes, in this order.
     """
 
     field: str | tuple[str, ...]
@@ -35,8 +38,10 @@ class TextTransform:
     classes: tuple[str, ...] | None = None
     optional: bool = False
     pretokenized: bool = False
+    augmentations: tuple[augment.TextAugmentation, ...] = ()
 
     def __post_init__(self):
+        expect(self.augmentations, augment.TextAugmentation, "TextTransform")
         if self.length < 3:
             raise InputError(
                 f"expected a length of at least 3, for [CLS], a token and [SEP], found {self.length}"
@@ -92,10 +97,23 @@ class TextTransform:
         return Text(tokens, np.arange(self.length) < size + 2, np.zeros(self.length, np.int32), word)
 
     def augment(self, decoded: list[Text], rng: np.random.Generator | None) -> Text:
-        """One of the texts."""
-        if rng is None or len(decoded) == 1:
+        """One of the texts, augmented."""
+        if rng is None:
             return decoded[0]
-        return decoded[int(rng.integers(len(decoded)))]
+        text = decoded[0] if len(decoded) == 1 else decoded[int(rng.integers(len(decoded)))]
+        if self.augmentations:
+            vocabulary = self.tokenizer.open()
+            for augmentation, own in drawn(self.augmentations, rng):
+                text = augmentation(text, own, vocabulary)
+        return text
+
+    def without(self, forbidden: frozenset[str]) -> "TextTransform":
+        """The same without these changes."""
+        return dataclasses.replace(self, augmentations=without(self.augmentations, forbidden))
+
+    def said(self, record: Record) -> str:
+        """Every text that the record has for this stream, whichever is chosen. Raises BadExample."""
+        return "\n".join(at_each(record, self.field, self._text))
 
     def empty(self) -> Text:
         """No text."""

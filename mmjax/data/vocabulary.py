@@ -28,6 +28,9 @@ class Vocabulary(Protocol):
     @property
     def mask_id(self) -> int: ...
 
+    @property
+    def unk_id(self) -> int: ...
+
     def encode(self, text: str) -> tuple[list[int], list[int]]:
         """(token ids without special tokens, the index of the word that each is part of)."""
         ...
@@ -171,7 +174,7 @@ def _check_size(what: str, found: int, expected: int) -> None:
 
 
 class _WordPieces:
-    pad_id, cls_id, sep_id, mask_id = PAD_ID, CLS_ID, SEP_ID, MASK_ID
+    pad_id, unk_id, cls_id, sep_id, mask_id = PAD_ID, UNK_ID, CLS_ID, SEP_ID, MASK_ID
 
     def __init__(self, tokenizer: Any):
         self._tokenizer = tokenizer
@@ -233,6 +236,10 @@ class _PretrainedVocabulary:
     @property
     def mask_id(self) -> int:
         return self._first("mask")
+
+    @property
+    def unk_id(self) -> int:
+        return self._first("unk")
 
     def encode(self, text: str) -> tuple[list[int], list[int]]:
         encoding = self._tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)

@@ -9,6 +9,7 @@ from mmjax.evals.masked_words import MaskedWords as MaskedWords
 from mmjax.evals.matching import Matching as Matching
 from mmjax.evals.next_sentence import NextSentence as NextSentence
 from mmjax.evals.retrieval import Retrieval as Retrieval
+from mmjax.evals.subsets import measure as measure
 from mmjax.evals.tags import Tags as Tags
 from mmjax.evals.transcripts import Transcripts as Transcripts
 from mmjax.evals.zero_shot import ZeroShot as ZeroShot

@@ -41,6 +41,8 @@ class Eval(abc.ABC):
     batch_size: int = 64
     every: int = 0  # steps between evaluations; 0 measures only at the end
     limit: int | None = None  # only the first examples of the data; None: all
+    # Measured with each non-empty subset of these streams there and the others missing (subsets.py).
+    subsets_of: tuple[str, ...] = ()
 
     @abc.abstractmethod
     def reads(self) -> tuple[str, ...]:
@@ -56,10 +58,11 @@ class Eval(abc.ABC):
 
     def needs(self, *streams: str) -> None:
         """Refuses at construction, which touches no disk, a stream that the data do not have."""
-        missing = [stream for stream in streams if stream not in self.data.streams]
+        needed = list(dict.fromkeys((*streams, *self.subsets_of)))
+        missing = [stream for stream in needed if stream not in self.data.streams]
         if missing:
             raise InputError(
-                f"{type(self).__name__} needs the streams {list(streams)}, but its data have "
+                f"{type(self).__name__} needs the streams {needed}, but its data have "
                 f"{sorted(self.data.streams)}: add {missing} to the dataset, or name another stream"
             )
 

@@ -21,9 +21,8 @@ from mmjax.batch import Batch, Text
 from mmjax.errors import InputError
 from mmjax.evals import pictures
 from mmjax.evals.base import Eval, Picture, Predictor, Result, finite, rows_present
+from mmjax.evals.subsets import missing, named, subsets
 from mmjax.views import Clean
-
-NOTHING = "nothing"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,6 +45,11 @@ class MaskedWords(Eval):
 
     def __post_init__(self):
         self.needs(self.stream, *self.context)
+        if self.subsets_of:
+            raise InputError(
+                f"MaskedWords measures every subset of its context by itself: expected subsets_of=(), found "
+                f"{self.subsets_of}. Name these streams in `context`"
+            )
 
     def reads(self) -> tuple[str, ...]:
         return (self.head,)
@@ -66,13 +70,11 @@ class MaskedWords(Eval):
                 text = batch[self.stream].replace(
                     tokens=np.where(hidden, tokenizer.mask_id, tokens).astype(np.int32)
                 )
-                for given in self.subsets():
-                    seen = {stream: _missing(batch[stream]) for stream in self.context if stream not in given}
+                for given in subsets(self.context):
+                    seen = {stream: missing(batch[stream]) for stream in self.context if stream not in given}
                     outputs, _ = predictor(batch | seen | {self.stream: text}, Clean(), (self.head,))
                     right = finite(self.head, outputs[self.head]).argmax(axis=-1) == tokens
-                    self._count(
-                        scores, kind + ("+".join(given) or NOTHING), slot, batch[self.stream], hidden, right
-                    )
+                    self._count(scores, kind + named(given), slot, batch[self.stream], hidden, right)
                 if not kind:
                     right = unigram.right(batch[self.stream], hidden, slot)
                     self._count(scores, "unigram", slot, batch[self.stream], hidden, right)
@@ -82,11 +84,6 @@ class MaskedWords(Eval):
             )
         metrics = {name: scores[name].right / scores[name].total for name in self._names() if name in scores}
         return Result(metrics, self._pictures(metrics))
-
-    def subsets(self) -> list[tuple[str, ...]]:
-        """Every subset of the context: none, each alone, ..., all."""
-        sizes = range(len(self.context) + 1)
-        return [given for size in sizes for given in itertools.combinations(self.context, size)]
 
     def masks(self, text: Text, seed: int) -> Iterator[tuple[str, int | None, np.ndarray]]:
         """(prefix of the names, slot or None, hidden bool "B L") for each way of hiding words."""
@@ -104,7 +101,7 @@ class MaskedWords(Eval):
 
     def _names(self) -> list[str]:
         """All the metrics, in the order in which a table shows them."""
-        given = ["+".join(streams) or NOTHING for streams in self.subsets()]
+        given = [named(streams) for streams in subsets(self.context)]
         measures = ["token", "word", *(f"word/{slot}" for slot in self.slots or ())]
         whose = [*given, "unigram", *(f"all_masked/{streams}" for streams in given)]
         return [f"{who}/{measure}" for who in whose for measure in measures]
@@ -131,7 +128,7 @@ class MaskedWords(Eval):
             ("", "Hidden words that the model reads, given ..."),
             ("all_masked/", "The same, all words hidden"),
         ):
-            names = ["+".join(given) or NOTHING for given in self.subsets()]
+            names = [named(given) for given in subsets(self.context)]
             if any(f"{kind}{name}/{path}{group}" not in metrics for name in names for group in groups):
                 continue  # not measured, or a slot that no text has
             drawn[f"{kind.strip('/') or 'masked'}_words"] = partial(
@@ -209,7 +206,3 @@ def _words(text: Text) -> Iterator[dict[int, tuple[int, ...]]]:
 def _top(counts: collections.Counter):
     """The most common; of equals the least, so that the order of the data decides nothing."""
     return min(counts, key=lambda value: (-counts[value], value))
-
-
-def _missing(stream):
-    return stream.replace(mask=np.zeros_like(np.asarray(stream.mask)))

@@ -285,7 +285,10 @@ def bars(
     lines: Sequence[float],
     line_name: str,
 ) -> None:
-    """Grouped bars of shares in 0..1: a group per slot, a bar per series, a baseline across each group."""
+    """Grouped bars of shares in 0..1: a group per slot, a bar per series, a baseline across each group.
+
+    NaN leaves its place empty; without `lines` there is no baseline.
+    """
     figure = _figure(max(6.0, 0.35 * len(groups) * len(heights) + 2.5), 4.4, title, subtitle)
     axes = figure.subplots()
     width = 0.84 / len(heights)
@@ -294,13 +297,16 @@ def bars(
         colour = PALE if name == "nothing" else COLOURS[(n - 1) % len(COLOURS)]
         axes.bar(left, values, width * 0.92, align="edge", color=colour, label=name)
         for x, value in zip(left, values, strict=True):
+            if not np.isfinite(value):
+                continue
             number = axes.text(
                 x + width * 0.46, value + 0.012, f"{value:.2f}".lstrip("0"), ha="center", fontsize=6.5
             )
             number.set(zorder=3, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6})
     for n, level in enumerate(lines):
         axes.plot([n - 0.44, n + 0.44], [level, level], color=INK, linewidth=1.4, linestyle=(0, (3, 2)))
-    axes.plot([], [], color=INK, linewidth=1.4, linestyle=(0, (3, 2)), label=line_name)
+    if len(lines):
+        axes.plot([], [], color=INK, linewidth=1.4, linestyle=(0, (3, 2)), label=line_name)
     axes.set_xticks(range(len(groups)), groups)
     axes.tick_params(axis="x", length=0)
     axes.set(ylim=(0, 1.06), ylabel="share right")
@@ -308,7 +314,7 @@ def bars(
     axes.set_axisbelow(True)
     axes.margins(x=0.01)
     handles, labels = axes.get_legend_handles_labels()  # the baseline's comes first, being a line
-    order = [*range(1, len(labels)), 0]
+    order = [*range(1, len(labels)), 0] if len(lines) else range(len(labels))
     handles, labels = [handles[n] for n in order], [labels[n] for n in order]
     axes.legend(
         handles,

@@ -6,6 +6,7 @@ input once and shares it. Views are hashable values; everything random comes fro
 """
 
 from mmjax.views.base import Chain, Clean, Targets
+from mmjax.views.cutmix import CutMix
 from mmjax.views.missing import Drop
 from mmjax.views.mixup import Mixup
 from mmjax.views.pairs import HardNegatives, Pairs
@@ -16,6 +17,6 @@ from mmjax.views.spans import CorruptSpans, MaskSpans
 from mmjax.views.tokens import MaskTokens
 
 __all__ = [
-    "Chain", "Clean", "CorruptSpans", "Drop", "HardNegatives", "MaskPatches", "MaskSpans", "MaskTokens",
-    "Mixup", "Pairs", "Prefix", "Targets", "gives_prefix", "same_content",
+    "Chain", "Clean", "CorruptSpans", "CutMix", "Drop", "HardNegatives", "MaskPatches", "MaskSpans",
+    "MaskTokens", "Mixup", "Pairs", "Prefix", "Targets", "gives_prefix", "same_content",
 ]  # fmt: skip

@@ -1,0 +1,31 @@
+"""Random changes of examples in training, and the rules that keep pairs whole."""
+
+from mmjax.data.augment.audio import AudioAugmentation, Background, Noise, Speed
+from mmjax.data.augment.base import CHANGES, Augmentation, Change
+from mmjax.data.augment.image import ColorJitter, ImageAugmentation, RandomErasing
+from mmjax.data.augment.joint import COLORS, SIDES, Forbid, Rule, Together
+from mmjax.data.augment.rand_augment import OPERATIONS, RandAugment
+from mmjax.data.augment.text import SpanDropout, TextAugmentation, WordDropout
+
+__all__ = [
+    "CHANGES",
+    "COLORS",
+    "OPERATIONS",
+    "SIDES",
+    "Augmentation",
+    "AudioAugmentation",
+    "Background",
+    "Change",
+    "ColorJitter",
+    "Forbid",
+    "ImageAugmentation",
+    "Noise",
+    "RandAugment",
+    "RandomErasing",
+    "Rule",
+    "SpanDropout",
+    "Speed",
+    "TextAugmentation",
+    "Together",
+    "WordDropout",
+]

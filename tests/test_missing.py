@@ -1,0 +1,138 @@
+"""Modalities absent from a batch, and pairs that exist only in part, through whole train steps."""
+
+import dataclasses
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from mmjax import objectives, views
+from mmjax.learner import Learner
+from mmjax.testing import TOLERANCE, VOCAB, tiny_batch, tiny_model, tiny_objectives
+from mmjax.train import TrainState, train_step
+
+# One xdist worker compiles for all of these tests.
+pytestmark = pytest.mark.xdist_group("missing")
+
+STREAMS = ("text", "image", "audio")
+ALL_WORDS = views.MaskTokens("text", vocab=VOCAB, unit="all", mask_share=1.0, random_share=0.0)
+OBJECTIVES = tiny_objectives() | {
+    "every_word": objectives.MaskedLanguage("words", view=ALL_WORDS),
+    "some_streams": objectives.MaskedLanguage(
+        "words",
+        view=views.Chain((ALL_WORDS, views.Drop((("image", 0.5), ("audio", 0.5)), keep_one=True))),
+    ),
+    # Of a pair that the view itself takes apart, nothing is left to compare.
+    "dropped": objectives.InfoNCE("image", "text", view=views.Drop((("image", 1.0),))),
+}
+READS = {
+    "image_text": {"image", "text"}, "audio_text": {"audio", "text"}, "words": {"text"},
+    "follows": {"text", "keywords"}, "matches": {"image", "text"}, "every_word": {"text"},
+    "some_streams": {"text"},
+}  # fmt: skip
+
+
+def randomly(learner: Learner) -> dict:
+    """Parameters, made without compiling."""
+    key, batch = jax.random.key(0), jax.tree.map(jnp.asarray, tiny_batch())
+    boxed = jax.eval_shape(lambda: learner.init({"params": key, "views": key}, batch)["params"])
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda x: (0.2 * rng.normal(size=x.shape)).astype(x.dtype), nn.meta.unbox(boxed))
+
+
+@pytest.fixture(scope="module")
+def step():
+    """(missing streams) -> parameters before and after a step of plain gradient descent, and its metrics."""
+    learner = Learner(model=tiny_model(depth=1, scan=False), objectives=OBJECTIVES)
+    params, optimizer = randomly(learner), optax.sgd(1.0)
+    state = TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=optimizer.init(params),
+        key=jax.random.key_data(jax.random.key(1)),
+    )
+    compiled = jax.jit(functools.partial(train_step, learner=learner, optimizer=optimizer))
+
+    def run(missing):
+        after, metrics = compiled(state, tiny_batch(missing=missing))
+        return params, after.params, metrics
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [(), ("text",), ("image",), ("audio",), ("image", "audio"), ("text", "keywords"), (*STREAMS, "keywords")],
+    ids="+".join,
+)
+def test_a_step_on_a_batch_without_a_modality(step, missing):
+    before, after, metrics = step(missing)
+    assert all(np.isfinite(value) for value in metrics.values()), metrics
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(after))
+    for name, reads in READS.items():
+        assert (metrics[f"loss/{name}"] == 0) == bool(reads & set(missing)), name
+    assert metrics["loss/dropped"] == 0
+
+    def moved(module: str) -> bool:
+        old, new = (jax.tree.leaves(params["model"][module]) for params in (before, after))
+        return any((np.asarray(a) != np.asarray(b)).any() for a, b in zip(old, new, strict=True))
+
+    for stream in STREAMS:
+        # Every objective here reads the text: without it nobody learns.
+        assert moved(f"encoders_{stream}") == (not {stream, "text"} & set(missing)), stream
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """Rows without a stream, and the objectives whose loss is a mean over the others."""
+
+    stream: str
+    rows: tuple[int, int]
+    means: tuple[str, ...]
+
+
+CASES = [
+    Case("image", (3, 6), ("image_text",)),
+    Case("audio", (2, 5), ("audio_text",)),
+    Case("text", (0, 7), ("image_text", "audio_text", "every_word")),
+]
+
+
+@pytest.fixture(scope="module")
+def learn():
+    """(batch, weights of the objectives) -> (loss, gradients); nothing that it looks at is random."""
+    chosen = {name: OBJECTIVES[name] for name in ("image_text", "audio_text", "every_word")}
+    learner = Learner(model=tiny_model(depth=1, scan=False), objectives=chosen)
+    params = randomly(learner)
+
+    @jax.jit
+    @jax.value_and_grad
+    def loss(params, batch, weights):
+        _, metrics = learner.apply({"params": params}, batch, train=True, rngs={"views": jax.random.key(0)})
+        return sum(weights[name] * metrics[f"loss/{name}"] for name in chosen)
+
+    return lambda batch, means: loss(params, batch, {name: np.float32(name in means) for name in chosen})
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.stream)
+def test_pairs_that_exist_in_part_teach_as_if_the_other_rows_were_not_there(learn, case):
+    whole = tiny_batch(seed=3)
+    whole["audio"] = whole["audio"].replace(mask=whole["audio"].mask | (np.arange(800) < 500)[None])
+    there = ~np.isin(np.arange(8), case.rows)
+    mask = whole[case.stream].mask
+    partly = whole | {
+        case.stream: whole[case.stream].replace(mask=mask & there.reshape(-1, *(1,) * (mask.ndim - 1)))
+    }
+    without = jax.tree.map(lambda x: x[there], whole)
+    (loss, grads), (expected, expected_grads) = learn(partly, case.means), learn(without, case.means)
+    np.testing.assert_allclose(loss, expected, rtol=TOLERANCE["fp32_module"])
+    assert abs(loss - learn(whole, case.means)[0]) > 1e-3, "the rows would have mattered"
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=TOLERANCE["fp32_stack"]),
+        grads,
+        expected_grads,
+    )
