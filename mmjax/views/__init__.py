@@ -8,7 +8,9 @@ input once and shares it. Views are hashable values; everything random comes fro
 from mmjax.views.base import Chain, Clean, Targets
 from mmjax.views.missing import Drop
 from mmjax.views.pairs import HardNegatives, Pairs
-from mmjax.views.same import same_content
+from mmjax.views.same import row_checksums, same_content
 from mmjax.views.tokens import MaskTokens
 
-__all__ = ["Chain", "Clean", "Drop", "HardNegatives", "MaskTokens", "Pairs", "Targets", "same_content"]
+__all__ = [
+    "Chain", "Clean", "Drop", "HardNegatives", "MaskTokens", "Pairs", "Targets", "row_checksums", "same_content",
+]  # fmt: skip
