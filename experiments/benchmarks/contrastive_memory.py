@@ -4,8 +4,9 @@
     JAX_NUM_CPU_DEVICES=8 python experiments/benchmarks/contrastive_memory.py --devices 8
     python experiments/benchmarks/contrastive_memory.py --time
 
-Memory is what XLA allocates a device beside the embeddings (`memory_analysis`); nothing runs, so sizes that no
-machine could hold are compiled all the same. `--time` runs both where both fit. Results: docs/contrastive.md.
+Memory is what XLA allocates a device beside embeddings and gradients (`memory_analysis`). Nothing runs, so
+that sizes which no machine could hold are compiled all the same. `--time` runs both where both fit. Results:
+docs/contrastive.md.
 """
 
 import argparse

@@ -3,7 +3,17 @@
 from mmjax.objectives.contrastive import InfoNCE, SigmoidPairs
 from mmjax.objectives.masked_language import MaskedLanguage
 from mmjax.objectives.matching import Matching
+from mmjax.objectives.multiway import MultiwayInfoNCE
 from mmjax.objectives.next_sentence import NextSentence
 from mmjax.objectives.outputs import Objective, Outputs
 
-__all__ = ["InfoNCE", "MaskedLanguage", "Matching", "NextSentence", "Objective", "Outputs", "SigmoidPairs"]
+__all__ = [
+    "InfoNCE",
+    "MaskedLanguage",
+    "Matching",
+    "MultiwayInfoNCE",
+    "NextSentence",
+    "Objective",
+    "Outputs",
+    "SigmoidPairs",
+]

@@ -9,6 +9,7 @@ from flax import struct
 from jaxtyping import Float, Float32
 
 from mmjax.batch import Array, Batch, present
+from mmjax.errors import InputError
 from mmjax.objectives.outputs import Outputs, masked_mean
 from mmjax.objectives.scalars import learned_scale
 from mmjax.objectives.tiles import LEAST, Rows, Terms, reduce_pairs
@@ -48,9 +49,14 @@ class InfoNCE(nn.Module):
         """The heads that it needs."""
         return (self.first, self.second)
 
+    def targets(self) -> tuple[str, ...]:
+        """The streams that the data must hold."""
+        return (*(self.streams or self.reads()), *((self.same,) if self.same else ()))
+
     @nn.compact
     def __call__(self, outputs: Outputs) -> tuple[jax.Array, dict[str, jax.Array]]:
         scale = learned_scale(self, self.initial_temperature, most=100.0)
+        refuse_different_widths(outputs, self.reads())
         first, second = outputs.predictions[self.first], outputs.predictions[self.second]
         pairs = Pairs.of(outputs.batch, self.streams or (self.first, self.second), self.same)
         loss, accuracy = info_nce(
@@ -87,14 +93,28 @@ class SigmoidPairs(nn.Module):
         """The heads that it needs."""
         return (self.first, self.second)
 
+    def targets(self) -> tuple[str, ...]:
+        """The streams that the data must hold."""
+        return (*(self.streams or self.reads()), *((self.same,) if self.same else ()))
+
     @nn.compact
     def __call__(self, outputs: Outputs) -> tuple[jax.Array, dict[str, jax.Array]]:
         scale = learned_scale(self, self.initial_temperature)
         bias = self.param("bias", param_axes(nn.initializers.constant(self.initial_bias)), ())
+        refuse_different_widths(outputs, self.reads())
         first, second = outputs.predictions[self.first], outputs.predictions[self.second]
         pairs = Pairs.of(outputs.batch, self.streams or (self.first, self.second), self.same)
         loss = sigmoid_pairs(first, second, scale, bias, pairs, tile=self.tile)
         return loss, {"temperature": 1 / scale, "bias": bias}
+
+
+def refuse_different_widths(outputs: Outputs, heads: tuple[str, ...]) -> None:
+    """Raises InputError unless the heads' embeddings can be compared."""
+    widths = {head: outputs.predictions[head].shape[-1] for head in heads}
+    if len(set(widths.values())) > 1:
+        raise InputError(
+            f"expected embeddings of one width to compare, found {widths}: give the heads one `dim`"
+        )
 
 
 @struct.dataclass
@@ -135,7 +155,7 @@ def compare(rows: Rows, columns: Rows) -> tuple[Float32[jax.Array, "R C"], jax.A
 def info_nce(
     first: Float[jax.Array, "B E"],
     second: Float[jax.Array, "B E"],
-    scale: Float[jax.Array, ""] | float,
+    scale: Array | float,
     pairs: Pairs,
     *,
     label_smoothing: float = 0.0,
@@ -144,7 +164,7 @@ def info_nce(
     tau_plus: float = 0.0,
     tile: int = TILE,
 ) -> tuple[Float32[jax.Array, ""], Float32[jax.Array, ""]]:
-    """Mean over valid rows and both directions of ``log denominator - mean logit of positives``; top-1 accuracy.
+    """Mean over valid rows and directions of ``log denominator - mean logit of positives``; top-1 accuracy.
 
     A tie is a miss. Smoothing gives that share of the target to all valid columns alike.
     A decoupled row without a negative has nothing to be told apart from, and does not count.
@@ -222,8 +242,8 @@ def log_negatives(
 def sigmoid_pairs(
     first: Float[jax.Array, "B E"],
     second: Float[jax.Array, "B E"],
-    scale: Float[jax.Array, ""] | float,
-    bias: Float[jax.Array, ""] | float,
+    scale: Array | float,
+    bias: Array | float,
     pairs: Pairs,
     *,
     tile: int = TILE,

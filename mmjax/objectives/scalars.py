@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from mmjax.batch import Array
 from mmjax.sharding import param_axes
 
 
@@ -21,12 +22,13 @@ def learned_scale(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def at_most(x: jax.Array, most: float) -> jax.Array:
+def at_most(x: Array, most: float) -> jax.Array:
     """``min(x, most)``, with a way back: at the bound a gradient passes if descent along it lowers x.
 
-    CLIP clips the parameter after each update. Here the value is clipped where it is used, so that no optimizer
-    has to know. The gradient of min itself is 0 above the bound: a temperature that one update has thrown over it
-    would stay there for good. Were every gradient let through, it could go on and on, and take as long to return.
+    CLIP clips the parameter after each update. Here the value is clipped where it is used, so that no
+    optimizer has to know. The gradient of min itself is 0 above the bound: a temperature that one update has
+    thrown over it would stay there for good. Were every gradient let through, it could go on and on, and take
+    as long to return.
     """
     return jnp.minimum(x, most)
 

@@ -1,4 +1,4 @@
-"""What every row of one side sees of all rows of the other, and the other way round, without a B x B matrix."""
+"""What each row of one side sees of all rows of the other, and vice versa, without a B x B matrix."""
 
 import functools
 from collections.abc import Callable
@@ -29,14 +29,15 @@ def reduce_pairs(
 ) -> tuple[Terms, Terms]:
     """The terms of all pairs, reduced over the columns of each row, and over the rows of each column.
 
-    terms: of "R ..." rows and "C ..." columns; closes over no array. It is asked for `tile` x `tile` pairs at a
-      time; rows that fill up the last tile are zero everywhere, so that a mask among them is False.
+    terms: of "R ..." rows and "C ..." columns; closes over no array. It is asked for `tile` x `tile` pairs at
+      a time; rows that fill up the last tile are zero everywhere, so that a mask among them is False.
     tile: at most as many rows and columns; a device holds no larger matrix, forwards or backwards.
 
     Log-sum-exps are summed as they come (Milakov & Gimelshein 2018), and the gradient computes every tile a
-    second time: with the sums known, each tile's is its own. Memory is linear in B. Over a mesh the columns, with
-    what has been summed of them, go round the devices (Liu et al. 2023, ring attention). Floating arrays among
-    rows and columns have gradients; a scalar that is learned goes in with them, or as an array "B".
+    second time: with the sums known, each tile's is its own. Memory is linear in B. Over a mesh the columns,
+    with what has been summed of them, go round the devices (as keys do in ring attention, Liu et al. 2023).
+    Floating arrays among rows and columns have gradients; a learned scalar goes in with them, or as an array
+    "B".
     """
     return _reduce(terms, tile, *_split(rows), *_split(columns))
 

@@ -14,15 +14,15 @@ Home, Guests = TypeVar("Home"), TypeVar("Guests")
 def around(
     meet: Callable[[Home, Guests], tuple[Home, Guests]], home: Home, guests: Guests
 ) -> tuple[Home, Guests]:
-    """``meet(home, guests) -> (home, guests)`` for each device's rows of `home` and every device's of `guests`.
+    """``meet(home, guests) -> (home, guests)`` for each device's rows of `home` and all devices' of `guests`.
 
-    home, guests: pytrees of arrays "act_batch ...". The guests' rows go round the ring of devices, over all mesh
-    axes that split the batch, and are home again at the end, with what `meet` has noted in them on the way.
-    `meet` must not depend on the order of its visits. Outside a mesh, or where devices do not divide the rows,
-    it is just `meet(home, guests)`.
+    home, guests: pytrees of arrays "act_batch ...". The guests' rows go round the ring of devices, over all
+    mesh axes that split the batch, and are home again at the end, with what `meet` has noted in them on the
+    way. `meet` must not depend on the order of its visits. Outside a mesh, or where devices do not divide the
+    rows, it is just `meet(home, guests)`.
 
-    It is not meant to be differentiated: the guests of every visit would be kept. Write the backward pass as a
-    second round.
+    It is not meant to be differentiated: the guests of every visit would be kept. Write the backward pass as
+    a second round.
     """
     sizes = jax.sharding.get_abstract_mesh().shape
     axes = mesh_axes_of("act_batch")

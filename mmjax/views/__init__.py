@@ -12,5 +12,6 @@ from mmjax.views.same import row_checksums, same_content
 from mmjax.views.tokens import MaskTokens
 
 __all__ = [
-    "Chain", "Clean", "Drop", "HardNegatives", "MaskTokens", "Pairs", "Targets", "row_checksums", "same_content",
+    "Chain", "Clean", "Drop", "HardNegatives", "MaskTokens", "Pairs", "Targets", "row_checksums",
+    "same_content",
 ]  # fmt: skip
