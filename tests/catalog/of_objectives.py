@@ -81,6 +81,11 @@ def match_outputs() -> tuple[Outputs]:
     return (outputs({"matches": normal(3 * B)}, targets),)
 
 
+def taught_outputs() -> tuple[Outputs]:
+    """Row 3 has no picture."""
+    return (outputs({"image": normal(B, 3), "text": normal(B, 3, seed=1)}),)
+
+
 def objective(inputs: Callable, scramble: Callable, kind: type, *heads, case: str = "", **fields) -> Row:
     name = f"objectives.{kind.__name__}" + (f".{case}" if case else "")
     return Row(name, lambda dtype: kind(*heads, **fields), inputs, scramble=scramble, bf16=None)
@@ -104,6 +109,7 @@ OBJECTIVES = [
     objective(
         three_outputs, scrambled_pairs, objectives.MultiwayInfoNCE, THREE, case="others", against="others"
     ),
+    objective(taught_outputs, scrambled_pairs, objectives.Distillation, *PAIR),
     objective(pair_outputs, scrambled_pairs, objectives.SigmoidPairs, *PAIR, same="text"),
     objective(token_outputs, scrambled_by("masked"), objectives.MaskedLanguage, "words", view=CLEAN),
     objective(sentence_outputs, scrambled_by("valid"), objectives.NextSentence, "follows", view=CLEAN),
