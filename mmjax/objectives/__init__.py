@@ -5,15 +5,17 @@ from mmjax.objectives.causal_language import CausalLanguage
 from mmjax.objectives.classification import Classification, MultiLabel
 from mmjax.objectives.contrastive import InfoNCE, SigmoidPairs
 from mmjax.objectives.ctc import CTC
+from mmjax.objectives.distillation import Distillation
 from mmjax.objectives.masked_language import MaskedLanguage
 from mmjax.objectives.masked_patches import MaskedCodes, MaskedPatches, MaskedSpectrogram
 from mmjax.objectives.matching import Matching
+from mmjax.objectives.multiway import MultiwayInfoNCE
 from mmjax.objectives.next_sentence import NextSentence
 from mmjax.objectives.outputs import Objective, Outputs
 from mmjax.objectives.vector_quantised import VectorQuantised
 
 __all__ = [
-    "Adversarial", "CTC", "CausalLanguage", "Classification", "InfoNCE", "MaskedCodes", "MaskedLanguage",
-    "MaskedPatches", "MaskedSpectrogram", "Matching", "MultiLabel", "NextSentence", "Objective", "Outputs",
-    "SigmoidPairs", "VectorQuantised",
+    "Adversarial", "CTC", "CausalLanguage", "Classification", "Distillation", "InfoNCE", "MaskedCodes",
+    "MaskedLanguage", "MaskedPatches", "MaskedSpectrogram", "Matching", "MultiLabel", "MultiwayInfoNCE",
+    "NextSentence", "Objective", "Outputs", "SigmoidPairs", "VectorQuantised",
 ]  # fmt: skip

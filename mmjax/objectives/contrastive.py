@@ -1,14 +1,22 @@
 """Pull the two sides of a pair together and push the others away."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Float, Float32
+from flax import struct
+from jaxtyping import Float, Float32
 
-from mmjax.batch import present
+from mmjax.batch import Array, Batch, present
+from mmjax.errors import InputError
 from mmjax.objectives.outputs import Outputs, masked_mean
+from mmjax.objectives.scalars import learned_scale
+from mmjax.objectives.tiles import LEAST, Rows, Terms, reduce_pairs
 from mmjax.sharding import param_axes
-from mmjax.views import Clean, same_content
+from mmjax.views import Clean, row_checksums
+
+TILE = 1024  # 4 MiB a matrix: on CPU shapes larger ones are no faster (docs/contrastive.md)
 
 
 class InfoNCE(nn.Module):
@@ -17,6 +25,10 @@ class InfoNCE(nn.Module):
     first, second: names of heads, and of their streams unless `streams` says otherwise.
     same: a stream; rows that hold the same input there are positives of each other (Yang et al. 2022, UniCL).
       Use it where a batch repeats captions, or repetitions are pushed apart.
+    decoupled: a row's positives are left out of its denominator (Yeh et al. 2022, DCL, section 3).
+    beta: the weight of a negative in the denominator grows with exp(beta x logit), 0 is even (Robinson et al.
+      2021, eq. 4). tau_plus: the share of negatives that are positives in truth, subtracted (their eq. 5).
+    tile: pairs are compared in tiles of at most so many rows and columns, over all devices (`tiles.py`).
     Only pairs of which both sides exist count. The temperature is learned (its logarithm, at most log 100).
     """
 
@@ -27,6 +39,10 @@ class InfoNCE(nn.Module):
     weight: float = 1.0
     initial_temperature: float = 0.07
     label_smoothing: float = 0.0
+    decoupled: bool = False
+    beta: float = 0.0
+    tau_plus: float = 0.0
+    tile: int = TILE
     view: Clean = Clean()
 
     def reads(self) -> tuple[str, ...]:
@@ -35,21 +51,33 @@ class InfoNCE(nn.Module):
 
     def targets(self) -> tuple[str, ...]:
         """The streams that say which rows count and which are alike."""
-        return (*(self.streams or (self.first, self.second)), *((self.same,) if self.same else ()))
+        return (*(self.streams or self.reads()), *((self.same,) if self.same else ()))
 
     @nn.compact
     def __call__(self, outputs: Outputs) -> tuple[jax.Array, dict[str, jax.Array]]:
-        init = nn.initializers.constant(-jnp.log(self.initial_temperature))
-        log_scale = self.param("log_scale", param_axes(init), ())
-        scale = jnp.exp(jnp.minimum(log_scale, jnp.log(100.0)))
+        scale = learned_scale(self, self.initial_temperature, most=100.0)
+        refuse_different_widths(outputs, self.reads())
         first, second = outputs.predictions[self.first], outputs.predictions[self.second]
-        valid, positives = pairs(outputs, self.streams or (self.first, self.second), self.same)
-        loss, accuracy = info_nce(scale * (first @ second.T), valid, positives, self.label_smoothing)
+        pairs = Pairs.of(outputs.batch, self.streams or (self.first, self.second), self.same)
+        loss, accuracy = info_nce(
+            first,
+            second,
+            scale,
+            pairs,
+            label_smoothing=self.label_smoothing,
+            decoupled=self.decoupled,
+            beta=self.beta,
+            tau_plus=self.tau_plus,
+            tile=self.tile,
+        )
         return loss, {"accuracy": accuracy, "temperature": 1 / scale}
 
 
 class SigmoidPairs(nn.Module):
-    """Every pair of the batch is a yes-or-no question (Zhai et al. 2023, SigLIP). Fields as InfoNCE's."""
+    """Every pair of the batch is a yes-or-no question (Zhai et al. 2023, SigLIP). Fields as InfoNCE's.
+
+    Temperature and bias are learned and, as in the paper, not bounded.
+    """
 
     first: str
     second: str
@@ -58,6 +86,7 @@ class SigmoidPairs(nn.Module):
     weight: float = 1.0
     initial_temperature: float = 0.1
     initial_bias: float = -10.0
+    tile: int = TILE
     view: Clean = Clean()
 
     def reads(self) -> tuple[str, ...]:
@@ -66,64 +95,168 @@ class SigmoidPairs(nn.Module):
 
     def targets(self) -> tuple[str, ...]:
         """The streams that say which rows count and which are alike."""
-        return (*(self.streams or (self.first, self.second)), *((self.same,) if self.same else ()))
+        return (*(self.streams or self.reads()), *((self.same,) if self.same else ()))
 
     @nn.compact
     def __call__(self, outputs: Outputs) -> tuple[jax.Array, dict[str, jax.Array]]:
-        init = nn.initializers.constant(-jnp.log(self.initial_temperature))
-        scale = jnp.exp(self.param("log_scale", param_axes(init), ()))
+        scale = learned_scale(self, self.initial_temperature)
         bias = self.param("bias", param_axes(nn.initializers.constant(self.initial_bias)), ())
+        refuse_different_widths(outputs, self.reads())
         first, second = outputs.predictions[self.first], outputs.predictions[self.second]
-        valid, positives = pairs(outputs, self.streams or (self.first, self.second), self.same)
-        loss = sigmoid_pairs(scale * (first @ second.T) + bias, valid, positives)
-        return loss, {"temperature": 1 / scale}
+        pairs = Pairs.of(outputs.batch, self.streams or (self.first, self.second), self.same)
+        loss = sigmoid_pairs(first, second, scale, bias, pairs, tile=self.tile)
+        return loss, {"temperature": 1 / scale, "bias": bias}
 
 
-def pairs(
-    outputs: Outputs, streams: tuple[str, str], same: str | None
-) -> tuple[Bool[jax.Array, " B"], Bool[jax.Array, "B B"]]:
-    """Which rows have both sides, and which (row, column) belong together."""
-    valid = present(outputs.batch[streams[0]]) & present(outputs.batch[streams[1]])
-    positives = jnp.eye(valid.shape[0], dtype=bool)
-    if same is not None:
-        known = present(outputs.batch[same])
-        positives |= same_content(outputs.batch[same]) & known[:, None] & known[None, :]
-    return valid, positives & valid[:, None] & valid[None, :]
+def refuse_different_widths(outputs: Outputs, heads: tuple[str, ...]) -> None:
+    """Raises InputError unless the heads' embeddings can be compared."""
+    widths = {head: outputs.predictions[head].shape[-1] for head in heads}
+    if len(set(widths.values())) > 1:
+        raise InputError(
+            f"expected embeddings of one width to compare, found {widths}: give the heads one `dim`"
+        )
+
+
+@struct.dataclass
+class Pairs:
+    """Who is there, and who belongs together: row i and column i, and rows of equal content."""
+
+    valid: Array  # bool "B", both sides exist
+    content: Array | None = None  # uint32 "B 2", equal where rows hold the same
+    known: Array | None = None  # bool "B", where `content` means anything
+
+    @classmethod
+    def of(cls, batch: Batch, streams: tuple[str, ...], same: str | None) -> "Pairs":
+        """Of rows that have all of `streams`."""
+        valid = functools.reduce(jnp.logical_and, [present(batch[stream]) for stream in streams])
+        if same is None:
+            return cls(valid)
+        return cls(valid, row_checksums(batch[same]), present(batch[same]))
+
+    def rows(self, embeddings: jax.Array) -> Rows:
+        """One side of them, as `reduce_pairs` takes it."""
+        rows = {"embeddings": embeddings, "valid": self.valid, "row": jnp.arange(self.valid.shape[0])}
+        return rows if self.content is None else rows | {"content": self.content, "known": self.known}
+
+
+def compare(rows: Rows, columns: Rows) -> tuple[Float32[jax.Array, "R C"], jax.Array, jax.Array]:
+    """Of each pair the logit, whether both are there, and whether they belong together as well."""
+    logits = jnp.einsum(
+        "RE,CE->RC", rows["embeddings"], columns["embeddings"], preferred_element_type=jnp.float32
+    )
+    here = rows["valid"][:, None] & columns["valid"][None, :]
+    wanted = rows["row"][:, None] == columns["row"][None, :]
+    if "content" in rows:
+        alike = (rows["content"][:, None] == columns["content"][None, :]).all(-1)
+        wanted |= alike & rows["known"][:, None] & columns["known"][None, :]
+    return logits, here, wanted & here
 
 
 def info_nce(
-    logits: Float[jax.Array, "B B"],
-    valid: Bool[jax.Array, " B"],
-    positives: Bool[jax.Array, "B B"],
+    first: Float[jax.Array, "B E"],
+    second: Float[jax.Array, "B E"],
+    scale: Array | float,
+    pairs: Pairs,
+    *,
     label_smoothing: float = 0.0,
+    decoupled: bool = False,
+    beta: float = 0.0,
+    tau_plus: float = 0.0,
+    tile: int = TILE,
 ) -> tuple[Float32[jax.Array, ""], Float32[jax.Array, ""]]:
-    """Mean over valid rows and both directions of ``-mean over positives of log softmax``; top-1 accuracy.
+    """Mean over valid rows and directions of ``log denominator - mean logit of positives``; top-1 accuracy.
 
-    A tie is a miss.
-    positives is a subset of valid x valid.
-    Smoothing gives that share of the target to all valid columns alike.
+    A tie is a miss. Smoothing gives that share of the target to all valid columns alike.
+    A decoupled row without a negative has nothing to be told apart from, and does not count.
     """
+    even = not (decoupled or beta or tau_plus)
+    terms = functools.partial(softmax_terms, even=even, smooth=label_smoothing > 0, beta=beta)
+    reduced = reduce_pairs(terms, pairs.rows(scale * first), pairs.rows(second), tile)
+    num_valid = jnp.maximum(pairs.valid.sum(), 1)
     losses, hits = [], []
-    for scores, wanted in ((logits, positives), (logits.T, positives.T)):
-        scores = jnp.where(valid[None, :], scores, -1e9)
-        log_probability = jax.nn.log_softmax(scores, axis=1)
-        target = wanted / jnp.maximum(wanted.sum(1, keepdims=True), 1)
+    for side in reduced:
+        target = side.sums["wanted"] / jnp.maximum(side.sums["num_wanted"], 1)
         if label_smoothing:
-            target = (1 - label_smoothing) * target + label_smoothing * valid[None, :] / jnp.maximum(
-                valid.sum(), 1
-            )
-        losses.append(masked_mean(-(target * log_probability).sum(1), valid))
-        # Not argmax: over columns that devices share out, XLA gathers every device's best and its place.
-        best_right = jnp.where(wanted, scores, -jnp.inf).max(1)
-        best_wrong = jnp.where(wanted, -jnp.inf, scores).max(1)
-        hits.append(masked_mean((best_right > best_wrong).astype(jnp.float32), valid))
+            everywhere = side.sums["all"] / num_valid
+            target = (1 - label_smoothing) * target + label_smoothing * everywhere
+        counted = pairs.valid
+        if even:
+            log_denominator = side.logsumexp["all"]
+        else:
+            log_denominator = log_negatives(side, scale, beta, tau_plus)
+            if decoupled:
+                counted &= side.sums["num_others"] > 0
+            else:
+                log_denominator = jnp.logaddexp(log_denominator, side.logsumexp["wanted"])
+        losses.append(masked_mean(jnp.where(counted, log_denominator - target, 0.0), counted))
+        best = side.maxima["wanted"] > side.maxima["others"]
+        hits.append(masked_mean(best.astype(jnp.float32), pairs.valid))
     return (losses[0] + losses[1]) / 2, (hits[0] + hits[1]) / 2
 
 
+def softmax_terms(rows: Rows, columns: Rows, *, even: bool, smooth: bool, beta: float) -> Terms:
+    """What InfoNCE and its variants sum."""
+    logits, here, wanted = compare(rows, columns)
+    others = here & ~wanted
+    sums = {"wanted": jnp.where(wanted, logits, 0.0), "num_wanted": wanted.astype(jnp.float32)}
+    if smooth:
+        sums["all"] = jnp.where(here, logits, 0.0)
+    if even:
+        logs = {"all": jnp.where(here, logits, LEAST)}
+    else:
+        logs = {"wanted": jnp.where(wanted, logits, LEAST)}
+        logs["others"] = jnp.where(others, (1 + beta) * logits, LEAST)
+        if beta:
+            logs["weights"] = jnp.where(others, beta * logits, LEAST)
+        sums["num_others"] = others.astype(jnp.float32)
+    maxima = {
+        "wanted": jnp.where(wanted, logits, -jnp.inf),
+        "others": jnp.where(others, logits, -jnp.inf),
+    }
+    return Terms(logs, sums, maxima)
+
+
+def log_negatives(
+    side: Terms, scale: jax.Array | float, beta: float, tau_plus: float
+) -> Float32[jax.Array, " B"]:
+    """Log of what the negatives add to a row's denominator (Robinson et al. 2021, eq. 4 and 5).
+
+    ``N max((sum w exp(x) / sum w - tau_plus mean of exp(positive)) / (1 - tau_plus), exp(-scale))`` with
+    ``w = exp(beta x)`` over N negatives: exp(-scale) is the least that a logit of unit vectors can give.
+    """
+    num = side.sums["num_others"]
+    log_sum = side.logsumexp["others"]
+    if beta:
+        log_sum += jnp.log(jnp.maximum(num, 1)) - side.logsumexp["weights"]
+    if tau_plus:
+        num_wanted = jnp.maximum(side.sums["num_wanted"], 1)
+        log_mean = side.logsumexp["wanted"] - jnp.log(num_wanted)
+        share = tau_plus * jnp.maximum(num, 1) * jnp.exp(jnp.minimum(log_mean - log_sum, 50.0))
+        left = (1 - share) / (1 - tau_plus)
+        floor = jnp.log(jnp.maximum(num, 1)) - scale
+        log_sum = jnp.where(left > 0, log_sum + jnp.log(jnp.where(left > 0, left, 1.0)), floor)
+        log_sum = jnp.maximum(log_sum, floor)
+    return jnp.where(num > 0, log_sum, LEAST)
+
+
 def sigmoid_pairs(
-    logits: Float[jax.Array, "B B"], valid: Bool[jax.Array, " B"], positives: Bool[jax.Array, "B B"]
+    first: Float[jax.Array, "B E"],
+    second: Float[jax.Array, "B E"],
+    scale: Array | float,
+    bias: Array | float,
+    pairs: Pairs,
+    *,
+    tile: int = TILE,
 ) -> Float32[jax.Array, ""]:
     """``-sum over valid pairs of log sigmoid(+-logit) / number of valid rows``."""
-    sign = jnp.where(positives, 1.0, -1.0)
-    counted = valid[:, None] & valid[None, :]
-    return -(jax.nn.log_sigmoid(sign * logits) * counted).sum() / jnp.maximum(valid.sum(), 1)
+    rows = pairs.rows(scale * first) | {"bias": jnp.broadcast_to(bias, pairs.valid.shape)}
+    by_row, _ = reduce_pairs(sigmoid_terms, rows, pairs.rows(second), tile)
+    return masked_mean(by_row.sums["loss"], pairs.valid)
+
+
+def sigmoid_terms(rows: Rows, columns: Rows) -> Terms:
+    """What SigmoidPairs sums."""
+    logits, here, wanted = compare(rows, columns)
+    logits += rows["bias"][:, None]
+    loss = -jax.nn.log_sigmoid(jnp.where(wanted, logits, -logits))
+    return Terms(sums={"loss": jnp.where(here, loss, 0.0)})

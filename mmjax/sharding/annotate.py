@@ -39,14 +39,20 @@ def shard(x: Array, *axes: str | None) -> Array:
     check_axes(axes)
     if len(axes) != x.ndim:
         raise InputError(f"shard() got {len(axes)} axes {axes} for an array of shape {x.shape}")
-    sizes, rules = jax.sharding.get_abstract_mesh().shape, dict(nn.get_logical_axis_rules())
+    sizes = jax.sharding.get_abstract_mesh().shape
     for size, axis in zip(x.shape, axes, strict=True):
-        mesh_axes = rules.get(axis) or ()
-        mesh_axes = (mesh_axes,) if isinstance(mesh_axes, str) else tuple(mesh_axes)
-        parts = math.prod(sizes.get(mesh_axis, 1) for mesh_axis in mesh_axes)
+        mesh_axes = mesh_axes_of(axis)
+        parts = math.prod(sizes[mesh_axis] for mesh_axis in mesh_axes)
         if size % parts:
             tell_padded(axis, size, mesh_axes, parts)
     return nn.with_logical_constraint(x, axes)
+
+
+def mesh_axes_of(axis: str | None) -> tuple[str, ...]:
+    """The axes of the mesh at hand that split logical axis `axis`, outermost first; empty outside a mesh."""
+    sizes, rule = jax.sharding.get_abstract_mesh().shape, dict(nn.get_logical_axis_rules()).get(axis)
+    axes = (rule,) if isinstance(rule, str) else tuple(rule or ())
+    return tuple(mesh_axis for mesh_axis in axes if sizes.get(mesh_axis, 1) > 1)
 
 
 def by_rows(function: Callable, x: Array) -> Array:
@@ -55,8 +61,7 @@ def by_rows(function: Callable, x: Array) -> Array:
     For what XLA would gather all examples for (the FFT, with jax 0.10). Where devices do not divide the
     examples, and outside a mesh, it is just `function(x)`.
     """
-    sizes, rule = jax.sharding.get_abstract_mesh().shape, dict(nn.get_logical_axis_rules()).get("act_batch")
-    axes = tuple(axis for axis in (rule or ()) if sizes.get(axis, 1) > 1)
+    sizes, axes = jax.sharding.get_abstract_mesh().shape, mesh_axes_of("act_batch")
     if not axes or x.shape[0] % math.prod(sizes[axis] for axis in axes):
         return function(x)
     return jax.shard_map(function, in_specs=jax.P(axes), out_specs=jax.P(axes))(x)

@@ -12,11 +12,11 @@ from mmjax.views.mixup import Mixup
 from mmjax.views.pairs import HardNegatives, Pairs
 from mmjax.views.patches import MaskPatches
 from mmjax.views.prefix import Prefix, gives_prefix
-from mmjax.views.same import same_content
+from mmjax.views.same import row_checksums, same_content
 from mmjax.views.spans import CorruptSpans, MaskSpans
 from mmjax.views.tokens import MaskTokens
 
 __all__ = [
     "Chain", "Clean", "CorruptSpans", "CutMix", "Drop", "HardNegatives", "MaskPatches", "MaskSpans",
-    "MaskTokens", "Mixup", "Pairs", "Prefix", "Targets", "gives_prefix", "same_content",
+    "MaskTokens", "Mixup", "Pairs", "Prefix", "Targets", "gives_prefix", "row_checksums", "same_content",
 ]  # fmt: skip

@@ -6,7 +6,7 @@ import numpy as np
 
 from catalog.row import B, Row, batch, garbage, normal, streams_scrambled
 from mmjax import encoders, heads, objectives, views
-from mmjax.batch import Audio, Labels, MultiLabels, Tags, Text
+from mmjax.batch import Audio, Labels, MultiLabels, Tags, Text, present
 from mmjax.heads import Frames
 from mmjax.objectives import Outputs
 from mmjax.testing import VOCAB
@@ -29,10 +29,23 @@ def pair_outputs() -> tuple[Outputs]:
     return (outputs(unit),)
 
 
+def three_outputs() -> tuple[Outputs]:
+    """Row 3 has no picture, and row 2 no sound."""
+    (made,) = pair_outputs()
+    return (made.replace(predictions=made.predictions | {"audio": normal(B, 8, seed=2) / 3}),)
+
+
 def scrambled_pairs(inputs: tuple, rng: np.random.Generator) -> tuple:
     made = streams_scrambled(inputs, rng)[0]
-    there = made.batch["image"].mask
-    return (made.replace(predictions={name: garbage(x, there, rng) for name, x in made.predictions.items()}),)
+    # Of two heads, a row that misses one counts nothing; of three, the others still do.
+    there = {name: np.asarray(present(made.batch[name])) for name in made.predictions}
+    if len(there) == 2:
+        there = dict.fromkeys(there, there["image"])
+    return (
+        made.replace(
+            predictions={name: garbage(x, there[name], rng) for name, x in made.predictions.items()}
+        ),
+    )
 
 
 def scrambled_by(mask: str) -> Callable:
@@ -201,8 +214,13 @@ def scrambled_tags(inputs: tuple, rng: np.random.Generator) -> tuple:
     return (made.replace(predictions={"tags": logits}),)
 
 
-def objective(inputs: Callable, scramble: Callable, kind: type, *heads: str, **fields) -> Row:
-    name = f"objectives.{kind.__name__}"
+def taught_outputs() -> tuple[Outputs]:
+    """Row 3 has no picture."""
+    return (outputs({"image": normal(B, 3), "text": normal(B, 3, seed=1)}),)
+
+
+def objective(inputs: Callable, scramble: Callable, kind: type, *heads, case: str = "", **fields) -> Row:
+    name = f"objectives.{kind.__name__}" + (f".{case}" if case else "")
     return Row(name, lambda dtype: kind(*heads, **fields), inputs, scramble=scramble, bf16=None)
 
 
@@ -211,10 +229,25 @@ def adversarial_outputs() -> tuple[Outputs]:
 
 
 CLEAN = views.Clean()
-PAIR = ("image", "text")
+PAIR, THREE = ("image", "text"), ("image", "text", "audio")
 OBJECTIVES = [
     objective(adversarial_outputs, scrambled_pairs, objectives.Adversarial, "image", "image"),
     objective(pair_outputs, scrambled_pairs, objectives.InfoNCE, *PAIR, same="text", label_smoothing=0.1),
+    objective(
+        pair_outputs,
+        scrambled_pairs,
+        objectives.InfoNCE,
+        *PAIR,
+        case="decoupled",
+        same="text",
+        decoupled=True,
+    ),
+    objective(pair_outputs, scrambled_pairs, objectives.InfoNCE, *PAIR, case="hard", beta=0.5, tau_plus=0.1),
+    objective(three_outputs, scrambled_pairs, objectives.MultiwayInfoNCE, THREE),
+    objective(
+        three_outputs, scrambled_pairs, objectives.MultiwayInfoNCE, THREE, case="others", against="others"
+    ),
+    objective(taught_outputs, scrambled_pairs, objectives.Distillation, *PAIR),
     objective(pair_outputs, scrambled_pairs, objectives.SigmoidPairs, *PAIR, same="text"),
     objective(token_outputs, scrambled_by("masked"), objectives.MaskedLanguage, "words", view=CLEAN),
     objective(sentence_outputs, scrambled_by("valid"), objectives.NextSentence, "follows", view=CLEAN),

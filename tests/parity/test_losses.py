@@ -7,7 +7,7 @@ import pytest
 from catalog.of_objectives import match_outputs, pair_outputs, sentence_outputs, token_outputs
 
 from mmjax import objectives, views
-from mmjax.objectives.contrastive import info_nce, sigmoid_pairs
+from mmjax.objectives.contrastive import Pairs, info_nce, sigmoid_pairs
 from mmjax.objectives.masked_language import masked_cross_entropy
 from mmjax.testing import TOLERANCE
 
@@ -17,6 +17,17 @@ VALID = np.array([True, True, False, True, True, False])
 POSITIVES = (
     np.eye(6, dtype=bool) | np.isin(np.arange(6), (0, 3))[:, None] & np.isin(np.arange(6), (0, 3))
 ) & (VALID[:, None] & VALID[None, :])
+
+
+def paired(valid, groups=None) -> Pairs:
+    """Rows of one group belong together; by default each is alone."""
+    if groups is None:
+        return Pairs(jnp.asarray(valid))
+    content = np.stack([groups, groups], axis=1).astype(np.uint32)
+    return Pairs(jnp.asarray(valid), jnp.asarray(content), jnp.ones(len(valid), bool))
+
+
+GROUPS = np.array([0, 1, 2, 0, 4, 5])
 
 
 def log_softmax(scores) -> list[float]:
@@ -46,26 +57,29 @@ def loop_info_nce(logits, valid, positives, smoothing: float = 0.0) -> tuple[flo
 @pytest.mark.parametrize("valid", [np.ones(6, bool), VALID], ids=["all", "some missing"])
 @pytest.mark.parametrize("repeated", [False, True])
 def test_info_nce(smoothing, valid, repeated):
-    logits = 5 * np.random.default_rng(0).normal(size=(6, 6))
+    logits = np.float32(5 * np.random.default_rng(0).normal(size=(6, 6)))
     positives = POSITIVES if repeated else np.eye(6, dtype=bool)
     positives = positives & valid[:, None] & valid[None, :] | np.diag(valid)
-    found = jax.jit(info_nce, static_argnums=3)(jnp.float32(logits), valid, positives, smoothing)
+    pairs = paired(valid, GROUPS if repeated else None)
+    # Against the unit vectors, the logits are the first side.
+    found = jax.jit(lambda x: info_nce(x, jnp.eye(6), 1.0, pairs, label_smoothing=smoothing))(logits)
     np.testing.assert_allclose(found, loop_info_nce(logits, valid, positives, smoothing), rtol=RTOL)
 
 
 def test_info_nce_of_embeddings_that_are_all_alike_hits_nothing():
-    _, accuracy = info_nce(jnp.ones((6, 6)), jnp.asarray(VALID), jnp.asarray(POSITIVES))
+    _, accuracy = info_nce(jnp.ones((6, 6)), jnp.ones((6, 6)), 1.0, paired(VALID, GROUPS))
     assert accuracy == 0
 
 
 def test_sigmoid_pairs():
-    logits = 5 * np.random.default_rng(0).normal(size=(6, 6))
+    logits = np.float32(5 * np.random.default_rng(0).normal(size=(6, 6)))
     here = np.flatnonzero(VALID)
     total = 0.0
     for i in here:
         for j in here:
             total -= log_sigmoid(logits[i, j] if POSITIVES[i, j] else -logits[i, j])
-    found = jax.jit(sigmoid_pairs)(jnp.float32(logits), VALID, POSITIVES)
+    pairs = paired(VALID, GROUPS)
+    found = jax.jit(lambda x: sigmoid_pairs(x, jnp.eye(6), 1.0, 0.0, pairs))(logits)
     np.testing.assert_allclose(found, total / len(here), rtol=RTOL)
 
 
@@ -148,8 +162,8 @@ def test_a_batch_without_an_example_costs_nothing(loss):
     """Not NaN: a modality may be missing from a whole batch. Large logits would show any leak."""
     none, nobody = jnp.zeros(4, bool), jnp.zeros((4, 4), bool)
     functions = {
-        "info_nce": lambda logits: info_nce(logits, none, nobody, 0.1)[0],
-        "sigmoid_pairs": lambda logits: sigmoid_pairs(logits, none, nobody),
+        "info_nce": lambda x: info_nce(x, x, 1.0, Pairs(none), label_smoothing=0.1)[0],
+        "sigmoid_pairs": lambda x: sigmoid_pairs(x, x, 1.0, 0.0, Pairs(none)),
         "masked_cross_entropy": lambda logits: masked_cross_entropy(
             logits[None], jnp.zeros((1, 4), jnp.int32), nobody[:1]
         ),

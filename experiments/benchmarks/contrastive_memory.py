@@ -1,0 +1,140 @@
+"""Memory of a contrastive loss and its gradient by batch size: the whole B x B matrix beside tiles.
+
+    python experiments/benchmarks/contrastive_memory.py
+    JAX_NUM_CPU_DEVICES=8 python experiments/benchmarks/contrastive_memory.py --devices 8
+    python experiments/benchmarks/contrastive_memory.py --time
+
+Memory is what XLA allocates a device beside embeddings and gradients (`memory_analysis`). Nothing runs, so
+that sizes which no machine could hold are compiled all the same. `--time` runs both where both fit. Results:
+docs/contrastive.md.
+"""
+
+import argparse
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mmjax import sharding
+from mmjax.objectives.contrastive import TILE, Pairs, info_nce
+from mmjax.objectives.outputs import masked_mean
+from mmjax.sharding import MeshShape
+
+BATCHES = (1024, 4096, 16_384, 65_536, 262_144)
+WIDTHS = (64, 512)
+MIB = 2**20
+
+
+def dense_info_nce(first, second, scale, pairs: Pairs, label_smoothing: float = 0.0):
+    """InfoNCE as one writes it down: the reference that tiles must equal."""
+    logits = scale * (first @ second.T)
+    here = pairs.valid[:, None] & pairs.valid[None, :]
+    wanted = jnp.eye(pairs.valid.shape[0], dtype=bool)
+    if pairs.content is not None and pairs.known is not None:
+        alike = (pairs.content[:, None] == pairs.content[None, :]).all(-1)
+        wanted |= alike & pairs.known[:, None] & pairs.known[None, :]
+    wanted &= here
+    losses = []
+    for scores, right in ((logits, wanted), (logits.T, wanted.T)):
+        log_probability = jax.nn.log_softmax(jnp.where(here, scores, -1e9), axis=1)
+        target = right / jnp.maximum(right.sum(1, keepdims=True), 1)
+        everywhere = pairs.valid[None, :] / jnp.maximum(pairs.valid.sum(), 1)
+        target = (1 - label_smoothing) * target + label_smoothing * everywhere
+        losses.append(masked_mean(-(target * log_probability).sum(1), pairs.valid))
+    return (losses[0] + losses[1]) / 2
+
+
+def tiled_info_nce(first, second, scale, pairs: Pairs, label_smoothing: float = 0.0, tile: int = TILE):
+    """The loss that is trained with."""
+    return info_nce(first, second, scale, pairs, label_smoothing=label_smoothing, tile=tile)[0]
+
+
+def compiled(loss, batch: int, width: int, mesh: jax.sharding.Mesh) -> jax.stages.Compiled:
+    """Value and gradient by both sides and the scale, of embeddings that lie as the batch does."""
+    rows = sharding.batch_sharding(mesh, sharding.REPLICATED)
+
+    def array(dtype, *shape):
+        return jax.ShapeDtypeStruct((batch, *shape), dtype, sharding=rows)
+
+    def value(first, second, scale, pairs):
+        return loss(first, second, scale, pairs)
+
+    side, scale = array(jnp.float32, width), jax.ShapeDtypeStruct((), jnp.float32)
+    pairs = Pairs(array(bool), array(jnp.uint32, 2), array(bool))
+    with sharding.using(mesh, sharding.REPLICATED):
+        gradient = jax.jit(
+            jax.value_and_grad(value, argnums=(0, 1, 2)), out_shardings=(None, (rows, rows, None))
+        )
+        return gradient.lower(side, side, scale, pairs).compile()
+
+
+def temporary(program: jax.stages.Compiled) -> float:
+    """MiB a device beside arguments and gradients."""
+    stats = program.memory_analysis()
+    if stats is None:
+        raise RuntimeError("expected XLA's memory analysis, found that this backend gives none")
+    return stats.temp_size_in_bytes / MIB
+
+
+def memory(num_devices: int) -> None:
+    mesh = MeshShape().make(jax.devices()[:num_devices])
+    print(f"| B | E | embeddings a device, MiB | dense, {num_devices} devices, MiB | tiles of {TILE}, MiB |")
+    print("|---|---|---|---|---|")
+    for width in WIDTHS:
+        for batch in BATCHES:
+            dense, tiled = (
+                temporary(compiled(loss, batch, width, mesh)) for loss in (dense_info_nce, tiled_info_nce)
+            )
+            held = 2 * batch * width * 4 / num_devices / MIB
+            print(f"| {batch:,} | {width} | {held:,.1f} | {dense:,.1f} | {tiled:,.1f} |", flush=True)
+
+
+def seconds(program: jax.stages.Compiled, batch: int, width: int, repeats: int = 5) -> float:
+    """The least of `repeats`: other work on the machine only ever adds."""
+    rng = np.random.default_rng(0)
+    sides = [rng.normal(size=(batch, width)).astype(np.float32) / width**0.5 for _ in range(2)]
+    content = rng.integers(0, 2**32, (batch, 2), dtype=np.uint32)
+    pairs = Pairs(np.ones(batch, bool), content, np.ones(batch, bool))
+    arguments = jax.device_put((*sides, np.float32(10.0), pairs))
+    taken = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        jax.block_until_ready(program(*arguments))
+        taken.append(time.perf_counter() - start)
+    return min(taken[1:])
+
+
+def speed() -> None:
+    mesh = MeshShape().make(jax.devices()[:1])
+    print("| B | E | tile | dense, s | tiled, s | tiled / dense |")
+    print("|---|---|---|---|---|---|")
+    for batch, width in ((1024, 64), (4096, 64), (4096, 512)):
+        dense = seconds(compiled(dense_info_nce, batch, width, mesh), batch, width)
+        for tile in (256, 512, 1024, 4096):
+            if tile > batch:
+                continue
+
+            def loss(*arguments, tile=tile):
+                return tiled_info_nce(*arguments, tile=tile)
+
+            tiled = seconds(compiled(loss, batch, width, mesh), batch, width)
+            print(
+                f"| {batch} | {width} | {tile} | {dense:.3f} | {tiled:.3f} | {tiled / dense:.2f} |",
+                flush=True,
+            )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+    parser.add_argument("--devices", type=int, default=1)
+    parser.add_argument("--time", action="store_true")
+    chosen = parser.parse_args()
+    if chosen.time:
+        speed()
+    else:
+        memory(chosen.devices)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""Contrastive losses in tiles: equal to the whole matrix, which no device ever holds."""
+
+import functools
+import importlib.util
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mmjax import hlo, sharding
+from mmjax.objectives.contrastive import Pairs, info_nce, sigmoid_pairs
+from mmjax.sharding import MeshShape
+from mmjax.sharding.collectives import collectives
+
+LOSS, GRADIENT = 1e-6, 1e-6  # relative; of gradients, to the largest of each array
+WIDTH = 16
+
+
+def load_benchmark():
+    path = Path(__file__).parents[2] / "experiments" / "benchmarks" / "contrastive_memory.py"
+    spec = importlib.util.spec_from_file_location("benchmark_contrastive_memory", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+benchmark = load_benchmark()
+
+
+def dense_sigmoid(first, second, scale, pairs: Pairs):
+    logits = scale * (first @ second.T) - 3.0
+    here = pairs.valid[:, None] & pairs.valid[None, :]
+    alike = (pairs.content[:, None] == pairs.content[None, :]).all(-1)
+    wanted = jnp.eye(len(first), dtype=bool) | alike & pairs.known[:, None] & pairs.known[None, :]
+    loss = -jax.nn.log_sigmoid(jnp.where(wanted, logits, -logits))
+    return jnp.where(here, loss, 0).sum() / jnp.maximum(pairs.valid.sum(), 1)
+
+
+def tiled_sigmoid(first, second, scale, pairs: Pairs, tile: int):
+    return sigmoid_pairs(first, second, scale, -3.0, pairs, tile=tile)
+
+
+LOSSES = {
+    "info_nce": (benchmark.dense_info_nce, benchmark.tiled_info_nce),
+    "smoothed": (
+        functools.partial(benchmark.dense_info_nce, label_smoothing=0.1),
+        functools.partial(benchmark.tiled_info_nce, label_smoothing=0.1),
+    ),
+    "sigmoid": (dense_sigmoid, tiled_sigmoid),
+}
+
+
+def problem(batch: int) -> tuple:
+    """Every fifth pair is missing, contents repeat, and some are not known."""
+    rng = np.random.default_rng(batch)
+    sides = [rng.normal(size=(batch, WIDTH)).astype(np.float32) for _ in range(2)]
+    sides = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in sides]
+    content = np.repeat(rng.integers(0, batch // 2, (batch, 1)), 2, axis=1).astype(np.uint32)
+    pairs = Pairs(np.arange(batch) % 5 != 3, content, rng.random(batch) < 0.8)
+    return *sides, np.float32(20.0), pairs
+
+
+def gradient(loss):
+    return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))
+
+
+def assert_equal(found, expected):
+    np.testing.assert_allclose(found[0], expected[0], rtol=LOSS)
+    for a, b in zip(found[1], expected[1], strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=GRADIENT * np.abs(b).max())
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("batch, tile", [(40, 64), (40, 8), (37, 8), (37, 36)], ids=str)
+def test_tiles_equal_the_whole_matrix(name, batch, tile):
+    """One tile, tiles that divide the batch, and tiles that do not."""
+    dense, tiled = LOSSES[name]
+    arguments = problem(batch)
+    assert_equal(gradient(functools.partial(tiled, tile=tile))(*arguments), gradient(dense)(*arguments))
+
+
+MESHES = {
+    "1-D": (MeshShape(data=8), sharding.REPLICATED),
+    "2-D": (MeshShape(data=2, fsdp=4), sharding.FSDP),
+    "beside tensor": (MeshShape(data=2, fsdp=2, tensor=2), sharding.FSDP_TENSOR),
+}
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+@pytest.mark.parametrize("name", LOSSES)
+def test_devices_in_a_ring_equal_one_with_the_whole_matrix(name, mesh):
+    (shape, rules), (dense, tiled) = MESHES[mesh], LOSSES[name]
+    arguments = problem(80)  # ten or twenty a device: tiles of four, and the last not full
+    made = shape.make()
+    with sharding.using(made, rules):
+        rows = sharding.batch_sharding(made, rules)
+        placed = [jax.device_put(x, rows) if np.ndim(x) else x for x in arguments[:3]]
+        placed.append(jax.device_put(arguments[3], rows))
+        found = gradient(functools.partial(tiled, tile=4))(*placed)
+    assert_equal(found, gradient(dense)(*arguments))
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_no_array_is_larger_than_the_embeddings_and_none_are_gathered(devices):
+    """Of the compiled gradient, every array of every device. The whole matrix would be 16 times a limit."""
+    batch, width, tile = 1024, 32, 64
+    mesh = MeshShape().make(jax.devices()[:devices])
+    loss = functools.partial(benchmark.tiled_info_nce, tile=tile)
+    program = hlo.parse(benchmark.compiled(loss, batch, width, mesh).as_text())
+    limit = max(batch // devices * width, tile * tile)
+    sizes = [
+        (np.prod(array.shape), array, instruction.source)
+        for computation in program.computations.values()
+        for instruction in computation.instructions
+        for array in instruction.arrays
+    ]
+    assert max(sizes, key=lambda found: found[0])[0] <= 2 * limit, max(sizes, key=lambda found: found[0])
+    found = collectives(program, mesh.shape)
+    assert all(one.kind != "all-gather" for one in found)
+    permutes = [one for one in found if one.kind == "collective-permute"]
+    assert {one.count for one in permutes} == ({8} if devices == 8 else set())
+    assert all(one.num_bytes <= 4 for one in found if one.kind == "all-reduce")
+    dense = benchmark.compiled(benchmark.dense_info_nce, batch, width, mesh).as_text()
+    assert f"[{batch // devices},{batch}]" in dense  # what the test would find
+
+
+def test_memory_grows_as_the_batch_does():
+    mesh = MeshShape().make(jax.devices()[:1])
+    loss = functools.partial(benchmark.tiled_info_nce, tile=64)
+    small, large = (benchmark.temporary(benchmark.compiled(loss, b, 32, mesh)) for b in (4096, 16_384))
+    assert large < 4.5 * small
+
+
+def test_the_metric_is_that_of_one_tile():
+    first, second, scale, pairs = jax.tree.map(jnp.asarray, problem(37))
+    whole = info_nce(first, second, scale, pairs, tile=64)[1]
+    assert 0 < whole < 1
+    np.testing.assert_allclose(info_nce(first, second, scale, pairs, tile=8)[1], whole, rtol=1e-6)

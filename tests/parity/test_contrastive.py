@@ -1,0 +1,202 @@
+"""Variants of the contrastive loss against plain loops in NumPy, float64."""
+
+import functools
+import itertools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from catalog.of_objectives import outputs, pair_outputs, three_outputs
+from catalog.row import normal
+
+from mmjax import objectives
+from mmjax.batch import Image, present
+from mmjax.errors import InputError
+from mmjax.objectives.contrastive import Pairs, info_nce
+from mmjax.objectives.scalars import at_most
+from mmjax.testing import TOLERANCE
+from mmjax.train.optimizer import AdamW, decay_mask, path_name
+
+RTOL = TOLERANCE["fp32_module"]
+VALID = np.array([True, True, False, True, True, False, True])
+GROUPS = np.array([0, 1, 2, 0, 4, 5, 0])
+SCALE = 4.0
+
+
+def unit(batch: int = 7, seed: int = 0) -> np.ndarray:
+    x = normal(batch, 5, seed=seed)
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+def loop(first, second, valid, groups, decoupled=False, beta=0.0, tau_plus=0.0, scale=SCALE) -> float:
+    """Robinson et al. 2021, eq. 4 and 5, and Yeh et al. 2022; the mean over positives of a row."""
+    here, losses = np.flatnonzero(valid), []
+    for a, b in ((first, second), (second, first)):
+        of_rows = []
+        for i in here:
+            logit = {j: scale * float(np.float64(a[i]) @ np.float64(b[j])) for j in here}
+            right = [j for j in here if groups[j] == groups[i]]
+            wrong = [j for j in here if groups[j] != groups[i]]
+            denominator = 0.0
+            if wrong:
+                weights = [np.exp(beta * logit[j]) for j in wrong]
+                expected = sum(w * np.exp(logit[j]) for w, j in zip(weights, wrong, strict=True)) / sum(
+                    weights
+                )
+                positive = np.mean([np.exp(logit[j]) for j in right])
+                clean = (expected - tau_plus * positive) / (1 - tau_plus)
+                floor = np.exp(-scale) if tau_plus else 0.0
+                denominator += len(wrong) * max(clean, floor)
+            if not decoupled:
+                denominator += sum(np.exp(logit[j]) for j in right)
+            elif not wrong:
+                continue
+            of_rows.append(np.log(denominator) - np.mean([logit[j] for j in right]))
+        losses.append(np.mean(of_rows))
+    return float(np.mean(losses))
+
+
+def pairs(valid=VALID, groups=GROUPS) -> Pairs:
+    content = np.stack([groups, groups], axis=1).astype(np.uint32)
+    return Pairs(jnp.asarray(valid), jnp.asarray(content), jnp.ones(len(valid), bool))
+
+
+@pytest.mark.parametrize("decoupled", [False, True], ids=["", "decoupled"])
+@pytest.mark.parametrize("beta, tau_plus", [(0.0, 0.0), (0.7, 0.0), (0.0, 0.1), (0.7, 0.1), (0.5, 0.9)])
+def test_info_nce_with_other_denominators(decoupled, beta, tau_plus):
+    """tau_plus .9 subtracts so much that the least that negatives can be takes its place in some rows."""
+    first, second = unit(), unit(seed=1)
+
+    @jax.jit
+    def found(first, second):
+        fields = {"decoupled": decoupled, "beta": beta, "tau_plus": tau_plus}
+        return info_nce(first, second, SCALE, pairs(), tile=4, **fields)[0]
+
+    expected = loop(first, second, VALID, GROUPS, decoupled, beta, tau_plus)
+    np.testing.assert_allclose(found(first, second), expected, rtol=RTOL)
+    plain = loop(first, second, VALID, GROUPS)
+    assert (abs(expected - plain) > 1e-3) == bool(decoupled or beta or tau_plus)
+    gradient = jax.jit(jax.grad(found))(jnp.asarray(first), jnp.asarray(second))
+    step, direction = 1e-4, np.float64(normal(*first.shape, seed=3))
+    sides = [first + step * direction, first - step * direction]
+    up, down = (loop(side, second, VALID, GROUPS, decoupled, beta, tau_plus) for side in sides)
+    np.testing.assert_allclose((gradient * direction).sum(), (up - down) / (2 * step), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"decoupled": True}, {"beta": 1.0}, {"beta": 1.0, "tau_plus": 0.1}], ids=str
+)
+@pytest.mark.parametrize("scale", [1.0, 100.0])
+def test_rows_without_a_negative_and_rows_without_anything_are_finite(fields, scale):
+    """All are alike, or only one is there, or none; at the largest scale exp overflows float32."""
+
+    @jax.jit
+    @functools.partial(jax.value_and_grad, argnums=(0, 1))
+    def loss(first, second, pairs):
+        return info_nce(first, second, scale, pairs, **fields)[0]
+
+    for valid, groups in (
+        (np.ones(7, bool), np.zeros(7, int)),
+        (np.arange(7) == 3, GROUPS),
+        (np.zeros(7, bool), GROUPS),
+        (VALID, GROUPS),
+    ):
+        value, grads = loss(unit(), unit(), pairs(valid, groups))
+        assert np.isfinite(value) and all(np.isfinite(x).all() for x in grads)
+        if "decoupled" in fields and len(set(groups[valid])) < 2:
+            assert value == 0
+
+
+def test_each_two_of_three_modalities_are_contrasted():
+    (made,) = jax.tree.map(jnp.asarray, three_outputs())
+    module = objectives.MultiwayInfoNCE(("image", "text", "audio"), same="text", tile=2)
+    variables = nn.unbox(module.init(jax.random.key(0), made))
+    loss, metrics = jax.jit(module.apply)(variables, made)
+    groups, losses = np.array([0, 1, 0, 3]), []
+    for a, b in itertools.combinations(("image", "text", "audio"), 2):
+        valid = np.asarray(present(made.batch[a]) & present(made.batch[b]))
+        first, second = (np.asarray(made.predictions[name]) for name in (a, b))
+        losses.append(loop(first, second, valid, groups, scale=1 / 0.07))
+        np.testing.assert_allclose(metrics[f"temperature_{a}_{b}"], 0.07, rtol=RTOL)
+    np.testing.assert_allclose(loss, np.mean(losses), rtol=RTOL)
+
+
+def test_each_modality_is_contrasted_with_the_mean_of_the_others_that_are_there():
+    (made,) = jax.tree.map(jnp.asarray, three_outputs())
+    module = objectives.MultiwayInfoNCE(("image", "text", "audio"), against="others")
+    variables = nn.unbox(module.init(jax.random.key(0), made))
+    loss, _ = jax.jit(module.apply)(variables, made)
+    there = {name: np.asarray(present(made.batch[name])) for name in ("image", "text", "audio")}
+    assert not there["image"][3] and not there["audio"][2]
+    losses = []
+    for name in there:
+        mean, valid = np.zeros((4, 8)), np.zeros(4, bool)
+        for i in range(4):
+            others = [np.float64(made.predictions[o])[i] for o in there if o != name and there[o][i]]
+            mean[i] = np.mean(others, axis=0) / np.linalg.norm(np.mean(others, axis=0))
+            valid[i] = there[name][i]
+        losses.append(loop(np.asarray(made.predictions[name]), mean, valid, np.arange(4), scale=1 / 0.07))
+    np.testing.assert_allclose(loss, np.mean(losses), rtol=RTOL)
+
+
+@pytest.mark.parametrize("against", ["each", "others"])
+def test_a_modality_that_no_row_has_counts_nothing(against):
+    (made,) = jax.tree.map(jnp.asarray, three_outputs())
+    nothing = Image(made.batch["image"].pixels, jnp.zeros(4, bool))
+    made = made.replace(batch=made.batch | {"image": nothing})
+    two = objectives.MultiwayInfoNCE(("text", "audio"), against="each")
+    three = objectives.MultiwayInfoNCE(("image", "text", "audio"), against=against)
+    variables = three.init(jax.random.key(0), made)
+    (loss, _), grads = jax.value_and_grad(
+        lambda predictions: three.apply(variables, made.replace(predictions=predictions)), has_aux=True
+    )(made.predictions)
+    expected, _ = two.apply(two.init(jax.random.key(0), made), made)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(grads))
+    assert (grads["image"] == 0).all()
+    if against == "each":
+        np.testing.assert_allclose(loss, expected, rtol=RTOL)
+
+
+def test_embeddings_of_different_widths_are_refused():
+    made = outputs({"image": jnp.ones((4, 8)), "text": jnp.ones((4, 6))})
+    with pytest.raises(
+        InputError, match="one width to compare, found {'image': 8, 'text': 6}: give the heads"
+    ):
+        objectives.InfoNCE("image", "text").init(jax.random.key(0), made)
+
+
+SCALARS = {
+    "InfoNCE": (objectives.InfoNCE("image", "text"), {"log_scale"}),
+    "SigmoidPairs": (objectives.SigmoidPairs("image", "text"), {"log_scale", "bias"}),
+    "MultiwayInfoNCE": (
+        objectives.MultiwayInfoNCE(("image", "text")),
+        {"log_scale_image_text"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SCALARS)
+def test_learned_scalars_are_logged_and_never_decayed(name):
+    module, scalars = SCALARS[name]
+    (made,) = jax.tree.map(jnp.asarray, pair_outputs())
+    params = nn.unbox(module.init(jax.random.key(0), made))["params"]
+    masked = {path_name(path): decays for path, decays in jax.tree.leaves_with_path(decay_mask(params))}
+    assert masked == dict.fromkeys(scalars, False)
+    optimizer = AdamW(peak_learning_rate=1.0, weight_decay=1.0).make(10)
+    still = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = optimizer.update(still, optimizer.init(params), params)
+    assert all((x == 0).all() for x in jax.tree.leaves(updates))
+    _, metrics = module.apply({"params": params}, made)
+    assert set(metrics) - {"accuracy"} == {scalar.replace("log_scale", "temperature") for scalar in scalars}
+
+
+@pytest.mark.parametrize(
+    "x, grad, passed", [(4.0, -1.0, -1.0), (5.0, -1.0, 0.0), (5.0, 1.0, 1.0), (4.0, 1.0, 1.0)]
+)
+def test_a_scalar_over_its_bound_can_come_back_and_go_no_further(x, grad, passed):
+    """The bound is 4.6; descent moves against the gradient."""
+    value, pull = jax.vjp(lambda x: at_most(x, np.log(100.0)), jnp.float32(x))
+    np.testing.assert_allclose(value, min(x, np.log(100.0)))
+    assert pull(jnp.float32(grad))[0] == passed
