@@ -4,6 +4,7 @@ An objective for which a batch holds nothing has the loss 0; it neither changes 
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
@@ -15,6 +16,8 @@ from mmjax.balance.base import Balance, Decision, Seen, weighted
 from mmjax.errors import InputError
 
 LEAST_WEIGHT = 1e-3  # of GradNorm: at 0 or below, an objective would be unlearned
+# A shorter memory than usual: a loss of 1000 gives first slopes that would else hold all later steps down.
+adam = functools.partial(optax.adam, b2=0.99)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,14 +73,14 @@ class Uncertainty(Balance):
 
     def init(self, num_objectives: int) -> Any:
         zeros = jnp.zeros(num_objectives, jnp.float32)
-        return {"log_variance": zeros, "adam": optax.adam(self.learning_rate).init(zeros)}
+        return {"log_variance": zeros, "adam": adam(self.learning_rate).init(zeros)}
 
     def __call__(self, state: Any, seen: Seen) -> Decision:
         before = state["log_variance"]
         slope = jnp.where(seen.losses != 0, 0.5 - jnp.exp(-before) * seen.losses, 0.0)
-        change, adam = optax.adam(self.learning_rate).update(slope, state["adam"])
+        change, adam_state = adam(self.learning_rate).update(slope, state["adam"])
         after = jnp.clip(before + jnp.where(seen.losses != 0, change, 0.0), -self.limit, self.limit)
-        return weighted(jnp.exp(-before), {"log_variance": after, "adam": adam})
+        return weighted(jnp.exp(-before), {"log_variance": after, "adam": adam_state})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -135,7 +138,7 @@ class GradNorm(Balance):
         return {
             "weights": ones,
             "first_losses": 0 * ones,
-            "adam": optax.adam(self.learning_rate).init(ones),
+            "adam": adam(self.learning_rate).init(ones),
         }
 
     def __call__(self, state: Any, seen: Seen) -> Decision:
@@ -148,9 +151,9 @@ class GradNorm(Balance):
         weighted_norms = jnp.where(there, weights * norms, 0.0)
         target = weighted_norms.sum() / count * rate**self.alpha
         slope = jnp.where(there, jnp.sign(weighted_norms - target) * norms, 0.0)
-        change, adam = optax.adam(self.learning_rate).update(slope, state["adam"])
+        change, adam_state = adam(self.learning_rate).update(slope, state["adam"])
         moved = jnp.maximum(weights + change, LEAST_WEIGHT)
         # Those that are not there keep their weights, and the rest what they had together.
         together = jnp.where(there, weights, 0.0).sum() / jnp.maximum(jnp.where(there, moved, 0.0).sum(), 1e-12)
         after = jnp.where(there, moved * together, weights)
-        return weighted(weights, {"weights": after, "first_losses": first, "adam": adam})
+        return weighted(weights, {"weights": after, "first_losses": first, "adam": adam_state})
