@@ -78,7 +78,9 @@ class Checkpoints:
             log.warning("deleting checkpoint %d: training goes on from before it", stale)
             self._manager.delete(stale)
         about = {"step": step, "data_position": step, "experiment": self.experiment}
-        items = ocp.args.Composite(state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(about))
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(_filled(state)), about=ocp.args.JsonSave(about)
+        )
         with jax.transfer_guard("allow"):  # the training loop forbids implicit transfers; this one is meant
             saved = self._manager.save(step, args=items, force=True)
         if not saved:
@@ -163,8 +165,10 @@ class Checkpoints:
         return None
 
     def _read(self, step: int, abstract: Any) -> Any:
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(_filled(abstract)))
         state = self._manager.restore(step, args=args).state
+        if dataclasses.is_dataclass(abstract) and not isinstance(abstract, type):
+            state = dataclasses.replace(abstract, **state)
         for path, leaf in jax.tree_util.tree_leaves_with_path(state):
             if isinstance(
                 leaf, jax.ShapeDtypeStruct
@@ -189,6 +193,14 @@ class Checkpoints:
             named = folder.name.isdecimal()
             if not named and (folder / "state").is_dir() and not (folder / SEAL).exists():
                 integrity.seal(folder)
+
+
+def _filled(state: Any) -> Any:
+    """A dataclass as the dict of its fields that hold arrays: others come and go with versions."""
+    if not dataclasses.is_dataclass(state) or isinstance(state, type):
+        return state
+    values = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    return {name: value for name, value in values.items() if jax.tree.leaves(value)}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ from mmjax.train.flops import train_flops
 
 def describe(experiment: Experiment) -> str:
     """Parameters per tower, FLOPs per example, the plan of views, then every field. Computes only shapes."""
-    learner = Learner(model=experiment.model, objectives=experiment.objectives)
+    learner = Learner(experiment.model, experiment.objectives, experiment.balance)
     batch = experiment.data.spec()
 
     def init(batch: dict) -> dict:

@@ -17,6 +17,7 @@ from mmjax.notation import fields, is_module, to_text
 from mmjax.overrides import missing_file, override
 
 if TYPE_CHECKING:
+    from mmjax.balance import Balance
     from mmjax.data import Mixture
     from mmjax.evals import Eval
     from mmjax.model import MultimodalModel
@@ -25,6 +26,12 @@ if TYPE_CHECKING:
     from mmjax.train.optimizer import Optimizer
 
 __all__ = ["Experiment", "from_text", "load", "override", "to_text", "tracing", "validate"]
+
+
+def _fixed() -> "Balance":
+    from mmjax.balance import Fixed
+
+    return Fixed()
 
 
 def _one_device() -> "MeshShape":
@@ -61,6 +68,8 @@ class Experiment:
     keep_best: str | None = None  # "eval/metric": the checkpoint where it was best stays too
     best_mode: Literal["max", "min"] = "max"  # which value of keep_best is the best
     on_nonfinite: Literal["stop", "skip", "rollback"] = "stop"  # at a step that is not finite
+    balance: "Balance" = dataclasses.field(default_factory=_fixed)  # how objectives become one update
+    conflict_every: int = 0  # steps between reports of how their gradients conflict; 0: none
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
@@ -141,6 +150,7 @@ def validate(experiment: Experiment, num_devices: int | None = None) -> None:
     _refuse_small_tables(experiment)
     _refuse_misfits(experiment)
     _refuse_unkept_checkpoints(experiment)
+    _refuse_unbalanced(experiment)
 
     sizes = dataclasses.asdict(experiment.mesh)
     if num_devices is not None:
@@ -166,6 +176,7 @@ RANGES = {
     "eval_every": (0, 2**31 - 1),
     "max_to_keep": (1, 2**31 - 1),
     "keep_every": (0, 2**31 - 1),
+    "conflict_every": (0, 2**31 - 1),
     "seed": (0, 2**32 - 1),
 }
 CHOICES = {"best_mode": ("max", "min"), "on_nonfinite": ("stop", "skip", "rollback")}
@@ -283,6 +294,27 @@ def _refuse_unkept_checkpoints(experiment: Experiment) -> None:
             f"keep_best expects evaluations while the run goes on, found {name!r} only at its end: set "
             f"eval_every or evals.{name}.every"
         )
+
+
+def names_parameters(experiment: Experiment) -> bool:
+    """Whether it matters what the balance calls shared."""
+    balance = experiment.balance
+    return balance.shared is not None or balance.reads_gradients or experiment.conflict_every > 0
+
+
+def _refuse_unbalanced(experiment: Experiment) -> None:
+    """A balance names objectives that there are, and gradients that are compared have something to share."""
+    from mmjax.balance.shared import refuse_unshared
+
+    balance, objectives = experiment.balance, experiment.objectives
+    unknown = sorted(set(balance.objectives()) - set(objectives))
+    if unknown:
+        raise InputError(
+            f"{type(balance).__name__} expects names of objectives, found {unknown}: the experiment has "
+            f"{sorted(objectives)}"
+        )
+    if names_parameters(experiment):
+        refuse_unshared(balance, experiment.model, objectives)
 
 
 def best_metric(experiment: Experiment) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""Model, views and weighted objectives as one function: batch -> (loss, metrics)."""
+"""Model, views and weighted objectives as one function: batch -> losses and metrics."""
 
 from collections.abc import Mapping
 
@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from mmjax.balance import Balance, Fixed
 from mmjax.batch import Array, Batch, Encoded
 from mmjax.errors import InputError
 from mmjax.model import MultimodalModel
@@ -17,21 +18,31 @@ class Learner(nn.Module):
     """Encodes each distinct input once, whatever the number of objectives that look at it.
 
     objectives: {name: objective}, each as `mmjax.objectives.Objective` says.
+    balance: how training makes one update of their losses (`train.gradients`).
     """
 
     model: MultimodalModel
     objectives: Mapping[str, nn.Module]
+    balance: Balance = Fixed()
 
     def __call__(self, batch: Batch, train: bool = False) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """The weighted sum of the objectives' losses, and {"loss/<objective>", "<objective>/<metric>"}."""
+        """The losses' sum by the objectives' own weights, and {"loss/<objective>", "<objective>/<metric>"}."""
+        losses, metrics = self.losses(batch, train)
+        total = jnp.zeros((), jnp.float32)
+        for name, loss in losses.items():
+            total += self.objectives[name].weight * loss
+        return total, metrics
+
+    def losses(self, batch: Batch, train: bool = False) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+        """{objective: loss}, not weighted, and the same metrics."""
         outputs = self.look(batch, self.requests(), train)
-        total, metrics = jnp.zeros((), jnp.float32), {}
+        losses, metrics = {}, {}
         for name, objective in self.objectives.items():
             with jax.named_scope(f"objective_{name}"):
-                loss, more = objective(outputs[objective.view])
-            total += objective.weight * loss
-            metrics |= {f"loss/{name}": loss} | {f"{name}/{metric}": value for metric, value in more.items()}
-        return total, metrics
+                losses[name], more = objective(outputs[objective.view])
+            metrics[f"loss/{name}"] = losses[name]
+            metrics |= {f"{name}/{metric}": value for metric, value in more.items()}
+        return losses, metrics
 
     def predict(
         self, batch: Batch, view: Clean, heads: tuple[str, ...]

@@ -10,9 +10,11 @@ import jax
 from tqdm import tqdm
 
 from mmjax import data, distributed, evals, sharding, train
+from mmjax.balance import conflict
 from mmjax.checkpoint import Checkpoints
 from mmjax.errors import InputError, NonFiniteError
 from mmjax.evals import pictures
+from mmjax.evals.conflict_map import conflict_map, rows_of
 from mmjax.experiment import Experiment, best_metric, from_text, to_text
 from mmjax.goodput import Goodput
 from mmjax.learner import Learner
@@ -78,6 +80,8 @@ def run(
             folder.amend_metrics(goodput.row())
         if folder.writes:
             pictures.loss_curves(folder.path / METRICS, folder.pictures / "loss_curves.png")
+            if rows_of(folder.path / METRICS):
+                conflict_map(folder.path / METRICS, folder.pictures / "conflicts.png")
     return results
 
 
@@ -145,11 +149,12 @@ def train_steps(
         experiment.rules,
         skip_nonfinite=experiment.on_nonfinite == "skip",
     )
+    report = train.compile_conflicts(setup.learner, setup.abstract, setup.mesh, experiment.rules)
     flops = train_flops(setup.learner, setup.abstract.params, experiment.data.spec())
     meter = Meter(experiment.data.batch_size, flops, num_skipped=counted(folder)["skipped_steps"])
     while int(state.step) < experiment.num_steps:
         try:
-            state = steps(setup, state, step_function, meter, folder, checkpoints, stop, goodput)
+            state = steps(setup, state, step_function, report, meter, folder, checkpoints, stop, goodput)
         except NonFiniteError as error:
             with goodput.during("restart"):
                 state = roll_back(setup, folder, checkpoints, goodput, error)
@@ -163,6 +168,7 @@ def steps(
     setup: Setup,
     state: train.TrainState,
     step_function: Callable,
+    report: Callable,
     meter: Meter,
     folder: RunFolder,
     checkpoints: Checkpoints,
@@ -172,7 +178,7 @@ def steps(
     """As `train_steps`, up to the first NonFiniteError: with logs, checkpoints and evaluations on the way."""
     experiment, first, num_steps = setup.experiment, int(state.step), setup.experiment.num_steps
     shown = dict(desc=experiment.name, unit="step", dynamic_ncols=True, disable=not folder.writes)
-    counts = counted(folder)
+    counts, reports = counted(folder), []
     feed, vote = Feed(setup, first, counts["bad_examples"]), distributed.Vote()
     meter.restart()
     with contextlib.closing(feed), tqdm(total=num_steps, initial=first, **shown) as bar:
@@ -185,6 +191,8 @@ def steps(
                 batch, waited = feed.next()
             goodput.enter("step" if meter.compiled else "compile")
             with jax.transfer_guard("disallow"):
+                if experiment.conflict_every and step % experiment.conflict_every == 0:
+                    reports.append(report(state, batch))
                 state, metrics = step_function(state, batch)
             meter.add(metrics, waited)
             if not meter.compiled:
@@ -204,6 +212,8 @@ def steps(
                 num_updates = max(0, step - 1 - meter.num_skipped)  # before this step's
                 row["learning_rate"] = float(experiment.optimizer.learning_rate(num_steps, num_updates))
                 row["bad_examples"] = feed.num_bad()
+                row |= conflict.mean(jax.device_get(reports)) if reports else {}
+                reports.clear()
                 if experiment.on_nonfinite != "stop":
                     row |= {"skipped_steps": meter.num_skipped, "rollbacks": counts["rollbacks"]}
                 folder.write_metrics(step, row | goodput.row())

@@ -20,7 +20,16 @@ EVALS = "evals.jsonl"
 VOCABULARIES = "vocabularies.json"
 # A run may go on with other devices, keep other checkpoints, or meet its next bad step otherwise: what it has
 # learned so far is the same.
-MOVABLE = ("mesh", "rules", "max_to_keep", "keep_every", "keep_best", "best_mode", "on_nonfinite")
+MOVABLE = (
+    "mesh",
+    "rules",
+    "max_to_keep",
+    "keep_every",
+    "keep_best",
+    "best_mode",
+    "on_nonfinite",
+    "conflict_every",
+)
 OURS = {"lock", ".writable", EXPERIMENT + ".new"}  # what a claim that was killed half-way may leave
 
 

@@ -7,8 +7,9 @@ import jax
 import optax
 
 from mmjax import data, distributed, sharding, train
+from mmjax.balance.shared import split
 from mmjax.batch import Batch
-from mmjax.experiment import Experiment, tracing, validate
+from mmjax.experiment import Experiment, names_parameters, tracing, validate
 from mmjax.learner import Learner
 
 
@@ -28,11 +29,13 @@ class Setup:
         devices = jax.devices() if devices is None else devices
         validate(experiment, len(devices))
         mesh = experiment.mesh.make(devices)
-        learner = Learner(model=experiment.model, objectives=experiment.objectives)
+        learner = Learner(experiment.model, experiment.objectives, experiment.balance)
         optimizer = experiment.optimizer.make(experiment.num_steps)
         spec = experiment.data.spec()
         with tracing(experiment):
             abstract = train.abstract_state(learner, optimizer, spec, experiment.seed, mesh, experiment.rules)
+            if names_parameters(experiment):
+                split(abstract.params, experiment.balance)  # refuses prefixes that name none
         return cls(experiment, learner, optimizer, mesh, abstract)
 
     def new_state(self) -> train.TrainState:

@@ -33,6 +33,8 @@ CHECKED = (
     "encoders",
     "fusion",
     "heads",
+    "balance.solvers",
+    "balance.conflict",
     "model",
     "views",
     "objectives",

@@ -1,5 +1,7 @@
 """Everything that a step changes."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -23,6 +25,7 @@ class TrainState:
     params: dict
     opt_state: optax.OptState
     key: Array  # uint32 "2": the run's seed; each step folds itself in
+    balance: Any = ()  # what the balance keeps, whole on every device
 
 
 def init_state(
@@ -37,6 +40,7 @@ def init_state(
         params=params,
         opt_state=optimizer.init(params),
         key=jax.random.key_data(run_key),
+        balance=learner.balance.init(len(learner.objectives)),
     )
 
 

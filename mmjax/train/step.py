@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from mmjax.batch import Batch
 from mmjax.learner import Learner
 from mmjax.sharding import Rules, batch_sharding, using
+from mmjax.train.gradients import balanced
 from mmjax.train.nonfinite import all_finite
 from mmjax.train.state import TrainState
 
@@ -27,31 +28,25 @@ def train_step(
 ) -> tuple[TrainState, Metrics]:
     """One update. Pure; metrics are of the parameters before the update.
 
-    skip_nonfinite: where a loss or the gradient is not finite, parameters and optimizer stay as they are and
-    only the step goes on; the metric "skipped" (0 or 1) tells.
+    skip_nonfinite: where a loss or the gradient is not finite, parameters, optimizer and balance stay as they
+    are and only the step goes on; the metric "skipped" (0 or 1) tells.
     """
-    key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-    dropout_key, views_key = jax.random.split(key)
-
-    def loss_fn(params):
-        return learner.apply(
-            {"params": params}, batch, train=True, rngs={"dropout": dropout_key, "views": views_key}
-        )
-
     with jax.named_scope("forward_backward"):
-        (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+        grads, metrics, balance = balanced(learner, state, batch)
     with jax.named_scope("update"):
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-    metrics = {"loss": loss} | metrics | {"grad_norm": optax.global_norm(grads)}
+    metrics = metrics | {"grad_norm": optax.global_norm(grads)}
     if skip_nonfinite:
         # Known before the update, so that no second copy of the state is kept until it is.
         finite = all_finite(metrics)
-        params, opt_state = jax.tree.map(
-            lambda new, old: jnp.where(finite, new, old), (params, opt_state), (state.params, state.opt_state)
+        params, opt_state, balance = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old),
+            (params, opt_state, balance),
+            (state.params, state.opt_state, state.balance),
         )
         metrics["skipped"] = 1.0 - finite.astype(jnp.float32)
-    state = state.replace(step=state.step + 1, params=params, opt_state=opt_state)
+    state = state.replace(step=state.step + 1, params=params, opt_state=opt_state, balance=balance)
     return state, metrics | {"update_norm": optax.global_norm(updates)}
 
 

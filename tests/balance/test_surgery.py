@@ -1,0 +1,231 @@
+"""Gradient surgery: each method against plain NumPy on the gradients, and where the plain sum fails."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from test_weights import descend, two_scales
+
+from mmjax import balance
+from mmjax.balance import Seen
+from mmjax.balance.surgery import orders
+from mmjax.errors import InputError
+
+KEY = jax.random.key(3)
+ALL = (
+    balance.PCGrad(), balance.MGDA(), balance.CAGrad(), balance.NashMTL(), balance.MeanGradients(),
+    balance.MeanGradients(normalize=False), balance.Interpolate(),
+)  # fmt: skip
+IDS = [f"{type(b).__name__}{n}" for n, b in enumerate(ALL)]
+
+
+def gradients(seed: int, num: int = 4) -> np.ndarray:
+    """Of several scales, some of which point against each other."""
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(num, 6)) * 3.0 ** rng.uniform(-1, 1, (num, 1))
+
+
+def answer(chosen: balance.Balance, g: np.ndarray) -> balance.Decision:
+    num = len(g)
+    gram = jnp.asarray(g @ g.T, jnp.float32)
+    seen = Seen(names=tuple("abcdef"[:num]), step=jnp.int32(0), key=KEY, losses=jnp.ones(num), gram=gram)
+    return jax.jit(lambda seen: chosen((), seen))(seen)
+
+
+def update(chosen: balance.Balance, g: np.ndarray) -> np.ndarray:
+    return np.asarray(answer(chosen, g).shared, np.float64) @ g
+
+
+def pcgrad(g: np.ndarray) -> np.ndarray:
+    order, total = np.asarray(orders(KEY, len(g))), 0.0
+    for i in range(len(g)):
+        mine = g[i].copy()
+        for j in order[i]:
+            if j != i and mine @ g[j] < 0:
+                mine -= mine @ g[j] / (g[j] @ g[j]) * g[j]
+        total = total + mine
+    return total
+
+
+def shortest(g: np.ndarray) -> np.ndarray:
+    """The shortest mix: the best point of every face of the simplex, by its normal equations."""
+    best = None
+    for size in range(1, len(g) + 1):
+        for face in map(list, itertools.combinations(range(len(g)), size)):
+            corner = np.block(
+                [[g[face] @ g[face].T, np.ones((size, 1))], [np.ones((1, size)), np.zeros((1, 1))]]
+            )
+            w = np.linalg.solve(corner, np.append(np.zeros(size), 1))[:size]
+            if (w >= 0).all() and (best is None or np.linalg.norm(w @ g[face]) < np.linalg.norm(best)):
+                best = w @ g[face]
+    return len(g) * best
+
+
+def cagrad(g: np.ndarray, c: float) -> np.ndarray:
+    """Its primal problem: of the directions within c |mean| of the mean, the one whose least gain is largest."""
+    mean, best, num = g.mean(0), None, len(g)
+    # The dual over the simplex, by many small multiplicative steps.
+    w, reach = np.ones(num) / num, c * np.linalg.norm(mean)
+    for _ in range(20_000):
+        mix = w @ g
+        slope = g @ mean + reach * g @ mix / np.linalg.norm(mix)
+        w = w * np.exp(-0.3 * (slope - slope.min()))
+        w /= w.sum()
+    best = mean + reach * (w @ g) / np.linalg.norm(w @ g)
+    return num * best
+
+
+def nash(g: np.ndarray) -> np.ndarray:
+    """alpha_i sum_j alpha_j g_i.g_j = 1, one after the other until nothing changes."""
+    gram, alpha = g @ g.T, np.ones(len(g))
+    for _ in range(5000):
+        for i in range(len(g)):
+            others = gram[i] @ alpha - gram[i, i] * alpha[i]
+            alpha[i] = (-others + np.sqrt(others**2 + 4 * gram[i, i])) / (2 * gram[i, i])
+    np.testing.assert_allclose(alpha * (gram @ alpha), 1, rtol=1e-9)
+    return len(g) * alpha / alpha.sum() @ g
+
+
+def one_length(g: np.ndarray) -> np.ndarray:
+    norms = np.linalg.norm(g, axis=1, keepdims=True)
+    return (norms.mean() * g / norms).sum(0)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(
+    "chosen, by_hand, rtol",
+    [
+        (balance.PCGrad(), pcgrad, 1e-5),
+        (balance.MGDA(), shortest, 1e-3),  # its own iterations end there
+        (balance.CAGrad(c=0.5), lambda g: cagrad(g, 0.5), 1e-3),
+        (balance.NashMTL(), nash, 1e-3),  # the ridge
+        (balance.MeanGradients(), one_length, 1e-5),
+        (balance.MeanGradients(normalize=False), lambda g: g.mean(0), 1e-5),
+        (balance.Interpolate(amount=0.25), lambda g: 0.75 * g.sum(0) + 0.25 * pcgrad(g), 1e-5),
+    ],
+    ids=["PCGrad", "MGDA", "CAGrad", "NashMTL", "MeanGradients", "plain mean", "Interpolate"],
+)
+def test_against_numpy(chosen, by_hand, rtol, seed):
+    g = gradients(seed)
+    assert (np.triu(g @ g.T) < 0).any()
+    expected = by_hand(g)
+    np.testing.assert_allclose(update(chosen, g), expected, rtol=0, atol=rtol * np.abs(g).max())
+    assert np.abs(expected - g.sum(0)).max() > 0.05 * np.abs(g).max()
+
+
+@pytest.mark.parametrize("chosen", ALL, ids=IDS)
+def test_who_has_no_gradient_takes_no_part(chosen):
+    g = gradients(0)
+    some = np.concatenate([g[:2], np.zeros((1, 6)), g[2:]])
+    if isinstance(chosen, balance.PCGrad | balance.Interpolate):
+        g = some[[0, 1]]  # whose order of two does not matter
+        some = np.stack([g[0], np.zeros(6), g[1]])
+    decision = answer(chosen, some)
+    assert np.isfinite(decision.shared).all() and (np.asarray(decision.weights) == 1).all()
+    np.testing.assert_allclose(update(chosen, some), update(chosen, g), atol=1e-4 * np.abs(g).max())
+    assert (np.asarray(answer(chosen, 0 * g).shared) == 0).all()
+
+
+@pytest.mark.parametrize("chosen", [b for b in ALL if b != balance.MeanGradients(normalize=False)], ids=repr)
+def test_gradients_that_agree_give_their_sum(chosen):
+    g = np.tile(gradients(1)[:1], (3, 1))
+    scale = 1 + chosen.c if isinstance(chosen, balance.CAGrad) else 1
+    np.testing.assert_allclose(update(chosen, g), scale * g.sum(0), rtol=1e-4)
+
+
+@pytest.mark.parametrize("chosen", ALL, ids=IDS)
+def test_gradients_that_cancel_stay_finite(chosen):
+    g = gradients(2)[:1]
+    assert np.isfinite(answer(chosen, np.concatenate([g, -g])).shared).all()
+
+
+@pytest.mark.parametrize("size", [1e-12, 1e12])
+@pytest.mark.parametrize("chosen", ALL, ids=IDS)
+def test_the_unit_of_all_losses_does_not_matter(chosen, size):
+    expected, found = answer(chosen, gradients(3)), answer(chosen, gradients(3) * size)
+    np.testing.assert_allclose(found.shared, expected.shared, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("chosen", [balance.MGDA(), balance.NashMTL(), balance.MeanGradients()], ids=repr)
+def test_no_objective_is_given_up_for_one_of_another_scale(chosen):
+    """The sum hears only the larger, and leaves the other worse than it found it."""
+    units, start = np.array([1000.0, 1.0]), [-0.2, 0.3]
+    before = np.asarray(two_scales(jnp.asarray(start))) / units
+    fixed = descend(balance.Fixed(), two_scales, start) / units
+    assert fixed[1] > before[1] + 0.5
+    found = descend(chosen, two_scales, start) / units
+    assert (found < before + 0.1).all()
+
+
+def toy(x):
+    """Two objectives of conflicting slopes and curvatures (Liu et al. 2021, appendix B)."""
+    a, b = x
+
+    def log(value):
+        return jnp.log(jnp.maximum(jnp.abs(value), 5e-6)) + 6
+
+    upper, lower = jnp.maximum(jnp.tanh(b / 2), 0), jnp.maximum(jnp.tanh(-b / 2), 0)
+    first = log(0.5 * (-a - 7) - jnp.tanh(-b)), log(0.5 * (-a + 3) - jnp.tanh(-b) + 2)
+    second = [((-a + side) ** 2 + 0.1 * (-b - 8) ** 2) / 10 - 20 for side in (7, -7)]
+    return jnp.stack([upper * f + lower * s for f, s in zip(first, second, strict=True)])
+
+
+def after_adam(chosen: balance.Balance, start, num_steps: int = 60_000) -> np.ndarray:
+    """The toy's losses, as in the paper: Adam at 1e-3."""
+    optimizer = optax.adam(1e-3)
+
+    def one(carry, step):
+        x, opt_state = carry
+        g = jax.jacobian(toy)(x)
+        seen = Seen(
+            names=("a", "b"), step=step, key=jax.random.fold_in(KEY, step), losses=toy(x), gram=g @ g.T
+        )
+        grad = (chosen((), seen).shared[:, None] * g).sum(0)
+        updates, opt_state = optimizer.update(grad, opt_state)
+        return (x + updates, opt_state), None
+
+    start = jnp.asarray(start)
+    carry = start, optimizer.init(start)
+    (x, _), _ = jax.jit(lambda carry: jax.lax.scan(one, carry, jnp.arange(num_steps)))(carry)
+    return np.asarray(toy(x))
+
+
+STUCK = (-8.5, 7.5)  # from here the sum of the gradients runs into a narrow valley and stays
+
+
+@pytest.fixture(scope="module")
+def by_the_sum() -> np.ndarray:
+    return after_adam(balance.Fixed(), STUCK)
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [balance.PCGrad(), balance.MGDA(iterations=5), balance.CAGrad(c=0.5, iterations=5),
+     balance.NashMTL(iterations=10), balance.Interpolate(amount=0.9)],
+    ids=lambda b: type(b).__name__,
+)  # fmt: skip
+def test_out_of_the_valley_in_which_the_sum_is_stuck(chosen, by_the_sum):
+    """The sum ends in the valley, one objective far from its best; surgery reaches the Pareto front."""
+    found = after_adam(chosen, STUCK)
+    assert by_the_sum.max() > 0, by_the_sum
+    assert found.max() < -8, found
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: balance.CAGrad(c=-0.1), "CAGrad.c expects a number of at least 0, found -0.1"),
+        (lambda: balance.Interpolate(amount=1.5), "amount expects a number from 0 to 1, found 1.5"),
+        (lambda: balance.Interpolate(surgery=balance.Fixed()), r"surgery expects .* found Fixed\("),
+        (
+            lambda: balance.Interpolate(surgery=balance.MGDA(shared=("x",))),
+            "Interpolate.shared holds for both",
+        ),
+    ],
+)
+def test_refusals(make, message):
+    with pytest.raises(InputError, match=message):
+        make()
