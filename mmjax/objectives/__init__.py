@@ -12,6 +12,7 @@ from mmjax.objectives.matching import Matching
 from mmjax.objectives.multiway import MultiwayInfoNCE
 from mmjax.objectives.next_sentence import NextSentence
 from mmjax.objectives.outputs import Objective, Outputs
+from mmjax.objectives.token_classification import TokenClassification
 from mmjax.objectives.vector_quantised import VectorQuantised
 
 __all__ = [
