@@ -6,7 +6,7 @@ import math
 import numpy as np
 
 from mmjax.batch import Patches
-from mmjax.data.image import _flatten, _open, _picture, _pixels, _resize
+from mmjax.data.picture import flatten, open_picture, resize, to_picture, to_pixels
 from mmjax.data.records import Record, at_each, lookup
 from mmjax.errors import InputError
 
@@ -58,10 +58,10 @@ class PatchesTransform:
     def _decode(self, record: Record, path: str) -> np.ndarray:
         # A JPEG may come out smaller, but with at least the longest side that any grid has.
         side = self.patch * self.max_patches
-        picture = _open(record["__key__"], path, lookup(record, path), self.max_pixels, side)
-        picture = _flatten(picture, "RGB" if self.channels == 3 else "L", self.background)
+        picture = open_picture(record["__key__"], path, lookup(record, path), self.max_pixels, side)
+        picture = flatten(picture, "RGB" if self.channels == 3 else "L", self.background)
         rows, columns = grid(picture.height, picture.width, self.patch, self.max_patches)
-        return _pixels(_resize(picture, (rows * self.patch, columns * self.patch)))
+        return to_pixels(resize(picture, (rows * self.patch, columns * self.patch)))
 
     def augment(self, decoded: list[np.ndarray], rng: np.random.Generator | None) -> Patches:
         """Choose, shrink, cut, normalise."""
@@ -71,7 +71,7 @@ class PatchesTransform:
         if rng is not None and self.min_patches is not None:
             most = int(rng.integers(self.min_patches, self.max_patches + 1))
             rows, columns = grid(*pixels.shape[:2], self.patch, most)
-            pixels = _pixels(_resize(_picture(pixels), (rows * self.patch, columns * self.patch)))
+            pixels = to_pixels(resize(to_picture(pixels), (rows * self.patch, columns * self.patch)))
         std, mean = np.asarray(self.std, np.float32), np.asarray(self.mean, np.float32)
         pixels = pixels.astype(np.float32) * (1.0 / (255.0 * std)) - mean / std
         rows, columns = pixels.shape[0] // self.patch, pixels.shape[1] // self.patch

@@ -18,5 +18,5 @@ from mmjax.objectives.vector_quantised import VectorQuantised
 __all__ = [
     "Adversarial", "CTC", "CausalLanguage", "Classification", "Distillation", "InfoNCE", "MaskedCodes",
     "MaskedLanguage", "MaskedPatches", "MaskedSpectrogram", "Matching", "MultiLabel", "MultiwayInfoNCE",
-    "NextSentence", "Objective", "Outputs", "SigmoidPairs", "VectorQuantised",
+    "NextSentence", "Objective", "Outputs", "SigmoidPairs", "TokenClassification", "VectorQuantised",
 ]  # fmt: skip
