@@ -5,7 +5,8 @@ import math
 
 import numpy as np
 
-from mmjax.batch import Patches
+from mmjax.batch import Image, Patches
+from mmjax.data.image import ImageTransform, _flatten, _open, _picture, _pixels, _resize
 from mmjax.data.picture import flatten, open_picture, resize, to_picture, to_pixels
 from mmjax.data.records import Record, at_each, lookup
 from mmjax.errors import InputError
@@ -81,6 +82,24 @@ class PatchesTransform:
         made.rows[:num], made.columns[:num] = np.divmod(np.arange(num), columns)
         made.mask[:num] = True
         return made
+
+    def images(self, patches: Patches) -> tuple[Image, ImageTransform]:
+        """A batch put together again, each picture stretched to one square, and how such pixels are made."""
+        side = self.patch * math.ceil(math.sqrt(self.max_patches))
+        stretched = [
+            self._together(*row, side)
+            for row in zip(patches.patches, patches.rows, patches.columns, strict=True)
+        ]
+        transform = ImageTransform(self.field, (side, side), self.channels, mean=self.mean, std=self.std)
+        return Image(np.stack(stretched), np.asarray(patches.mask).any(axis=1)), transform
+
+    def _together(self, cut: np.ndarray, rows: np.ndarray, columns: np.ndarray, side: int) -> np.ndarray:
+        num_rows, num_columns = int(rows.max()) + 1, int(columns.max()) + 1
+        cut = np.asarray(cut)[: num_rows * num_columns]
+        tiles = cut.reshape(num_rows, num_columns, self.patch, self.patch, self.channels).swapaxes(1, 2)
+        pixels = tiles.reshape(num_rows * self.patch, num_columns * self.patch, self.channels)
+        down, across = (np.arange(side) * size // side for size in pixels.shape[:2])
+        return pixels[down][:, across]
 
     def empty(self) -> Patches:
         """No picture."""

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from mmjax.batch import Video
+from mmjax.batch import Image, Video
 from mmjax.data.image import ImageTransform
 from mmjax.data.records import Record
 from mmjax.errors import InputError
@@ -55,6 +55,14 @@ class VideoTransform:
         """As the sheet is, and cut."""
         image = self.sheet.augment(decoded, rng)
         return Video(self._cut(image.pixels), np.ones(self.tiles[0] * self.tiles[1], bool))
+
+    def images(self, video: Video) -> tuple[Image, ImageTransform]:
+        """A batch as the sheets that it was cut from, and how they are made."""
+        (rows, columns), frames = self.tiles, np.asarray(video.frames)
+        batch, _, height, width, channels = frames.shape
+        tiles = frames.reshape(batch, rows, columns, height, width, channels).swapaxes(2, 3)
+        sheets = tiles.reshape(batch, rows * height, columns * width, channels)
+        return Image(sheets, np.asarray(video.mask).any(axis=1)), self.sheet
 
     def _cut(self, pixels: np.ndarray) -> np.ndarray:
         rows, columns = self.tiles

@@ -42,7 +42,10 @@ class SpectrogramGenerator(nn.Module):
         x = x.reshape(-1, height, width, self.channels[0])
         for i, channels in enumerate((*self.channels[1:], 1)):
             x = nn.relu(LayerNorm(dtype=self.dtype, name=f"norm_{i}")(x))
-            x = Conv2d(4 * channels, self.size, by="xla", dtype=self.dtype, name=f"conv_{i}")(x)
+            # The last four channels are a cell's four pixels: too few for devices to share.
+            axes = ("patch", "embed" if channels > 1 else None)
+            conv = Conv2d(4 * channels, self.size, by="xla", axes=axes, dtype=self.dtype, name=f"conv_{i}")
+            x = conv(x)
             x = einops.rearrange(x, "B M N (a b C) -> B (M a) (N b) C", a=2, b=2)
         return x[:, :num_frames, :num_mels, 0]
 

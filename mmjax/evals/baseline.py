@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from mmjax import data
-from mmjax.batch import Audio, Image, Stream, Text
+from mmjax.batch import Audio, Image, Patches, Stream, Text, Video
 from mmjax.errors import InputError
 from mmjax.evals import features
 from mmjax.evals.base import rows_present
@@ -21,10 +21,13 @@ def raw_rows(stream: Stream, transform: Any) -> np.ndarray:
             rows = [features.ngrams(text) for text in texts(stream, transform)]
         case Image(pixels=pixels):
             rows = [features.picture(row) for row in np.asarray(pixels)]
+        case Patches() | Video():
+            images, _ = transform.images(stream)
+            rows = [features.picture(row) for row in images.pixels]
         case Audio():
             rows = [features.sound(mel) for mel in features.clips(stream, transform.sample_rate_hz)]
         case _:
-            raise TypeError(f"expected a Text, Image or Audio, found {type(stream).__name__}")
+            raise TypeError(f"expected a Text, Image, Patches, Video or Audio, found {type(stream).__name__}")
     return np.stack(rows) * kept[:, None]
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mmjax.batch import Audio, Image, Stream, Text
+from mmjax.batch import Audio, Image, Patches, Stream, Text, Video
 from mmjax.evals import features
 
 THUMBNAIL_SIDE = 128  # pixels
@@ -48,8 +48,10 @@ def cards(stream: Stream, transform: Any, captions: list[str]) -> list[Card]:
             return [
                 Card("audio", caption, _spectrogram(mel)) for caption, mel in zip(captions, mels, strict=True)
             ]
+        case Patches() | Video():
+            return cards(*transform.images(stream), captions)
         case _:
-            raise TypeError(f"expected a Text, Image or Audio, found {type(stream).__name__}")
+            raise TypeError(f"expected a Text, Image, Patches, Video or Audio, found {type(stream).__name__}")
 
 
 def _thumbnail(pixels: np.ndarray, transform: Any) -> np.ndarray:

@@ -55,7 +55,7 @@ class Conv2d(nn.Module):
 
     `by` changes how it is computed, not what, nor the parameters: "windows", or "xla", two to four times as
     fast, forward and backward, at 3 x 3 and 32 to 128 channels on one core (jax 0.10), and what accelerators
-    have units for.
+    have units for. `axes` are those of the kernel, windows by channels.
     """
 
     width: int
@@ -63,6 +63,7 @@ class Conv2d(nn.Module):
     stride: int = 1
     use_bias: bool = True
     by: Literal["windows", "xla"] = "windows"
+    axes: tuple[str | None, str | None] = ("patch", "embed")
     dtype: str = "float32"
 
     @nn.compact
@@ -70,7 +71,7 @@ class Conv2d(nn.Module):
         linear = Einsum(
             "B M N P, P D -> B M N D",
             shape=(self.size**2 * x.shape[-1], self.width),
-            axes=("patch", "embed"),
+            axes=self.axes,
             use_bias=self.use_bias,
             dtype=self.dtype,
             name="kernel",

@@ -10,6 +10,8 @@ from mmjax import data
 from mmjax.batch import present
 from mmjax.data.patches import grid
 from mmjax.errors import InputError
+from mmjax.evals import cards
+from mmjax.evals.baseline import raw_rows
 
 FOLDER = Path(os.environ.get("MMJAX_DATA", Path(__file__).parents[3] / "shared" / "data"))
 PLAIN = dict(mean=0.0, std=1.0)
@@ -154,6 +156,29 @@ def test_ill_made_videos_are_refused(options, tiles, words):
     with pytest.raises(InputError) as caught:
         data.VideoTransform(sheet(**options), tiles=tiles)
     assert words in str(caught.value)
+
+
+def stacked(*examples):
+    return data.collate([{"x": example} for example in examples], {"x": examples[0]})["x"]
+
+
+def test_what_was_cut_can_be_shown(make):
+    """Evaluations draw and compare videos as their sheets, patches as their pictures."""
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8)
+    tiles = data.VideoTransform(sheet(), tiles=(2, 3))
+    images, transform = tiles.images(stacked(one(tiles, make.picture(pixels)), tiles.empty()))
+    expected = transform.augment(transform.decode({"__key__": "k", "png": make.picture(pixels)}), None)
+    np.testing.assert_array_equal(images.pixels[0], expected.pixels)
+    assert images.mask.tolist() == [True, False]
+    cut = data.PatchesTransform("png", patch=4, max_patches=6, **PLAIN)
+    batch = stacked(one(cut, make.picture(pixels)), cut.empty())
+    images, transform = cut.images(batch)
+    assert images.pixels.shape == (2, 12, 12, 3) and transform.size == (12, 12)
+    np.testing.assert_allclose(images.pixels[0], (pixels / 255)[np.arange(12) * 8 // 12], atol=1e-6)
+    for stream, made in ((batch, cut), (stacked(one(tiles, make.picture(pixels)), tiles.empty()), tiles)):
+        shown = cards.cards(stream, made, ["a", "b"])
+        assert [card.kind for card in shown] == ["image", "image"] and shown[0].values.dtype == np.uint8
+        assert raw_rows(stream, made).shape[0] == 2
 
 
 @pytest.mark.skipif(not (FOLDER / "grid_s1").is_dir(), reason="grid_s1 is not under $MMJAX_DATA")

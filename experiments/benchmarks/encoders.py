@@ -1,0 +1,228 @@
+"""Every encoder in the place of its modality's transformer: the same head, data, steps and seed.
+
+    taskset -c 0 python experiments/benchmarks/encoders.py            # all, some minutes
+    taskset -c 0 python experiments/benchmarks/encoders.py text       # the rows of one modality
+
+Data under $MMJAX_DATA: the digit of a picture and of a recording (`avdigits`), the category of an emoji by
+its keywords (`emoji_speech`), the command seen on a speaker's lips (`grid_s1`). Training splits train, val
+splits score; nothing was tuned. Each is trained for so short that the table says what an encoder learns soon
+and costs, not what it reaches. Sizes are not matched; FLOPs are of matrix products and convolutions.
+
+RESULTS
+"""
+
+import argparse
+import os
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from mmjax import data, encoders, fusion, heads, objectives, sharding, train
+from mmjax.layers import Recurrent, Transformer
+from mmjax.learner import Learner
+from mmjax.model import MultimodalModel
+from mmjax.objectives.outputs import Outputs, masked_mean
+from mmjax.train.flops import train_flops
+from mmjax.views import Clean
+
+DATA = Path(os.environ.get("MMJAX_DATA", Path(__file__).parents[3] / "shared" / "data"))
+WIDTH, BATCH, STEPS, SEED = 64, 64, 150, 0
+KINDS = ("Activities", "Animals & Nature", "Flags", "Food & Drink", "Objects", "People & Body",
+         "Smileys & Emotion", "Symbols", "Travel & Places")  # fmt: skip
+COMMANDS = ("bin", "lay", "place", "set")
+VOCAB = 800
+
+
+class Classified(nn.Module):
+    """Cross-entropy of the class that the data name."""
+
+    head: str
+    weight: float = 1.0
+    view: Clean = Clean()
+
+    def reads(self) -> tuple[str, ...]:
+        return (self.head,)
+
+    def __call__(self, outputs: Outputs) -> tuple[jax.Array, dict[str, jax.Array]]:
+        logits, label = outputs.predictions[self.head], outputs.batch["label"]
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, label.values)
+        right = (logits.argmax(-1) == label.values).astype(jnp.float32)
+        return masked_mean(losses, label.mask), {"accuracy": masked_mean(right, label.mask)}
+
+
+def trunk(depth: int = 2, **changes) -> Transformer:
+    fields = dict(depth=depth, width=WIDTH, num_heads=4, mlp_width=4 * WIDTH, scan=False)
+    return Transformer(**fields | changes)
+
+
+def mel() -> encoders.LogMel:
+    return encoders.LogMel(sample_rate_hz=8000, num_mels=40)
+
+
+def cnn(**changes) -> encoders.ConvSpectrogram:
+    return encoders.ConvSpectrogram(channels=(16, 32, 64), **changes)
+
+
+# The first of each modality is the transformer that the others are measured against.
+TEXT = {
+    "transformer": lambda: encoders.TextTransformer(VOCAB, trunk(), max_length=24),
+    "transformer, causal": lambda: encoders.TextTransformer(VOCAB, trunk(causal=True), max_length=24),
+    "LSTM, both ways": lambda: encoders.RecurrentText(VOCAB, Recurrent(depth=1, width=WIDTH)),
+    "GRU, both ways": lambda: encoders.RecurrentText(VOCAB, Recurrent(depth=1, width=WIDTH, cell="gru")),
+    "LSTM, one way": lambda: encoders.RecurrentText(
+        VOCAB, Recurrent(depth=1, width=WIDTH, bidirectional=False)
+    ),
+}
+IMAGE = {
+    "ViT": lambda: encoders.ViT(encoders.LinearPatches((7, 7)), trunk()),
+    "ViT, ConvNeXt stem": lambda: encoders.ViT(encoders.ConvNeXtStem(4, (32,), (1,)), trunk()),
+    "ResNet, 3 blocks": lambda: encoders.ResNet(stages=(1, 1, 1), width=16, stem="small", num_groups=4),
+}
+PATCHES = {
+    "NaViT": lambda: encoders.NaViT(trunk()),
+    "NaViT, 2 a row": lambda: encoders.NaViT(trunk(), encoders.Packing(examples=2, length=32)),
+}
+AUDIO = {
+    "AST": lambda: encoders.SpectrogramTransformer(mel(), encoders.FramePatches(4), trunk()),
+    "convolutions + transformer (Whisper)": lambda: encoders.SpectrogramTransformer(
+        mel(), encoders.ConvFrames(depth=2), trunk()
+    ),
+    "2-D CNN": lambda: encoders.SpectrogramCNN(mel(), cnn(), WIDTH),
+    "GAN's discriminator": lambda: encoders.AdversarialSpectrogram(
+        mel(), encoders.SpectrogramGenerator((64, 32, 16)), cnn(activation="leaky_relu"), WIDTH
+    ),
+    "waveform (wav2vec 2.0's front)": lambda: encoders.WaveformTransformer(
+        encoders.ConvWaveform(64, (10, 8, 8, 4), (5, 4, 4, 2)), trunk()
+    ),
+}
+VIDEO = {
+    "tubelets": lambda: encoders.TubeletTransformer(encoders.Tubelets(2, (12, 16)), trunk()),
+    "space, then time": lambda: encoders.FactorisedVideo(
+        encoders.ViT(encoders.LinearPatches((12, 16)), trunk(1)), trunk(1)
+    ),
+    "ConvNeXt stem, then time": lambda: encoders.FactorisedVideo(
+        encoders.ViT(encoders.ConvNeXtStem(4, (32,), (0,)), trunk(1)), trunk(1)
+    ),
+}
+
+
+def digits(split: str, image: data.Transform) -> data.Dataset:
+    streams = {
+        "audio": data.AudioTransform("flac", sample_rate_hz=8000, seconds=1.0),
+        "image": image,
+        "label": data.LabelTransform("json.label"),
+    }
+    return data.Dataset(data.WebDataset(str(DATA / "avdigits" / f"{split}.tar")), streams, cache=True)
+
+
+def emoji(split: str) -> data.Dataset:
+    source = data.WebDataset(str(DATA / "emoji_speech" / "train.tar"))
+    words = data.WordPiece(source, fields=("json.keywords",), vocab_size=VOCAB)
+    streams = {
+        "text": data.TextTransform("json.keywords", tokenizer=words, length=24),
+        "label": data.LabelTransform("json.category", classes=KINDS),
+    }
+    return data.Dataset(data.WebDataset(str(DATA / "emoji_speech" / f"{split}.tar")), streams, cache=True)
+
+
+def lips(split: str) -> data.Dataset:
+    sheet = data.ImageTransform("jpg", size=(96, 192), channels=1, subtract_mean_tile=(4, 6), std=0.1)
+    streams = {
+        "video": data.VideoTransform(sheet, tiles=(4, 6)),
+        "label": data.LabelTransform("json.slots.command", classes=COMMANDS),
+    }
+    return data.Dataset(data.WebDataset(str(DATA / "grid_s1" / f"{split}.tar")), streams, cache=True)
+
+
+def pixels(split: str) -> data.Dataset:
+    return digits(split, data.ImageTransform("png", size=(28, 28), channels=1))
+
+
+def patches(split: str) -> data.Dataset:
+    return digits(split, data.PatchesTransform("png", patch=7, max_patches=16, channels=1))
+
+
+# modality -> [(its stream, the number of classes, data of a split, encoders)]
+SETS: dict[str, list[tuple[str, int, Callable, dict[str, Callable]]]] = {
+    "text": [("text", len(KINDS), emoji, TEXT)],
+    "image": [("image", 10, pixels, IMAGE), ("image", 10, patches, PATCHES)],
+    "audio": [("audio", 10, pixels, AUDIO)],
+    "video": [("video", len(COMMANDS), lips, VIDEO)],
+}
+
+
+def measure(stream: str, num_classes: int, datasets: Callable, encoder: nn.Module) -> dict[str, float]:
+    """Trains one encoder; accuracy on val, parameters of the encoder, FLOPs and seconds of a step."""
+    model_heads: dict[str, nn.Module] = {
+        "class": heads.Classes(stream, num_classes=num_classes, pooling="mean", after="encoder")
+    }
+    wanted: dict[str, nn.Module] = {"class": Classified("class")}
+    if isinstance(encoder, encoders.AdversarialSpectrogram):
+        model_heads["real"] = heads.RealOrGenerated(stream)
+        wanted["gan"] = objectives.Adversarial("real", stream)
+    model = MultimodalModel(encoders={stream: encoder}, fusion=fusion.Late((stream,)), heads=model_heads)
+    learner = Learner(model=model, objectives=wanted)
+    mixture = data.Mixture.of(datasets("train"), batch_size=BATCH)
+    schedule = train.Schedule(warmup_steps=15)
+    optimizer = train.AdamW(peak_learning_rate=2e-3, schedule=schedule, weight_decay=0.05).make(STEPS)
+    mesh, rules = sharding.MeshShape().make(jax.devices()[:1]), sharding.REPLICATED
+    spec = mixture.spec()
+    state = train.create_state(learner, optimizer, spec, SEED, mesh, rules)
+    abstract = train.abstract_state(learner, optimizer, spec, SEED, mesh, rules)
+    step = train.compile_step(learner, optimizer, abstract, mesh, rules)
+    flops = train_flops(learner, abstract.params, spec)
+    sizes = [x.size for x in jax.tree.leaves(state.params["model"][f"encoders_{stream}"])]
+    batch = None
+    for batch, _ in data.batches(mixture, seed=SEED, start_step=0, num_steps=STEPS):
+        state, _ = jax.block_until_ready(step(state, jax.device_put(batch)))
+    params = jax.tree.map(jnp.copy, state.params)
+    seconds = []
+    for _ in range(10):  # of the process, with no loader beside it: what else the machine does counts little
+        start = time.process_time()
+        state, _ = jax.block_until_ready(step(state, batch))
+        seconds.append(time.process_time() - start)
+    predict = train.Predictor(learner, params, mesh, rules)
+    hits = []
+    for batch in data.epoch(datasets("val"), BATCH):
+        predictions, _ = predict(batch, Clean(), ("class",))
+        label = batch["label"]
+        hits.append((predictions["class"].argmax(-1) == label.values)[np.asarray(label.mask)])
+    return {
+        "accuracy": float(np.concatenate(hits).mean()),
+        "params": sum(sizes),
+        "flops": flops,
+        "seconds": statistics.median(seconds),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("modality", nargs="*", help=f"of {list(SETS)}; all if none is named")
+    for modality in parser.parse_args().modality or SETS:
+        print(
+            f"\n| {modality} | accuracy | parameters | FLOPs a step | CPU ms a step |\n|---|---|---|---|---|"
+        )
+        first: dict[str, float] = {}
+        for stream, num_classes, datasets, towers in SETS[modality]:
+            for name, make in towers.items():
+                found = measure(stream, num_classes, datasets, make())
+                first = first or found
+                times = {key: found[key] / first[key] for key in ("params", "flops", "seconds")}
+                print(
+                    f"| {name} | {found['accuracy']:.3f} | "
+                    f"{found['params'] / 1e3:.0f} k x{times['params']:.2f} | "
+                    f"{found['flops'] / 1e9:.2f} G x{times['flops']:.2f} | "
+                    f"{1e3 * found['seconds']:.0f} x{times['seconds']:.2f} |",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()
