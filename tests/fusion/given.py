@@ -10,8 +10,13 @@ from mmjax.batch import Encoded
 
 
 def pair() -> dict[str, Encoded]:
-    """Text, a wider image and a stream to pass on, padded, the last rows missing; a state below each last."""
-    return jax.tree.map(jnp.asarray, with_lower()[0])
+    """Text, a wider image and a stream to pass on, padded, each with a state below its last.
+
+    The last example has neither, and example 1 no image.
+    """
+    encoded = with_lower()[0]
+    there = encoded["image"].mask & (np.arange(len(encoded["image"].mask)) != 1)[:, None]
+    return jax.tree.map(jnp.asarray, encoded | {"image": encoded["image"].replace(mask=there)})
 
 
 def whole() -> dict[str, Encoded]:
