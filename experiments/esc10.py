@@ -48,7 +48,7 @@ def experiment() -> Experiment:
     hidden = views.MaskPatches("audio", grid=(MOMENTS, 1), rate=0.6, samples=round(0.02 * RATE_HZ) * FRAMES)
     return Experiment(
         name="esc10",
-        num_steps=400,
+        num_steps=1000,
         data=data.Mixture.of(clips("train", augment=True), batch_size=32),
         model=MultimodalModel(
             encoders={
@@ -71,12 +71,12 @@ def experiment() -> Experiment:
         ),
         objectives={
             "sound": objectives.Classification(
-                "sound", streams=("audio",), label_smoothing=0.1, view=views.Mixup(("audio",), alpha=0.4)
+                "sound", streams=("audio",), label_smoothing=0.1, view=views.Mixup(("audio",), alpha=0.2)
             ),
             "spectrogram": objectives.MaskedSpectrogram("spectrogram", "audio", MEL, FRAMES, view=hidden),
         },
         optimizer=train.AdamW(
-            peak_learning_rate=1e-3, schedule=train.Schedule(warmup_steps=50), weight_decay=0.05
+            peak_learning_rate=2e-3, schedule=train.Schedule(warmup_steps=50), weight_decay=0.05
         ),
         evals={
             "val": evals.Classification(data=clips("val"), head="sound", streams=("audio",)),
@@ -84,5 +84,5 @@ def experiment() -> Experiment:
                 data=clips("test"), head="sound", streams=("audio",), train=clips("train")
             ),
         },
-        save_every=200,
+        save_every=500,
     )

@@ -30,8 +30,15 @@ class MultimodalModel(nn.Module):
 
     def encode(self, stream: str, value: Stream, train: bool = False) -> Encoded:
         """One stream through its tower."""
+        encoder = self.encoders[self.encoder_of(stream)]
+        # An encoder that knows of hidden patches has the field `mask_token`; another would see them.
+        if getattr(value, "visible", None) is not None and getattr(encoder, "mask_token", None) is None:
+            raise ValueError(
+                f"a view hides patches of the stream {stream!r}, and its encoder {type(encoder).__name__} "
+                "would see them: expected one with the field `mask_token`, as ViT and SpectrogramTransformer"
+            )
         with jax.named_scope(f"encode_{stream}"):
-            return self.encoders[self.encoder_of(stream)](value, train)
+            return encoder(value, train)
 
     def table_of(self, stream: str) -> jax.Array | None:
         """The token table of the tower that reads `stream`, where it has one."""

@@ -2,14 +2,16 @@
 
 import dataclasses
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmjax import encoders, heads
+from mmjax import encoders, fusion, heads
 from mmjax.batch import Audio, Encoded, Image
 from mmjax.errors import InputError
+from mmjax.model import MultimodalModel
 from mmjax.testing import TOLERANCE, WIDTH, tiny_batch, tiny_trunk
 from mmjax.views import MaskPatches, Mixup, same_content
 
@@ -202,6 +204,23 @@ def test_masked_sound_is_neither_augmented_nor_read_through_overlapping_windows(
     np.testing.assert_array_equal(trained.places, audio.visible)
     with pytest.raises(ValueError, match="windows of ConvFrames overlap: .* use the stem FramePatches"):
         sound_tower(stem=encoders.ConvFrames()).init(jax.random.key(0), audio)
+
+
+class Blind(nn.Module):
+    """An encoder that knows nothing of hidden patches."""
+
+    @nn.compact
+    def __call__(self, image: Image, train: bool = False) -> Encoded:
+        return Encoded(image.pixels[:, :, 0], jnp.ones((2, 8), bool))
+
+
+def test_an_encoder_that_would_see_what_is_hidden_is_refused():
+    model = MultimodalModel(encoders={"image": Blind()}, fusion=fusion.Late(), heads={})
+    with pytest.raises(
+        ValueError, match="patches of the stream 'image', and its encoder Blind would see them"
+    ):
+        model.init(jax.random.key(0), "image", PICTURE.replace(visible=VISIBLE), method="encode")
+    model.init(jax.random.key(0), "image", PICTURE, method="encode")
 
 
 def reconstruction(**changes) -> heads.Reconstruction:
