@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mmjax.batch import Batch, Encoded
+from mmjax.batch import Array, Batch, Encoded
 from mmjax.errors import InputError
 from mmjax.model import MultimodalModel
 from mmjax.objectives import Outputs
@@ -35,7 +35,7 @@ class Learner(nn.Module):
 
     def predict(
         self, batch: Batch, view: Clean, heads: tuple[str, ...]
-    ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+    ) -> tuple[dict[str, Array], dict[str, jax.Array]]:
         """What `heads` answer at `view`, and the view's targets. No dropout, no augmentation."""
         outputs = self.look(batch, {view: tuple(heads)}, train=False)[view]
         return {head: outputs.predictions[head] for head in heads}, outputs.targets

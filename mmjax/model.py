@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 import flax.linen as nn
 import jax
 
-from mmjax.batch import Encoded, Stream
+from mmjax.batch import Array, Encoded, Stream
 
 
 class MultimodalModel(nn.Module):
@@ -39,7 +39,7 @@ class MultimodalModel(nn.Module):
 
     def predict(
         self, encoded: dict[str, Encoded], heads: Iterable[str], train: bool = False
-    ) -> dict[str, jax.Array]:
+    ) -> dict[str, Array]:
         """Encodings -> {head: prediction}. Fusion runs only if one of `heads` reads what it makes."""
         heads = tuple(heads)
         fused: dict[str, Encoded] = {}

@@ -4,7 +4,7 @@ import dataclasses
 
 import jax
 
-from mmjax.batch import Batch, Encoded
+from mmjax.batch import Array, Batch, Encoded
 
 Targets = dict[str, jax.Array]
 
@@ -30,7 +30,7 @@ class Clean:
         return batch, {}
 
     def encodings(
-        self, encoded: dict[str, Encoded], predictions: dict[str, jax.Array], batch: Batch, key: jax.Array
+        self, encoded: dict[str, Encoded], predictions: dict[str, Array], batch: Batch, key: jax.Array
     ) -> tuple[dict[str, Encoded], Targets]:
         """Encodings and the clean view's predictions -> encodings anew, and targets."""
         return encoded, {}
