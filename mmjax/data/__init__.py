@@ -1,6 +1,7 @@
 """Sources -> transforms -> mixture -> batches: NumPy and Grain, never a model."""
 
 from mmjax.data.audio import AudioTransform
+from mmjax.data.boxes import BoxesTransform
 from mmjax.data.collate import collate
 from mmjax.data.dataset import Dataset, Examples, with_path
 from mmjax.data.image import ImageTransform
@@ -46,6 +47,7 @@ __all__ = [
     "Bad",
     "BadCounter",
     "BadExample",
+    "BoxesTransform",
     "ConsecutiveSentences",
     "Dataset",
     "Examples",

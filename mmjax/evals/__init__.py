@@ -2,6 +2,7 @@
 
 from mmjax.evals.base import Eval as Eval
 from mmjax.evals.base import Result as Result
+from mmjax.evals.boxes import Boxes as Boxes
 from mmjax.evals.masked_words import MaskedWords as MaskedWords
 from mmjax.evals.matching import Matching as Matching
 from mmjax.evals.next_sentence import NextSentence as NextSentence

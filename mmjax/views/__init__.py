@@ -6,12 +6,13 @@ input once and shares it. Views are hashable values; everything random comes fro
 """
 
 from mmjax.views.base import Chain, Clean, Targets
+from mmjax.views.mirror import Mirror
 from mmjax.views.missing import Drop
 from mmjax.views.pairs import HardNegatives, Pairs
 from mmjax.views.same import row_checksums, same_content
 from mmjax.views.tokens import MaskTokens
 
 __all__ = [
-    "Chain", "Clean", "Drop", "HardNegatives", "MaskTokens", "Pairs", "Targets", "row_checksums",
+    "Chain", "Clean", "Drop", "HardNegatives", "MaskTokens", "Mirror", "Pairs", "Targets", "row_checksums",
     "same_content",
 ]  # fmt: skip
