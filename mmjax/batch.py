@@ -86,6 +86,15 @@ class Tags:
 
     values: Array  # int32 "B L"
     mask: Array  # bool "B L", False but at first tokens
+class Boxes:
+    """The objects in one picture an example, each by the box around it.
+
+    A picture without a box is one in which nobody has looked for objects.
+    """
+
+    boxes: Array  # float32 "B N 4": centre x, centre y, width, height, as shares of the picture
+    classes: Array  # int32 "B N"
+    mask: Array  # bool "B N", False where there is no object
 
 
 @struct.dataclass

@@ -2,6 +2,7 @@
 
 from mmjax.data import augment
 from mmjax.data.audio import AudioTransform
+from mmjax.data.boxes import BoxesTransform
 from mmjax.data.collate import collate
 from mmjax.data.dataset import Dataset, Examples, with_path
 from mmjax.data.image import ImageTransform
@@ -40,7 +41,7 @@ from mmjax.data.vocabulary import (
 )
 
 __all__ = [
-    "ArrayRecord", "Arrays", "AudioTransform", "Bad", "BadCounter", "BadExample", "CLS_ID",
+    "ArrayRecord", "Arrays", "AudioTransform", "Bad", "BadCounter", "BadExample", "BoxesTransform", "CLS_ID",
     "ConsecutiveSentences", "Dataset", "Examples", "ImageTransform", "Jsonl", "LabelTransform", "MASK_ID",
     "MissingField", "Mixture", "MultiLabelTransform", "Npz", "PAD_ID", "PatchesTransform", "Pretrained",
     "Reader", "Record", "SEP_ID", "Source", "TagTransform", "TextTransform", "Tfds", "TokenizerSpec",

@@ -325,3 +325,40 @@ def bars(
         fontsize=8.5,
     )
     _save(figure, path)
+
+
+@_drawing
+def box_sheet(
+    path: Path,
+    *,
+    title: str,
+    subtitle: str,
+    cards: Sequence[Card],
+    marked: Sequence[np.ndarray],
+    found: Sequence[tuple[np.ndarray, np.ndarray]],
+    classes: Sequence[str],
+) -> None:
+    """Pictures with boxes (centre and size, in shares): white what is marked, in colour what is found."""
+    from matplotlib.patches import Rectangle
+
+    columns = min(3, len(cards))
+    rows = -(-len(cards) // columns)
+    figure = _figure(3.2 * columns, 2.5 * rows + 1.2, title, subtitle)
+    all_axes = np.ravel(figure.subplots(rows, columns, squeeze=False))
+    for axes in all_axes[len(cards) :]:
+        axes.set_axis_off()
+    for axes, card, true, (boxes, kinds) in zip(all_axes, cards, marked, found, strict=False):
+        _show(axes, card)
+        height, width = card.values.shape[:2]
+        styles = [(box, "white", 0.8) for box in true]
+        styles += [(box, COLOURS[kind % len(COLOURS)], 1.8) for box, kind in zip(boxes, kinds, strict=True)]
+        for (x, y, wide, high), colour, line in styles:
+            corner = ((x - wide / 2) * width - 0.5, (y - high / 2) * height - 0.5)
+            axes.add_patch(
+                Rectangle(corner, wide * width, high * height, fill=False, edgecolor=colour, linewidth=line)
+            )
+    handles = [
+        Rectangle((0, 0), 1, 1, fill=False, edgecolor=COLOURS[n % len(COLOURS)]) for n in range(len(classes))
+    ]
+    figure.legend(handles, classes, loc="outside lower center", ncols=min(6, len(classes)))
+    _save(figure, path)

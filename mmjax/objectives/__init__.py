@@ -1,6 +1,7 @@
 """Outputs of a view -> (loss, metrics)."""
 
 from mmjax.objectives.adversarial import Adversarial
+from mmjax.objectives.boxes import Boxes
 from mmjax.objectives.causal_language import CausalLanguage
 from mmjax.objectives.classification import Classification, MultiLabel
 from mmjax.objectives.contrastive import InfoNCE, SigmoidPairs
@@ -16,7 +17,8 @@ from mmjax.objectives.token_classification import TokenClassification
 from mmjax.objectives.vector_quantised import VectorQuantised
 
 __all__ = [
-    "Adversarial", "CTC", "CausalLanguage", "Classification", "Distillation", "InfoNCE", "MaskedCodes",
-    "MaskedLanguage", "MaskedPatches", "MaskedSpectrogram", "Matching", "MultiLabel", "MultiwayInfoNCE",
-    "NextSentence", "Objective", "Outputs", "SigmoidPairs", "TokenClassification", "VectorQuantised",
+    "Adversarial", "Boxes", "CTC", "CausalLanguage", "Classification", "Distillation", "InfoNCE",
+    "MaskedCodes", "MaskedLanguage", "MaskedPatches", "MaskedSpectrogram", "Matching", "MultiLabel",
+    "MultiwayInfoNCE", "NextSentence", "Objective", "Outputs", "SigmoidPairs", "TokenClassification",
+    "VectorQuantised",
 ]  # fmt: skip

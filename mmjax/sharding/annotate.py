@@ -55,16 +55,17 @@ def mesh_axes_of(axis: str | None) -> tuple[str, ...]:
     return tuple(mesh_axis for mesh_axis in axes if sizes.get(mesh_axis, 1) > 1)
 
 
-def by_rows(function: Callable, x: Array) -> Array:
+def by_rows(function: Callable, x: Array, *, check: bool = True) -> Array:
     """`function(x)`, where each device computes its own examples of ``"act_batch ..."``.
 
     For what XLA would gather all examples for (the FFT, with jax 0.10). Where devices do not divide the
-    examples, and outside a mesh, it is just `function(x)`.
+    examples, and outside a mesh, it is just `function(x)`. check: JAX's own, of what differs between devices;
+    it refuses loops of other libraries whose state begins the same on all of them.
     """
     sizes, axes = jax.sharding.get_abstract_mesh().shape, mesh_axes_of("act_batch")
     if not axes or x.shape[0] % math.prod(sizes[axis] for axis in axes):
         return function(x)
-    return jax.shard_map(function, in_specs=jax.P(axes), out_specs=jax.P(axes))(x)
+    return jax.shard_map(function, in_specs=jax.P(axes), out_specs=jax.P(axes), check_vma=check)(x)
 
 
 @functools.cache

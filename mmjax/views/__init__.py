@@ -7,6 +7,7 @@ input once and shares it. Views are hashable values; everything random comes fro
 
 from mmjax.views.base import Chain, Clean, Targets
 from mmjax.views.cutmix import CutMix
+from mmjax.views.mirror import Mirror
 from mmjax.views.missing import Drop
 from mmjax.views.mixup import Mixup
 from mmjax.views.pairs import HardNegatives, Pairs
@@ -18,5 +19,6 @@ from mmjax.views.tokens import MaskTokens
 
 __all__ = [
     "Chain", "Clean", "CorruptSpans", "CutMix", "Drop", "HardNegatives", "MaskPatches", "MaskSpans",
-    "MaskTokens", "Mixup", "Pairs", "Prefix", "Targets", "gives_prefix", "row_checksums", "same_content",
+    "MaskTokens", "Mirror", "Mixup", "Pairs", "Prefix", "Targets", "gives_prefix", "row_checksums",
+    "same_content",
 ]  # fmt: skip

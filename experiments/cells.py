@@ -1,0 +1,66 @@
+"""Where are the blood cells, and of which kind? Boxes from a small transformer, trained from nothing.
+
+    mmjax train experiments/cells.py
+
+Data: `bccd` under $MMJAX_DATA (205 training photographs, each with some fourteen boxes).
+"""
+
+import os
+from pathlib import Path
+
+from mmjax import data, encoders, evals, fusion, heads, objectives, train, views
+from mmjax.experiment import Experiment
+from mmjax.layers import Transformer
+from mmjax.model import MultimodalModel
+
+FOLDER = Path(os.environ.get("MMJAX_DATA", Path(__file__).parents[2] / "shared" / "data")) / "bccd"
+HINT = "Set MMJAX_DATA to the folder that holds bccd/ (see docs/data.md)"
+CLASSES = ("RBC", "WBC", "Platelets")
+WIDTH = 64
+
+
+def cells(split: str) -> data.Dataset:
+    """The whole photograph, 4 : 3 as it was taken."""
+    return data.Dataset(
+        source=data.WebDataset(str(FOLDER / f"{split}.tar"), hint=HINT),
+        streams={
+            "image": data.ImageTransform("jpg", size=(120, 160), std=0.25),
+            "boxes": data.BoxesTransform(
+                "json.boxes_xywh_norm", labels="json.box_labels", classes=CLASSES, most=32
+            ),
+        },
+        cache=True,
+    )
+
+
+def experiment() -> Experiment:
+    return Experiment(
+        name="cells",
+        num_steps=1500,
+        data=data.Mixture.of(cells("train"), batch_size=16),
+        model=MultimodalModel(
+            encoders={
+                "image": encoders.ViT(
+                    stem=encoders.ConvPatches(patch=(12, 16), channels=(16, 32)),
+                    trunk=Transformer(depth=2, width=WIDTH, num_heads=4, mlp_width=4 * WIDTH, scan=False),
+                )
+            },
+            fusion=fusion.Late(),
+            heads={
+                "boxes": heads.Boxes(
+                    "image",
+                    num_classes=len(CLASSES),
+                    grid=(10, 10),
+                    tokens=(10, 10),
+                    depth=2,
+                    mlp_width=4 * WIDTH,
+                )
+            },
+        ),
+        objectives={"boxes": objectives.Boxes("boxes", view=views.Mirror())},
+        optimizer=train.AdamW(
+            peak_learning_rate=1e-3, schedule=train.Schedule(warmup_steps=100), weight_decay=0.05
+        ),
+        evals={"boxes": evals.Boxes(data=cells("test"), train=cells("train"))},
+        save_every=500,
+    )
