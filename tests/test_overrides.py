@@ -193,3 +193,56 @@ def test_precheck_imports_nothing_heavy(tmp_path):
         [sys.executable, "-c", program, tiny.write(tmp_path)], capture_output=True, text=True, check=True
     )
     assert found.stdout.strip() == "[]"
+
+
+AUGMENTED = {
+    '"image", size=(8, 8))': '"image", size=(8, 8), flip=True, augmentations='
+    "(data.augment.RandAugment(magnitude=5.0), data.augment.ColorJitter()))"
+}
+IMAGE = "data.datasets.colours.1.streams.image"
+
+
+@pytest.mark.parametrize(
+    "assignment",
+    [
+        f"{IMAGE}.augmentations.0.magnitude=7",
+        f"{IMAGE}.augmentations.1.hue=0.2",
+        f"{IMAGE}.augmentations=()",
+        "evals.retrieval.subsets_of=('image', 'text')",
+    ],
+)
+def test_augmentations_and_subsets_can_be_overridden(assignment, tmp_path):
+    from mmjax.experiment import from_text, load, to_text
+
+    file = tiny.write(tmp_path, AUGMENTED)
+    check(file, [assignment])
+    made = load(file, [assignment])
+    assert made != load(file) and from_text(to_text(made)) == made
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        (
+            f"{IMAGE}.augmentations.0.magnitud=7",
+            "(RandAugment) has no field 'magnitud': did you mean 'magnitude'?",
+        ),
+        (f"{IMAGE}.augmentations.0.magnitude=strong", "magnitude' expects float (now 5.0), found 'strong'"),
+        (f"{IMAGE}.augmentations.2.hue=0.1", "valid fields are ['0', '1']"),
+    ],
+)
+def test_wrong_overrides_of_augmentations_are_refused_early_too(assignment, message, tmp_path):
+    from mmjax.experiment import load
+
+    file = tiny.write(tmp_path, AUGMENTED)
+    for refuse in (check, load):
+        with pytest.raises(InputError) as refusal:
+            refuse(file, [assignment])
+        assert message in str(refusal.value)
+
+
+def test_an_overridden_augmentation_is_still_checked(tmp_path):
+    from mmjax.experiment import load
+
+    with pytest.raises(InputError, match="RandAugment expects a magnitude from 0 to 30"):
+        load(tiny.write(tmp_path, AUGMENTED), [f"{IMAGE}.augmentations.0.magnitude=31"])

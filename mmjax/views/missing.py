@@ -12,7 +12,7 @@ from mmjax.views.base import Clean
 
 @dataclasses.dataclass(frozen=True)
 class Drop(Clean):
-    """Whole streams missing, each example and stream by itself (Neverova et al. 2016, ModDrop, section 4.2).
+    """Whole streams missing, each example and stream by itself (Neverova et al. 2016, ModDrop).
 
     A dropped stream is a mask that is False, as if it had never been. The view's batch says so too, without
     being encoded anew: a pair of which one side is dropped is no pair, and hidden words of a dropped text are

@@ -90,7 +90,7 @@ def turned(picture: Any, share_of_circle: float) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class RandomErasing(ImageAugmentation):
-    """One rectangle is replaced by noise, or by a grey level (Zhong et al. 2020, section 3.2).
+    """One rectangle is replaced by noise, or by a grey level (Zhong et al. 2020, algorithm 1).
 
     area, aspect: (least, most) of the rectangle, as a share of the picture and as height / width. A rectangle
     that does not fit is drawn again, up to ten times.

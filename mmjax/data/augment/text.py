@@ -24,7 +24,7 @@ class TextAugmentation(Augmentation):
 
 @dataclasses.dataclass(frozen=True)
 class WordDropout(TextAugmentation):
-    """Each word by itself, with all its tokens (Iyyer et al. 2015, section 3; as [UNK]: Bowman et al. 2016).
+    """Each word by itself, with all its tokens (Iyyer et al. 2015; as [UNK]: Bowman et al. 2016).
 
     becomes: [MASK], [UNK], or nothing, whereupon the rest moves up. What became [MASK] or [UNK] is a word no
     more, so that an objective that hides words does not ask for it.

@@ -1,0 +1,134 @@
+"""What augmentations look like, and what they cost the loader.
+
+    python experiments/benchmarks/augmentation.py picture    # writes docs/pictures/augmentations.png
+    python experiments/benchmarks/augmentation.py speed      # a minute on one core
+
+Both read the embedded emoji_speech. Speeds are of one thread of one process; what counts is the ratio within
+one run. Results, with date and commit: docs/data.md.
+"""
+
+import dataclasses
+import itertools
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from mmjax import data
+from mmjax.data import augment
+
+ROOT = Path(__file__).parents[2]
+TRAIN = data.WebDataset(str(ROOT / "experiments" / "data" / "emoji_speech" / "train.tar"))
+WORDS = data.WordPiece(TRAIN, fields=("json.name",), vocab_size=115)
+RULES = (
+    augment.Forbid("image", ("mirror", "turn"), when="text", says=augment.SIDES),
+    augment.Forbid("image", ("color",), when="text", says=augment.COLORS),
+)
+SIDED, COLORED = "person running: facing right", "red apple"  # names of the pictures that are shown
+COLUMNS = 8
+
+
+def emoji(rules=(), image=None, audio=None, text=None, **sizes) -> data.Dataset:
+    """Picture, spoken name and name, with other fields for the transforms."""
+    return data.Dataset(
+        TRAIN,
+        {
+            "image": data.ImageTransform("noto.png", **{"size": (32, 32)} | sizes | (image or {})),
+            "audio": data.AudioTransform("ogg", sample_rate_hz=16_000, seconds=1.6, **audio or {}),
+            "text": data.TextTransform("json.name", WORDS, length=24, **text or {}),
+        },
+        cache=True,
+        rules=rules,
+    )
+
+
+PICTURES = {
+    "flip=True": {"flip": True},
+    "flip=True, with Forbid": {"flip": True, "rules": RULES},
+    "crop_scale=(0.3, 1.0)": {"crop_scale": (0.3, 1.0)},
+    "ColorJitter()": {"augmentations": (augment.ColorJitter(),)},
+    "ColorJitter(), with Forbid": {"augmentations": (augment.ColorJitter(),), "rules": RULES},
+    "RandomErasing()": {"augmentations": (augment.RandomErasing(),)},
+    "RandAugment()": {"augmentations": (augment.RandAugment(fill=255),)},
+    "RandAugment(), with Forbid": {"augmentations": (augment.RandAugment(fill=255),), "rules": RULES},
+}
+
+
+def picture(path: Path) -> None:
+    """A row an augmentation: the picture as it is, then draws."""
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    reader = TRAIN.open()
+    names = [data.lookup(reader[index], "json.name") for index in range(len(reader))]
+    examples = {name: names.index(name) for name in (SIDED, COLORED)}
+    figure = Figure(figsize=(1.0 * (COLUMNS + 1) + 2.1, 0.98 * len(PICTURES) + 0.35), layout="constrained")
+    grid = figure.subplots(len(PICTURES), COLUMNS + 1)
+    for row, (name, options) in enumerate(PICTURES.items()):
+        shown = COLORED if "Color" in name else SIDED
+        options = dict(options)
+        opened = emoji(options.pop("rules", ()), options | {"mean": 0.0, "std": 1.0}, size=(72, 72)).open()
+        for column, axes in enumerate(grid[row]):
+            rng = np.random.default_rng(column) if column else None
+            axes.imshow(opened.example(examples[shown], rng)["image"].pixels.clip(0, 1))
+            axes.set(xticks=[], yticks=[])
+            for spine in axes.spines.values():
+                spine.set(color="#c5ccd3", linewidth=0.6)
+        grid[row, 0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8, labelpad=8)
+    for column in range(COLUMNS + 1):
+        grid[0, column].set_title("as it is" if not column else f"seed {column}", fontsize=8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=80)
+    with Image.open(path) as drawn:  # a third of the size, and looks the same
+        drawn.convert("RGB").quantize(160).save(path, optimize=True)
+    print(f"{path}: {path.stat().st_size // 1024} KiB; {SIDED!r} and {COLORED!r}")
+
+
+SPEEDS = {
+    "nothing": emoji(),
+    "crop_scale, flip, gain_db": emoji(image={"crop_scale": (0.5, 1.0), "flip": True}, audio={"gain_db": 6.0}),
+    "+ ColorJitter": emoji(image={"augmentations": (augment.ColorJitter(),)}),
+    "+ RandAugment": emoji(image={"augmentations": (augment.RandAugment(),)}),
+    "+ RandomErasing": emoji(image={"augmentations": (augment.RandomErasing(),)}),
+    "+ Noise": emoji(audio={"augmentations": (augment.Noise(probability=1.0),)}),
+    "+ Speed": emoji(audio={"augmentations": (augment.Speed(),)}),
+    "+ WordDropout": emoji(text={"augmentations": (augment.WordDropout(),)}),
+    "+ SpanDropout": emoji(text={"augmentations": (augment.SpanDropout(),)}),
+    "+ two Forbid, flip": emoji(RULES, {"flip": True}),
+}  # fmt: skip
+
+
+def rate(dataset: data.Dataset, seed: int, num_steps: int = 12, batch_size: int = 128) -> float:
+    """Examples a second of one thread, once everything is decoded."""
+    stream = data.batches(
+        data.Mixture.of(dataset, batch_size=batch_size), seed=seed, start_step=0, num_threads=0
+    )
+    for _ in itertools.islice(stream, 11):  # an epoch fills the cache
+        pass
+    start = time.process_time()
+    for _ in itertools.islice(stream, num_steps):
+        pass
+    return num_steps * batch_size / (time.process_time() - start)
+
+
+def speed() -> None:
+    """Medians of three rounds, in which everything takes turns."""
+    rounds = [{name: rate(dataset, seed) for name, dataset in SPEEDS.items()} for seed in range(3)]
+    print("| training changes | examples/s | of nothing's |\n|---|---|---|")
+    plain = float(np.median([found["nothing"] for found in rounds]))
+    for name in SPEEDS:
+        median = float(np.median([found[name] for found in rounds]))
+        ratio = float(np.median([found[name] / found["nothing"] for found in rounds]))
+        print(f"| {name} | {median:,.0f} | {ratio:.2f} |")
+    print(f"uncached: {rate(dataclasses.replace(SPEEDS['nothing'], cache=False), 0) / plain:.2f}")
+
+
+if __name__ == "__main__":
+    match sys.argv[1:]:
+        case ["picture"]:
+            picture(ROOT / "docs" / "pictures" / "augmentations.png")
+        case ["speed"]:
+            speed()
+        case _:
+            sys.exit(__doc__)
