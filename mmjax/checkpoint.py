@@ -78,7 +78,9 @@ class Checkpoints:
             log.warning("deleting checkpoint %d: training goes on from before it", stale)
             self._manager.delete(stale)
         about = {"step": step, "data_position": step, "experiment": self.experiment}
-        items = ocp.args.Composite(state=ocp.args.StandardSave(_filled(state)), about=ocp.args.JsonSave(about))
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(_filled(state)), about=ocp.args.JsonSave(about)
+        )
         with jax.transfer_guard("allow"):  # the training loop forbids implicit transfers; this one is meant
             saved = self._manager.save(step, args=items, force=True)
         if not saved:

@@ -1,4 +1,4 @@
-"""Every balance on the same five objectives, data, steps and seeds: what each objective reaches, and the cost.
+"""Every balance on the same five objectives, data, steps and seeds: what each reaches, and the cost.
 
     MMJAX_DATA=../shared/data python experiments/benchmarks/balance.py runs/balance
 
@@ -40,9 +40,7 @@ def balances(num_steps: int) -> dict[str, balance.Balance]:
     kinds = {
         "Fixed": functools.partial(balance.Fixed),
         # Alignment first, hidden words later.
-        "Scheduled": functools.partial(
-            balance.Scheduled, schedules={"heard_word": late, "seen_word": late}
-        ),
+        "Scheduled": functools.partial(balance.Scheduled, schedules={"heard_word": late, "seen_word": late}),
         "Uncertainty": balance.Uncertainty,
         "DynamicWeightAverage": functools.partial(balance.DynamicWeightAverage, window=num_steps // 12),
         "GradNorm": balance.GradNorm,
@@ -125,7 +123,7 @@ def experiment(chosen: balance.Balance, num_steps: int, seed: int) -> Experiment
 
 
 class Bench:
-    """What the runs of one process share: compiled steps, the report, the measure on val, a seed's batches."""
+    """What the runs of one process share: compiled steps, report, measure on val, a seed's batches."""
 
     def __init__(self, folder: Path, num_steps: int):
         self.folder, self.num_steps = folder, num_steps
@@ -224,7 +222,12 @@ def main() -> None:
             file = given.folder / f"{name}_{seed}" / "result.json"
             done = json.loads(file.read_text()) if file.exists() else bench.run(name, seed)
             results[name].append(done)
-            print(name, seed, {k: round(v, 3) for k, v in done["val"].items() if k.endswith("accuracy")}, flush=True)
+            print(
+                name,
+                seed,
+                {k: round(v, 3) for k, v in done["val"].items() if k.endswith("accuracy")},
+                flush=True,
+            )
     names = list(experiment(balance.Fixed(), given.steps, 0).objectives)
     print(table(results, names))
     conflict_map(given.folder / "Fixed_0" / "metrics.jsonl", given.folder / "conflicts.png")

@@ -1,7 +1,7 @@
 """From several objectives to one update: what weighs their losses, and what mends their gradients."""
 
 from mmjax.balance.base import Balance, Decision, Fixed, Seen
-from mmjax.balance.surgery import CAGrad, Interpolate, MeanGradients, MGDA, NashMTL, PCGrad, Surgery
+from mmjax.balance.surgery import MGDA, CAGrad, Interpolate, MeanGradients, NashMTL, PCGrad, Surgery
 from mmjax.balance.weights import DynamicWeightAverage, GradNorm, Scheduled, Uncertainty
 
 __all__ = [

@@ -19,7 +19,9 @@ class Seen:
     names: tuple[str, ...] = struct.field(pytree_node=False)
     step: Array  # int32 scalar
     key: Array  # a PRNG key of this step
-    losses: Array  # float32 "N", each times its objective's own weight; 0 where the batch holds nothing for it
+    losses: (
+        Array  # float32 "N", each times its objective's own weight; 0 where the batch holds nothing for it
+    )
     gram: Array | None = None  # float32 "N N", see `Balance.reads_gradients`
 
 
@@ -42,8 +44,8 @@ class Balance(abc.ABC):
 
     shared: tuple[str, ...] | None = None
 
-    # Whether it must see `Seen.gram`: inner products of the objectives' gradients on the shared parameters. It
-    # costs a backward pass an objective, through what lies above those parameters, and nothing below them.
+    # Whether it must see `Seen.gram`: inner products of the objectives' gradients on the shared parameters.
+    # It costs a backward pass an objective, down to those parameters and no further.
     reads_gradients: ClassVar[bool] = False
 
     def init(self, num_objectives: int) -> Any:

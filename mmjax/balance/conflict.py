@@ -18,7 +18,9 @@ def report(gram: Float32[jax.Array, "N N"], names: Sequence[str]) -> dict[str, j
     conflict/share            1 where any is
     """
     norms = jnp.sqrt(jnp.diagonal(gram))
-    found: dict[str, jax.Array] = {f"conflict/norm/{name}": norm for name, norm in zip(names, norms, strict=True)}
+    found: dict[str, jax.Array] = {
+        f"conflict/norm/{name}": norm for name, norm in zip(names, norms, strict=True)
+    }
     negative = []
     for a, b in itertools.combinations(range(len(names)), 2):
         size = norms[a] * norms[b]

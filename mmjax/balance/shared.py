@@ -63,7 +63,7 @@ def reached(model: Any, objectives: Mapping[str, Any]) -> dict[str, set[str]]:
 
 
 def refuse_unshared(balance: Balance, model: Any, objectives: Mapping[str, Any]) -> None:
-    """Raises InputError where fewer than two objectives reach the shared parameters: nothing could conflict."""
+    """Raises InputError where fewer than two objectives reach the shared parameters."""
     by = reached(model, objectives)
 
     def reaches(name: str) -> bool:
@@ -72,10 +72,14 @@ def refuse_unshared(balance: Balance, model: Any, objectives: Mapping[str, Any])
 
     reach = [name for name in objectives if reaches(name)]
     if len(reach) < 2:
-        count = {module: sum(module in modules for modules in by.values()) for module in set().union(*by.values())}
+        count = {
+            module: sum(module in modules for modules in by.values()) for module in set().union(*by.values())
+        }
         better = sorted(module for module, readers in count.items() if readers > 1)
         advice = (
-            f"name in balance.shared what several reach, among {better}" if better else "no parameters are shared"
+            f"name in balance.shared what several reach, among {better}"
+            if better
+            else "no parameters are shared"
         )
         raise InputError(
             f"{type(balance).__name__} expects at least two objectives that reach the shared parameters "

@@ -154,6 +154,8 @@ class GradNorm(Balance):
         change, adam_state = adam(self.learning_rate).update(slope, state["adam"])
         moved = jnp.maximum(weights + change, LEAST_WEIGHT)
         # Those that are not there keep their weights, and the rest what they had together.
-        together = jnp.where(there, weights, 0.0).sum() / jnp.maximum(jnp.where(there, moved, 0.0).sum(), 1e-12)
+        together = jnp.where(there, weights, 0.0).sum() / jnp.maximum(
+            jnp.where(there, moved, 0.0).sum(), 1e-12
+        )
         after = jnp.where(there, moved * together, weights)
         return weighted(weights, {"weights": after, "first_losses": first, "adam": adam_state})

@@ -19,7 +19,7 @@ def rows_of(metrics_file: Path) -> list[dict]:
 
 @_drawing
 def conflict_map(metrics_file: Path, path: Path) -> None:
-    """A row a pair of objectives: cosine of their gradients by step, share of steps in conflict; then norms."""
+    """A row a pair of objectives: cosine of their gradients by step, share of steps below 0; then norms."""
     rows = rows_of(metrics_file)
     logged = list(dict.fromkeys(name for row in rows for name in row if name.startswith(PREFIX)))
     pairs = [name.removeprefix(PREFIX) for name in logged if name.count("/") == 1 and "|" in name]

@@ -16,9 +16,7 @@ from mmjax.train.state import TrainState
 Losses = dict[str, jax.Array]
 
 
-def balanced(
-    learner: Learner, state: TrainState, batch: Batch
-) -> tuple[dict, dict[str, jax.Array], Any]:
+def balanced(learner: Learner, state: TrainState, batch: Batch) -> tuple[dict, dict[str, jax.Array], Any]:
     """(gradient, metrics with "loss", the balance's next state)."""
     balance, names, key = learner.balance, tuple(learner.objectives), step_key(state)
     losses_of = losses_function(learner, batch, key)
@@ -46,7 +44,9 @@ def step_key(state: TrainState) -> jax.Array:
     return jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
 
 
-def losses_function(learner: Learner, batch: Batch, key: jax.Array) -> Callable[[dict], tuple[Losses, Losses]]:
+def losses_function(
+    learner: Learner, batch: Batch, key: jax.Array
+) -> Callable[[dict], tuple[Losses, Losses]]:
     """params -> ({objective: loss times its own weight}, metrics), as the step of this key sees the batch."""
     dropout_key, views_key = jax.random.split(key)
     rngs = {"dropout": dropout_key, "views": views_key}

@@ -31,9 +31,7 @@ def gradients(seed: int, num: int = 4) -> np.ndarray:
 def answer(chosen: balance.Balance, g: np.ndarray) -> balance.Decision:
     num = len(g)
     gram = jnp.asarray(g @ g.T, jnp.float32)
-    seen = Seen(
-        names=tuple("abcdef"[:num]), step=jnp.int32(0), key=KEY, losses=jnp.ones(num), gram=gram
-    )
+    seen = Seen(names=tuple("abcdef"[:num]), step=jnp.int32(0), key=KEY, losses=jnp.ones(num), gram=gram)
     return jax.jit(lambda seen: chosen((), seen))(seen)
 
 
@@ -57,7 +55,9 @@ def shortest(g: np.ndarray) -> np.ndarray:
     best = None
     for size in range(1, len(g) + 1):
         for face in map(list, itertools.combinations(range(len(g)), size)):
-            corner = np.block([[g[face] @ g[face].T, np.ones((size, 1))], [np.ones((1, size)), np.zeros((1, 1))]])
+            corner = np.block(
+                [[g[face] @ g[face].T, np.ones((size, 1))], [np.ones((1, size)), np.zeros((1, 1))]]
+            )
             w = np.linalg.solve(corner, np.append(np.zeros(size), 1))[:size]
             if (w >= 0).all() and (best is None or np.linalg.norm(w @ g[face]) < np.linalg.norm(best)):
                 best = w @ g[face]
@@ -65,9 +65,8 @@ def shortest(g: np.ndarray) -> np.ndarray:
 
 
 def cagrad(g: np.ndarray, c: float) -> np.ndarray:
-    """Its primal problem: of the directions within c |mean| of the mean, the one whose least gain is largest."""
-    mean, best, num = g.mean(0), None, len(g)
-    # The dual over the simplex, by many small multiplicative steps.
+    """Its dual over the simplex, by many small multiplicative steps."""
+    mean, num = g.mean(0), len(g)
     w, reach = np.ones(num) / num, c * np.linalg.norm(mean)
     for _ in range(20_000):
         mix = w @ g
@@ -220,7 +219,10 @@ def test_out_of_the_valley_in_which_the_sum_is_stuck(chosen, by_the_sum):
         (lambda: balance.CAGrad(c=-0.1), "CAGrad.c expects a number of at least 0, found -0.1"),
         (lambda: balance.Interpolate(amount=1.5), "amount expects a number from 0 to 1, found 1.5"),
         (lambda: balance.Interpolate(surgery=balance.Fixed()), r"surgery expects .* found Fixed\("),
-        (lambda: balance.Interpolate(surgery=balance.MGDA(shared=("x",))), "Interpolate.shared holds for both"),
+        (
+            lambda: balance.Interpolate(surgery=balance.MGDA(shared=("x",))),
+            "Interpolate.shared holds for both",
+        ),
     ],
 )
 def test_refusals(make, message):

@@ -180,7 +180,10 @@ def test_the_report_is_of_these_gradients(by_hand):
 
 def test_a_report_leaves_out_who_has_no_gradient():
     gram = jnp.array([[4.0, -1.0, 0.0], [-1.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
-    one, other = report(gram, NAMES), report(gram * jnp.array([[1.0, -1.0, 1.0]]).T * jnp.array([[1.0, -1, 1]]), NAMES)
+    one, other = (
+        report(gram, NAMES),
+        report(gram * jnp.array([[1.0, -1.0, 1.0]]).T * jnp.array([[1.0, -1, 1]]), NAMES),
+    )
     assert one["conflict/image_text|words"] == -0.5 and np.isnan(one["conflict/words|matches"])
     over = mean(jax.device_get([one, other]))
     assert over["conflict/image_text|words"] == 0 and over["conflict/share/image_text|words"] == 0.5
@@ -201,15 +204,23 @@ def test_surgery_costs_less_than_a_backward_pass_an_objective():
     assert flops(balance.PCGrad(shared=SHARED)) < fixed + (len(NAMES) - 1) * backward
 
 
-@pytest.mark.parametrize("rules, mesh", [(FSDP_TENSOR, (2, 2, 2)), (ZERO1, (1, 8, 1))], ids=["FSDP_TENSOR", "ZERO1"])
-@pytest.mark.parametrize("chosen", [balance.PCGrad(shared=SHARED), balance.GradNorm(shared=SHARED)], ids=["PCGrad", "GradNorm"])
+@pytest.mark.parametrize(
+    "rules, mesh", [(FSDP_TENSOR, (2, 2, 2)), (ZERO1, (1, 8, 1))], ids=["FSDP_TENSOR", "ZERO1"]
+)
+@pytest.mark.parametrize(
+    "chosen", [balance.PCGrad(shared=SHARED), balance.GradNorm(shared=SHARED)], ids=["PCGrad", "GradNorm"]
+)
 @pytest.mark.once
 def test_steps_are_the_same_on_one_device_and_on_eight(chosen, rules, mesh):
     data, fsdp, tensor = mesh
     found = steps(chosen, rules, MeshShape(data=data, fsdp=fsdp, tensor=tensor).make())
-    for number, ((state, metrics), (expected, wanted)) in enumerate(zip(found, steps(chosen), strict=True), 1):
+    for number, ((state, metrics), (expected, wanted)) in enumerate(
+        zip(found, steps(chosen), strict=True), 1
+    ):
         for name, value in wanted.items():
-            np.testing.assert_allclose(metrics[name], value, rtol=5 * TOLERANCE["sharded"], atol=1e-5, err_msg=name)
+            np.testing.assert_allclose(
+                metrics[name], value, rtol=5 * TOLERANCE["sharded"], atol=1e-5, err_msg=name
+            )
         for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(expected.params), strict=True):
             np.testing.assert_allclose(a, b, rtol=TOLERANCE["sharded"], atol=number * 1e-2 * 1e-4)
         for a, b in zip(jax.tree.leaves(state.balance), jax.tree.leaves(expected.balance), strict=True):
