@@ -14,7 +14,7 @@ from mmjax.batch import Array
 
 @struct.dataclass
 class Seen:
-    """What a step knows before it updates anything; N objectives, in the experiment's order."""
+    """What a step knows before it updates anything. N objectives, sorted by name: a state outlives their order."""
 
     names: tuple[str, ...] = struct.field(pytree_node=False)
     step: Array  # int32 scalar
@@ -22,7 +22,7 @@ class Seen:
     losses: (
         Array  # float32 "N", each times its objective's own weight; 0 where the batch holds nothing for it
     )
-    gram: Array | None = None  # float32 "N N", see `Balance.reads_gradients`
+    gram: Array = None  # float32 "N N", where `Balance.reads_gradients`
 
 
 @struct.dataclass
