@@ -26,7 +26,7 @@ class Learner(nn.Module):
     balance: Balance = Fixed()
 
     def __call__(self, batch: Batch, train: bool = False) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """The losses' sum by the objectives' own weights, and {"loss/<objective>", "<objective>/<metric>"}."""
+        """The losses' sum by their own weights, and {"loss/<objective>", "<objective>/<metric>"}."""
         losses, metrics = self.losses(batch, train)
         total = jnp.zeros((), jnp.float32)
         for name, loss in losses.items():

@@ -124,7 +124,8 @@ def cache_environment() -> dict[str, str]:
 class Traced:
     """Set-ups, a first state and compiled steps that runs share: tracing them takes longer than a tiny run.
 
-    A set-up is known by its mesh, rules and number of devices, so one of these serves one model and seed.
+    A set-up is known by its mesh, rules, balance and number of devices, so one of these serves one model and
+    seed.
     """
 
     def __init__(self) -> None:
@@ -142,7 +143,7 @@ class Traced:
     def setup(self, experiment: Experiment, devices: list | None = None) -> loop.Setup:
         """In the place of Setup.of."""
         devices = jax.devices() if devices is None else devices
-        key = (experiment.mesh, experiment.rules, len(devices))
+        key = (experiment.mesh, experiment.rules, len(devices), repr(experiment.balance))
         if key not in self._setups:
             self._setups[key] = self._of(experiment, devices)
         return dataclasses.replace(self._setups[key], experiment=experiment)

@@ -1,4 +1,4 @@
-"""Every balance on the same five objectives, data, steps and seeds: what each objective reaches, and the cost.
+"""Every balance on the same five objectives, data, steps and seeds: what each reaches, and the cost.
 
     MMJAX_DATA=../shared/data python experiments/benchmarks/balance.py runs/balance
 
@@ -123,7 +123,7 @@ def experiment(chosen: balance.Balance, num_steps: int, seed: int) -> Experiment
 
 
 class Bench:
-    """What the runs of one process share: compiled steps, the report, the measure on val, a seed's batches."""
+    """What the runs of one process share: compiled steps, report, measure on val, a seed's batches."""
 
     def __init__(self, folder: Path, num_steps: int):
         self.folder, self.num_steps = folder, num_steps
@@ -212,7 +212,7 @@ def table(results: dict[str, list[dict]], names: list[str]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--steps", type=int, default=240)
     given = parser.parse_args()

@@ -14,7 +14,7 @@ from mmjax.batch import Array
 
 @struct.dataclass
 class Seen:
-    """What a step knows before it updates anything; N objectives, in the experiment's order."""
+    """What a step knows before it updates anything. N objectives, sorted by name: a state outlives their order."""
 
     names: tuple[str, ...] = struct.field(pytree_node=False)
     step: Array  # int32 scalar
@@ -23,6 +23,7 @@ class Seen:
         Array  # float32 "N", each times its objective's own weight; 0 where the batch holds nothing for it
     )
     gram: Array | None = None  # float32 "N N", see `Balance.reads_gradients`
+    gram: Array = None  # float32 "N N", where `Balance.reads_gradients`
 
 
 @struct.dataclass
@@ -44,8 +45,8 @@ class Balance(abc.ABC):
 
     shared: tuple[str, ...] | None = None
 
-    # Whether it must see `Seen.gram`: inner products of the objectives' gradients on the shared parameters. It
-    # costs a backward pass an objective, through what lies above those parameters, and nothing below them.
+    # Whether it must see `Seen.gram`: inner products of the objectives' gradients on the shared parameters.
+    # It costs a backward pass an objective, down to those parameters and no further.
     reads_gradients: ClassVar[bool] = False
 
     def init(self, num_objectives: int) -> Any:

@@ -63,7 +63,7 @@ def reached(model: Any, objectives: Mapping[str, Any]) -> dict[str, set[str]]:
 
 
 def refuse_unshared(balance: Balance, model: Any, objectives: Mapping[str, Any]) -> None:
-    """Raises InputError where fewer than two objectives reach the shared parameters: nothing could conflict."""
+    """Raises InputError where fewer than two objectives reach the shared parameters."""
     by = reached(model, objectives)
 
     def reaches(name: str) -> bool:

@@ -46,7 +46,8 @@ def lowest_mix(
         best = jax.nn.one_hot(jnp.argmin(jnp.where(there, slope, jnp.inf)), num)
         worst = jax.nn.one_hot(jnp.argmax(jnp.where(w > 0, slope, -jnp.inf)), num)
         way, most = best - worst, worst @ w
-        # Along the way the value is b t + radius sqrt(square + 2 m t + c t^2): its lowest point in closed form.
+        # After t of the way the value is b t + radius sqrt(square + 2 m t + c t^2) beyond its start; where
+        # that is lowest has a closed form.
         b, m, c = linear @ way, mixed @ way, way @ gram @ way
         bend = radius**2 * c - b**2
         at = -jnp.sign(b) * jnp.sqrt(b**2 * jnp.maximum(square * c - m**2, 0) / jnp.maximum(bend, TINY))
@@ -62,8 +63,8 @@ def bargain(
 ) -> Float32[jax.Array, " N"]:
     """The positive b with ``cosines @ b = 1 / b`` (Navon et al. 2022, claim 3.1).
 
-    It is where ``b . cosines b / 2 - sum log b`` is lowest: convex and self-concordant, so that Newton's steps
-    over 1 + their decrement arrive from everywhere. `ridge` keeps b finite where gradients cancel.
+    It is where ``b . cosines b / 2 - sum log b`` is lowest: convex and self-concordant, so that Newton's
+    steps over 1 + their decrement arrive from everywhere. `ridge` keeps b finite where gradients cancel.
     """
     matrix = cosines + ridge * jnp.eye(cosines.shape[0])
 

@@ -44,7 +44,7 @@ class Surgery(Balance):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PCGrad(Surgery):
-    """Each gradient loses what points against another, one after the other in random order (Yu et al. 2020)."""
+    """Each gradient loses what points against others, one by one in random order (Yu et al. 2020)."""
 
     def coefficients(self, gram, there, key):
         return project_conflicts(gram, orders(key, gram.shape[0]))
@@ -112,7 +112,7 @@ class NashMTL(Surgery):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MeanGradients(Surgery):
-    """The mean of the gradients. With `normalize` each is first brought to their mean norm, and they are added.
+    """The mean of the gradients; with `normalize` the sum of them, each brought to their mean norm.
 
     Plain, it is `Fixed` with the shared parameters' gradient divided by the number of objectives.
     """

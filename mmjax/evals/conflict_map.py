@@ -19,7 +19,7 @@ def rows_of(metrics_file: Path) -> list[dict]:
 
 @_drawing
 def conflict_map(metrics_file: Path, path: Path) -> None:
-    """A row a pair of objectives: cosine of their gradients by step, share of steps in conflict; then norms."""
+    """A row a pair of objectives: cosine of their gradients by step, share of steps below 0; then norms."""
     rows = rows_of(metrics_file)
     logged = list(dict.fromkeys(name for row in rows for name in row if name.startswith(PREFIX)))
     pairs = [name.removeprefix(PREFIX) for name in logged if name.count("/") == 1 and "|" in name]
@@ -71,6 +71,7 @@ def conflict_map(metrics_file: Path, path: Path) -> None:
         bottom.plot(steps, np.where(norms > 0, norms, np.nan), label=name, color=COLOURS[n % len(COLOURS)])
     bottom.set(xlabel="step", ylabel="gradient norm", yscale="log", xlim=(edges[0], edges[-1]))
     top.set_xlim(edges[0], edges[-1])
+    bottom.yaxis.set_major_formatter("{x:g}")
     bottom.grid(axis="y", color="#e4e7eb", linewidth=0.8)
     bottom.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8)
     _save(figure, path)

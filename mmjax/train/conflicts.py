@@ -26,7 +26,7 @@ def conflicts(state: TrainState, batch: Batch, *, learner: Learner) -> dict[str,
 def compile_conflicts(
     learner: Learner, abstract: TrainState, mesh: Mesh, rules: Rules
 ) -> Callable[[TrainState, Batch], dict[str, jax.Array]]:
-    """`conflicts` on the mesh, compiled at the first call; to be called before the step, which eats the state."""
+    """`conflicts` on the mesh, compiled at the first call. Before the step, which eats the state."""
     shardings = jax.tree.map(lambda x: x.sharding, abstract)
     compiled = jax.jit(
         lambda state, batch: conflicts(state, batch, learner=learner),

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float32
 
-from mmjax.balance import Decision, Fixed, Seen
+from mmjax.balance import Fixed, Seen
 from mmjax.balance.shared import Arrays, split
 from mmjax.batch import Batch
 from mmjax.learner import Learner
@@ -18,7 +18,7 @@ Losses = dict[str, jax.Array]
 
 def balanced(learner: Learner, state: TrainState, batch: Batch) -> tuple[dict, dict[str, jax.Array], Any]:
     """(gradient, metrics with "loss", the balance's next state)."""
-    balance, names, key = learner.balance, tuple(learner.objectives), step_key(state)
+    balance, names, key = learner.balance, tuple(sorted(learner.objectives)), step_key(state)
     losses_of = losses_function(learner, batch, key)
     # 2: beyond the keys that dropout and views split off.
     seen = Seen(names=names, step=state.step, key=jax.random.fold_in(key, 2), losses=jnp.zeros(len(names)))
@@ -33,10 +33,14 @@ def balanced(learner: Learner, state: TrainState, batch: Batch) -> tuple[dict, d
         losses, pull, metrics = jax.vjp(losses_of, state.params, has_aux=True)
         decision = balance(state.balance, seen.replace(losses=stack(losses, names)))
         (grad,) = pull(of(decision.weights, losses, names))
-    total = jnp.zeros((), jnp.float32)
-    for name, weight in zip(names, decision.weights, strict=True):
-        total += weight * losses[name]
-    return grad, {"loss": total} | metrics | logged(learner, decision), decision.state
+    weights, total = of(decision.weights, losses, names), jnp.zeros((), jnp.float32)
+    for name in learner.objectives:  # in the order of the learner's own sum
+        total += weights[name] * losses[name]
+    metrics = {"loss": total} | metrics
+    if not isinstance(balance, Fixed):
+        # What multiplies an objective's gradient on the shared parameters, beside its own weight.
+        metrics |= {f"balance/{name}": c for name, c in zip(names, decision.shared, strict=True)}
+    return grad, metrics, decision.state
 
 
 def step_key(state: TrainState) -> jax.Array:
@@ -92,17 +96,10 @@ def gram_of(grads: list[Arrays]) -> Float32[jax.Array, "N N"]:
 
 
 def stack(losses: Losses, names: tuple[str, ...]) -> Float32[jax.Array, " N"]:
-    """In the experiment's order."""
+    """In the order of `names`."""
     return jnp.stack([losses[name] for name in names])
 
 
 def of(weights: Float32[jax.Array, " N"], losses: Losses, names: tuple[str, ...]) -> Losses:
-    """The cotangent of the losses."""
+    """By name: the cotangent of the losses."""
     return {name: weight.astype(losses[name].dtype) for name, weight in zip(names, weights, strict=True)}
-
-
-def logged(learner: Learner, decision: Decision) -> dict[str, jax.Array]:
-    """balance/<objective>: what multiplies its gradient on the shared parameters, beside its own weight."""
-    if isinstance(learner.balance, Fixed):
-        return {}
-    return {f"balance/{name}": c for name, c in zip(learner.objectives, decision.shared, strict=True)}

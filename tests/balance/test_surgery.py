@@ -65,9 +65,8 @@ def shortest(g: np.ndarray) -> np.ndarray:
 
 
 def cagrad(g: np.ndarray, c: float) -> np.ndarray:
-    """Its primal problem: of the directions within c |mean| of the mean, the one whose least gain is largest."""
-    mean, best, num = g.mean(0), None, len(g)
-    # The dual over the simplex, by many small multiplicative steps.
+    """Its dual over the simplex, by many small multiplicative steps."""
+    mean, num = g.mean(0), len(g)
     w, reach = np.ones(num) / num, c * np.linalg.norm(mean)
     for _ in range(20_000):
         mix = w @ g

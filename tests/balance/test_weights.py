@@ -139,7 +139,7 @@ def descend(chosen: balance.Balance, losses_of, start, learning_rate=0.02, num_s
 
 
 def two_scales(x):
-    """The same task twice, one measured in units a thousand times smaller, with what neither can get rid of."""
+    """The same task twice, one in units a thousand times smaller, with what neither can get rid of."""
     near = jnp.stack([((x - t) ** 2).sum() for t in (jnp.array([0.5, 0.0]), jnp.array([-0.5, 0.0]))])
     return (near + 1.0) * jnp.array([1000.0, 1.0])
 
@@ -148,7 +148,7 @@ def two_scales(x):
     "chosen", [balance.Uncertainty(limit=10.0), balance.GradNorm()], ids=lambda b: type(b).__name__
 )
 def test_losses_of_two_scales(chosen):
-    """The sum hears only the larger; these come to rest about half-way, where the two tasks are done alike."""
+    """The sum hears only the larger; these come to rest half-way, where both are done alike."""
     units = np.array([1000.0, 1.0])
     fixed = descend(balance.Fixed(), two_scales, [0.1, 3.0]) / units
     assert fixed[0] < 1.02 and fixed[1] > 1.9
