@@ -86,6 +86,9 @@ class Tags:
 
     values: Array  # int32 "B L"
     mask: Array  # bool "B L", False but at first tokens
+
+
+@struct.dataclass
 class Boxes:
     """The objects in one picture an example, each by the box around it.
 

@@ -55,21 +55,21 @@ FUSIONS: dict[str, Callable[[tuple[str, ...], int], nn.Module]] = {
     "mean": lambda s, v: fusion.Mean(s, mlp_width=128, trunk=trunk(1), **VECTORS),
     "concat": lambda s, v: fusion.ConcatMlp(s, mlp_width=96, hidden_width=64, trunk=trunk(1), **VECTORS),
     "gated": lambda s, v: fusion.GatedSum(s, mlp_width=128, trunk=trunk(1), **VECTORS),
-    "crossing": lambda s, v: fusion.ChannelCross(s, mlp_width=96, rank=16, trunk=trunk(1), **VECTORS),
-    "single_stream": lambda s, v: fusion.SingleStream(s, trunk=trunk(1, mlp_width=184)),
+    "crossing": lambda s, v: fusion.ChannelCross(s, mlp_width=88, rank=16, trunk=trunk(1), **VECTORS),
+    "single_stream": lambda s, v: fusion.SingleStream(s, trunk=trunk(1, mlp_width=128)),
     "co_attention": lambda s, v: fusion.CoAttention(
         s, depth=2, updated=("text",), mlp_width=128, **ATTENTION
     ),
     "bottleneck": lambda s, v: fusion.Bottleneck(s, depth=2, mlp_width=32, **READER),
     "resampler": lambda s, v: fusion.Resampler(s, depth=1, num_latents=12, mlp_width=128, **READER),
     "q_former": lambda s, v: fusion.QFormer(s, depth=2, mlp_width=128, **READER),
-    "prefix": lambda s, v: fusion.Prefix(s, reader="text", trunk=trunk(1, mlp_width=184)),
+    "prefix": lambda s, v: fusion.Prefix(s, reader="text", trunk=trunk(1, mlp_width=128)),
     "hierarchical": lambda s, v: fusion.Hierarchical(s, depth=2, mlp_width=128, **READER),
-    "votes_mean": lambda s, v: fusion.Decision(s, num_classes=v, mlp_width=64, vote="mean", **READER),
+    "votes_mean": lambda s, v: fusion.Decision(s, num_classes=v, mlp_width=56, vote="mean", **READER),
     "votes_confidence": lambda s, v: fusion.Decision(
-        s, num_classes=v, mlp_width=64, vote="confidence", **READER
+        s, num_classes=v, mlp_width=56, vote="confidence", **READER
     ),
-    "votes_product": lambda s, v: fusion.Decision(s, num_classes=v, mlp_width=64, vote="product", **READER),
+    "votes_product": lambda s, v: fusion.Decision(s, num_classes=v, mlp_width=56, vote="product", **READER),
 }
 # The same co-attention trained on one of them alone.
 ALONE = {"speech_alone": ("text", "audio"), "pictures_alone": ("text", "image")}
@@ -86,7 +86,6 @@ class Task:
     slots: tuple[str, ...]
     streams: Callable[[str, bool], dict]  # (split, augment) -> transforms
     towers: Callable[[], dict[str, nn.Module]]
-    drop: dict[str, float]  # how often each is missing in training
 
     def words(self, field: str = "json.text") -> data.WordPiece:
         source = data.WebDataset(str(DATA / self.folder / "train.tar"), hint=HINT)
@@ -112,20 +111,22 @@ class Task:
             if stream in streams
         }
         head = heads.Votes("votes") if name.startswith("votes") else heads.TokenLogits("text")
-        every = views.MaskTokens("text", vocab=self.vocab, unit="all", mask_share=1.0, random_share=0.0)
-        some = views.MaskTokens("text", vocab=self.vocab, rate=0.4, mask_share=1.0, random_share=0.0)
-        drop = views.Drop(tuple((stream, rate) for stream, rate in self.drop.items() if stream in streams))
+        hidden = views.MaskTokens("text", vocab=self.vocab, unit="all", mask_share=1.0, random_share=0.0)
         context = tuple(stream for stream in ("image", "audio") if stream in streams)
+        # Towers run once a step; what is cheap, fusion, runs for both, and for each of them alone.
+        looks = {"both": hidden}
+        if len(context) > 1:
+            looks |= {
+                "speech": views.Chain((hidden, views.Drop((("image", 1.0),)))),
+                "pictures": views.Chain((hidden, views.Drop((("audio", 1.0),)))),
+            }
         return Experiment(
             name=name,
             seed=seed,
             num_steps=num_steps or self.num_steps,
             data=data.Mixture.of(self.dataset("train", augment=True), batch_size=32),
             model=MultimodalModel(encoders=towers, fusion=make(streams, self.vocab), heads={"words": head}),
-            objectives={
-                "every_word": objectives.MaskedLanguage("words", view=views.Chain((every, drop))),
-                "some_words": objectives.MaskedLanguage("words", view=views.Chain((some, drop))),
-            },
+            objectives={name: objectives.MaskedLanguage("words", view=view) for name, view in looks.items()},
             optimizer=train.AdamW(
                 peak_learning_rate=2e-3, schedule=train.Schedule(warmup_steps=100), weight_decay=0.05
             ),
@@ -189,12 +190,12 @@ def digits(split: str, augment: bool) -> dict:
 
 def digit_towers() -> dict[str, nn.Module]:
     return {
-        "image": encoders.ViT(stem=encoders.LinearPatches(patch=(7, 7)), trunk=trunk(4)),
+        "image": encoders.ViT(stem=encoders.LinearPatches(patch=(7, 7)), trunk=trunk(6)),
         "audio": encoders.SpectrogramTransformer(
             mel=encoders.LogMel(sample_rate_hz=8000, num_mels=40),
             stem=encoders.FramePatches(frames=4),
             augment=encoders.SpecAugment(num_time_masks=1, num_mel_masks=1, max_mels=6),
-            trunk=trunk(4),
+            trunk=trunk(6),
         ),
     }
 
@@ -202,11 +203,11 @@ def digit_towers() -> dict[str, nn.Module]:
 TASKS = {
     "grid_s1": Task(
         folder="grid_s1", num_steps=1200, vocab=115, length=8, slots=SLOTS, streams=sentences,
-        towers=sentence_towers, drop={"audio": 0.5, "image": 0.3},
+        towers=sentence_towers,
     ),
     "avdigits": Task(
         folder="avdigits", num_steps=400, vocab=60, length=3, slots=("digit",), streams=digits,
-        towers=digit_towers, drop={"audio": 0.3, "image": 0.3},
+        towers=digit_towers,
     ),
 }  # fmt: skip
 
@@ -327,7 +328,7 @@ def figure(task_name: str) -> Path:
         steps, loss = curve(task_name, name)
         curves.plot(steps, loss, label=name.replace("_", " "), linewidth=1.2, **style)
     curves.set_xlabel("step")
-    curves.set_title("training loss of every_word, mean over seeds", loc="left", fontsize=10)
+    curves.set_title("training loss given both, mean over seeds", loc="left", fontsize=10)
     curves.legend(fontsize=7, frameon=False, ncols=2)
     for axes in (dots, curves):
         axes.spines[["top", "right"]].set_visible(False)
@@ -344,7 +345,7 @@ def curve(task_name: str, name: str) -> tuple[list[int], np.ndarray]:
     seeds = []
     for file in sorted((RUNS / task_name / name).glob("*/metrics.jsonl")):
         rows = [json.loads(line) for line in file.read_text().splitlines()]
-        seeds.append({row["step"]: row["loss/every_word"] for row in rows if "loss/every_word" in row})
+        seeds.append({row["step"]: row["loss/both"] for row in rows if "loss/both" in row})
     steps = sorted(set.intersection(*map(set, seeds)))
     return steps, np.mean([[seed[step] for step in steps] for seed in seeds], axis=0)
 

@@ -6,7 +6,7 @@ import math
 import numpy as np
 
 from mmjax.batch import Image, Patches
-from mmjax.data.image import ImageTransform, _flatten, _open, _picture, _pixels, _resize
+from mmjax.data.image import ImageTransform
 from mmjax.data.picture import flatten, open_picture, resize, to_picture, to_pixels
 from mmjax.data.records import Record, at_each, lookup
 from mmjax.errors import InputError
