@@ -15,7 +15,8 @@ class Classification(nn.Module):
 
     head: a Classes head. labels: the stream of Labels; a row without one does not count, so that in a mixture
     of datasets each task learns from its own rows. streams: a row counts only if it has one of these (None:
-    whatever it has). Under a Mixup view a row has two labels, by their shares (Zhang et al. 2018, eq. 1).
+    whatever it has). Under a Mixup view a row has two labels, by their shares (Zhang et al. 2018, eq. 1),
+    in the loss and in the accuracy.
     """
 
     head: str
@@ -39,12 +40,14 @@ class Classification(nn.Module):
             raise ValueError(f"Classification reads Labels, and {self.labels!r} is {type(labels).__name__}")
         valid = labels.mask & rows_that_count(outputs, self.streams)
         loss = cross_entropy(logits, labels.values, self.label_smoothing)
-        right = (logits.argmax(-1) == labels.values).astype(jnp.float32)
+        said = logits.argmax(-1)
+        right = (said == labels.values).astype(jnp.float32)
         if "partner" in outputs.targets:
             partner, share = outputs.targets["partner"], outputs.targets["share"]
             other = cross_entropy(logits, labels.values[partner], self.label_smoothing)
             # A partner without a label leaves the row with nothing to say about its other part.
             loss, valid = share * loss + (1 - share) * other, valid & labels.mask[partner]
+            right = share * right + (1 - share) * (said == labels.values[partner])
         return masked_mean(loss, valid), {"accuracy": masked_mean(right, valid)}
 
 

@@ -43,7 +43,10 @@ def mixture(make, batch_size=6, bad=(), **options):
 
 def leaves(batch):
     return {
-        f"{name}.{field}": array for name, stream in batch.items() for field, array in vars(stream).items()
+        f"{name}.{field}": array
+        for name, stream in batch.items()
+        for field, array in vars(stream).items()
+        if array is not None
     }
 
 
