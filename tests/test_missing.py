@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from catalog import ROWS
 
 from mmjax import objectives, views
 from mmjax.learner import Learner
@@ -136,3 +137,25 @@ def test_pairs_that_exist_in_part_teach_as_if_the_other_rows_were_not_there(lear
         grads,
         expected_grads,
     )
+
+
+OBJECTIVE_ROWS = [row for row in ROWS if row.name.startswith("objectives.")]
+
+
+@pytest.mark.parametrize("row", OBJECTIVE_ROWS, ids=lambda row: row.name)
+def test_an_objective_with_nothing_to_look_at_gives_zero_and_teaches_nothing(row):
+    """Every stream missing, and every mask among the targets False."""
+    (outputs,) = jax.tree.map(jnp.asarray, row.inputs())
+    nothing = outputs.replace(
+        targets={n: jnp.zeros_like(x) if x.dtype == bool else x for n, x in outputs.targets.items()},
+        batch={n: stream.replace(mask=jnp.zeros_like(stream.mask)) for n, stream in outputs.batch.items()},
+    )
+    module = row.make("float32")
+    params = nn.meta.unbox(module.init(jax.random.key(0), nothing))
+
+    def loss(params, predictions):
+        return module.apply(params, nothing.replace(predictions=predictions))[0]
+
+    value, grads = jax.value_and_grad(loss, argnums=(0, 1))(params, nothing.predictions)
+    assert value == 0
+    assert all((np.asarray(grad) == 0).all() for grad in jax.tree.leaves(grads))
