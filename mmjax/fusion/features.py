@@ -13,10 +13,10 @@ from mmjax.layers import LayerNorm, Transformer, mean_pool
 class FeatureFusion(nn.Module):
     """Abstract: every modality is a vector f_m(x_m), and `combine` makes one of them.
 
-    f_m is a linear map to `width`, and with `mlp_width` a residual MLP of that hidden width behind it.
-    reader: a stream whose every position is a modality's vector of its own, beside the means over positions
-      of the others; the result replaces it. None: all are means, and the result is the one position of a new
-      stream `into`.
+    f_m is a linear map of every position to `width`, with `mlp_width` a residual MLP of that hidden width
+    behind it, and then the mean over positions (Zaheer et al. 2017, Deep Sets, eq. 2).
+    reader: a stream whose every position is a modality's vector of its own, without the mean; the result
+      replaces it. None: all are means, and the result is the one position of a new stream `into`.
     trunk: what then lets positions read each other; None: only a norm.
     """
 
@@ -32,6 +32,10 @@ class FeatureFusion(nn.Module):
     def makes(self) -> tuple[str, ...]:
         """The stream that it adds."""
         return () if self.reader else (self.into,)
+
+    def keeps_order(self, stream: str) -> bool:
+        """Whether no position of `stream` comes to know of a later one: what a causal objective asks."""
+        return stream != self.reader or self.trunk is None or self.trunk.causal
 
     @nn.compact
     def __call__(self, encoded: dict[str, Encoded], train: bool = False) -> dict[str, Encoded]:

@@ -30,6 +30,10 @@ class Prefix(nn.Module):
         """It adds no stream."""
         return ()
 
+    def keeps_order(self, stream: str) -> bool:
+        """Whether no position of `stream` comes to know of a later one: its reader is a decoder."""
+        return True
+
     @nn.compact
     def __call__(self, encoded: dict[str, Encoded], train: bool = False) -> dict[str, Encoded]:
         """{stream: Encoded "B L D"} -> the reader as "B L width"; others pass unchanged."""

@@ -50,6 +50,10 @@ class QFormer(nn.Module):
         """The stream that it adds."""
         return () if self.reader else (self.into,)
 
+    def keeps_order(self, stream: str) -> bool:
+        """Whether no position of `stream` comes to know of a later one: what a causal objective asks."""
+        return self.causal or stream != self.reader
+
     @nn.compact
     def __call__(self, encoded: dict[str, Encoded], train: bool = False) -> dict[str, Encoded]:
         """{stream: Encoded "B L D"} -> the reader or `into` as "B L width"; others pass unchanged."""

@@ -42,13 +42,13 @@ def vectors(params: dict, encoded: dict, reader: str | None) -> tuple[list[np.nd
     encoded = jax.tree.map(np.asarray, encoded)
     for stream in PAIR:
         value, mask = encoded[stream].embeddings, encoded[stream].mask
-        if stream != reader:
-            mean = [x[m].mean(0) if m.any() else 0 * x[0] for x, m in zip(value, mask, strict=True)]
-            value, mask = np.stack(mean)[:, None], mask.any(1)[:, None]
         x = linear(params[f"{stream}_in"], value)
         if f"{stream}_mlp" in params:
             mlp = params[f"{stream}_mlp"]
             x = x + linear(mlp["down"], gelu(linear(mlp["up"], norm(params[f"{stream}_mlp_norm"], x))))
+        if stream != reader:
+            mean = [row[m].mean(0) if m.any() else 0 * row[0] for row, m in zip(x, mask, strict=True)]
+            x, mask = np.stack(mean)[:, None], mask.any(1)[:, None]
         found.append(np.broadcast_to(np.where(mask[..., None], x, 0), (len(x), L if reader else 1, D)))
         there.append(np.broadcast_to(mask, found[-1].shape[:2]))
     return found, there

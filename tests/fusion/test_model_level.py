@@ -43,6 +43,7 @@ CAUSAL = {
 
 @pytest.mark.parametrize("name", CAUSAL)
 def test_a_causal_reader_feels_no_later_position_and_all_of_the_others(name):
+    assert CAUSAL[name].keeps_order("text")
     own = felt(CAUSAL[name], whole(), "text", by="text")
     assert (own[np.triu_indices(L, 1)] == 0).all() and (own[np.tril_indices(L)] > 0).all()
     assert (felt(CAUSAL[name], whole(), "text", by="image") > 0).all()
@@ -50,6 +51,7 @@ def test_a_causal_reader_feels_no_later_position_and_all_of_the_others(name):
 
 def test_without_causal_the_reader_of_a_q_former_feels_all():
     module = fusion.QFormer(PAIR, depth=2, num_queries=3, reader="text", **SIZES)
+    assert not module.keeps_order("text") and module.keeps_order("image")
     assert (felt(module, whole(), "text", by="text") > 0).all()
 
 
