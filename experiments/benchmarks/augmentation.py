@@ -87,7 +87,9 @@ def picture(path: Path) -> None:
 
 SPEEDS = {
     "nothing": emoji(),
-    "crop_scale, flip, gain_db": emoji(image={"crop_scale": (0.5, 1.0), "flip": True}, audio={"gain_db": 6.0}),
+    "crop_scale, flip, gain_db": emoji(
+        image={"crop_scale": (0.5, 1.0), "flip": True}, audio={"gain_db": 6.0}
+    ),
     "+ ColorJitter": emoji(image={"augmentations": (augment.ColorJitter(),)}),
     "+ RandAugment": emoji(image={"augmentations": (augment.RandAugment(),)}),
     "+ RandomErasing": emoji(image={"augmentations": (augment.RandomErasing(),)}),
