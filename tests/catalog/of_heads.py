@@ -15,6 +15,10 @@ def head(name: str, module: Callable[[], nn.Module], **more) -> Row:
 
 
 HEADS = [
+    head(
+        "Boxes",
+        lambda: heads.Boxes("image", num_classes=3, grid=(2, 3), tokens=(1, 4), mlp_width=32, depth=1),
+    ),
     head("PooledEmbedding", lambda: heads.PooledEmbedding("text", dim=8)),
     head("PooledEmbedding.first", lambda: heads.PooledEmbedding("text", dim=8, pooling="first")),
     head("Classes", lambda: heads.Classes("text", num_classes=3, pooling="mean")),

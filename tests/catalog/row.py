@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmjax import layers
-from mmjax.batch import Audio, Encoded, Image, Labels, Text
+from mmjax.batch import Audio, Boxes, Encoded, Image, Labels, Text
 from mmjax.testing import TOLERANCE, tiny_batch
 
 B, L, D = 4, 6, 16
-STREAMS = (Text, Image, Audio, Labels, Encoded)
+STREAMS = (Text, Image, Audio, Labels, Boxes, Encoded)
 
 
 def streams_read(output: Any, inputs: tuple) -> Any:
