@@ -36,7 +36,7 @@ def cells(split: str) -> data.Dataset:
 def experiment() -> Experiment:
     return Experiment(
         name="cells",
-        num_steps=1500,
+        num_steps=1200,
         data=data.Mixture.of(cells("train"), batch_size=16),
         model=MultimodalModel(
             encoders={
@@ -62,5 +62,5 @@ def experiment() -> Experiment:
             peak_learning_rate=1e-3, schedule=train.Schedule(warmup_steps=100), weight_decay=0.05
         ),
         evals={"boxes": evals.Boxes(data=cells("test"), train=cells("train"))},
-        save_every=500,
+        save_every=400,
     )

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmjax.batch import Encoded, Image, Labels, Text, present
+from mmjax.batch import Boxes, Encoded, Image, Labels, Text, present
 from mmjax.errors import InputError
 from mmjax.testing import VOCAB, tiny_batch
-from mmjax.views import Chain, Clean, CutMix, Drop, HardNegatives, MaskTokens, Pairs, same_content
+from mmjax.views import Chain, Clean, CutMix, Drop, HardNegatives, MaskTokens, Mirror, Pairs, same_content
 
 ROWS = 512
 MASK_ID, NUM_SPECIAL = 4, 5
@@ -400,3 +400,25 @@ def test_contents_are_compared_only_where_they_are_there():
     pictures = image(0.1, 0.2, 0.1)
     found = same_content(pictures.replace(mask=jnp.array([True, False, False])))
     np.testing.assert_array_equal(found, [[1, 0, 0], [0, 1, 1], [0, 1, 1]])
+
+
+def test_mirror_moves_a_mark_with_its_box():
+    """One bright pixel a picture, and the box around it."""
+    rng = np.random.default_rng(0)
+    place = rng.integers(0, 6, (32, 2))
+    pixels = np.zeros((32, 6, 6, 1), np.float32)
+    pixels[np.arange(32), place[:, 0], place[:, 1]] = 1
+    centre = (place[:, None, ::-1] + 0.5) / 6
+    boxes = np.concatenate([centre, np.full((32, 1, 2), 1 / 6)], axis=-1).astype(np.float32)
+    boxes = np.concatenate([boxes, np.zeros_like(boxes)], axis=1)
+    marked = Boxes(boxes, np.zeros((32, 2), np.int32), np.arange(2)[None] < np.ones((32, 1)))
+    batch = jax.tree.map(jnp.asarray, {"image": Image(pixels, np.ones(32, bool)), "boxes": marked})
+    for view in (Mirror(), Mirror(left_right=False), Mirror(up_down=False)):
+        made, _ = view.inputs(batch, jax.random.key(0))
+        row, column = np.divmod(np.asarray(made["image"].pixels).reshape(32, 36).argmax(1), 6)
+        found = np.stack([column + 0.5, row + 0.5], axis=1) / 6
+        np.testing.assert_allclose(made["boxes"].boxes[:, 0, :2], found, atol=1e-6)
+        np.testing.assert_array_equal(made["boxes"].boxes[:, 1], 0)
+        moved = np.stack([row, column], axis=1) != place
+        assert moved.any(0).tolist() == [view.up_down, view.left_right]
+    assert set(Mirror().changes()) == {"image", "boxes"}

@@ -63,6 +63,9 @@ HEADS = [
         lambda: (contested(),),
         read=rows_read,
         bf16="inputs",
+    head(
+        "Boxes",
+        lambda: heads.Boxes("image", num_classes=3, grid=(2, 3), tokens=(1, 4), mlp_width=32, depth=1),
     ),
     head("PooledEmbedding", lambda: heads.PooledEmbedding("text", dim=8)),
     head("PooledEmbedding.first", lambda: heads.PooledEmbedding("text", dim=8, pooling="first")),

@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from catalog.row import B, Row, batch, garbage, normal, streams_scrambled
+from catalog.row import B, Row, batch, garbage, normal, padding, streams_scrambled
 from mmjax import encoders, heads, objectives, views
-from mmjax.batch import Audio, Labels, MultiLabels, Tags, Text, present
+from mmjax.batch import Audio, Boxes, Labels, MultiLabels, Tags, Text, present
 from mmjax.heads import Frames
 from mmjax.objectives import Outputs
 from mmjax.testing import VOCAB
@@ -219,6 +219,24 @@ def taught_outputs() -> tuple[Outputs]:
     return (outputs({"image": normal(B, 3), "text": normal(B, 3, seed=1)}),)
 
 
+def boxes_outputs() -> tuple[Outputs]:
+    """Row 3 has no box."""
+    marked = Boxes(
+        np.abs(normal(B, 3, 4)) / 4 + 0.1,
+        np.arange(3 * B, dtype=np.int32).reshape(B, 3) % 2,
+        padding(length=3),
+    )
+    predicted = np.concatenate([np.abs(normal(B, 5, 4, seed=1)) / 4 + 0.1, normal(B, 5, 3)], axis=-1)
+    return (Outputs({"boxes": predicted}, {}, {"boxes": marked}),)
+
+
+def scrambled_boxes(inputs: tuple, rng: np.random.Generator) -> tuple:
+    """What is marked; and what is predicted where nothing is."""
+    made = streams_scrambled(inputs, rng)[0]
+    there = made.batch["boxes"].mask.any(1)
+    return (made.replace(predictions={"boxes": garbage(made.predictions["boxes"], there, rng)}),)
+
+
 def objective(inputs: Callable, scramble: Callable, kind: type, *heads, case: str = "", **fields) -> Row:
     name = f"objectives.{kind.__name__}" + (f".{case}" if case else "")
     return Row(name, lambda dtype: kind(*heads, **fields), inputs, scramble=scramble, bf16=None)
@@ -247,6 +265,7 @@ OBJECTIVES = [
     objective(
         three_outputs, scrambled_pairs, objectives.MultiwayInfoNCE, THREE, case="others", against="others"
     ),
+    objective(boxes_outputs, scrambled_boxes, objectives.Boxes, "boxes"),
     objective(taught_outputs, scrambled_pairs, objectives.Distillation, *PAIR),
     objective(pair_outputs, scrambled_pairs, objectives.SigmoidPairs, *PAIR, same="text"),
     objective(token_outputs, scrambled_by("masked"), objectives.MaskedLanguage, "words", view=CLEAN),

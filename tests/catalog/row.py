@@ -16,6 +16,11 @@ from mmjax.testing import TOLERANCE, tiny_batch
 B, L, D = 4, 6, 16
 STREAMS = (Text, Image, Patches, Video, Audio, Labels, MultiLabels, Tags, Encoded)
 NO_VALUES = ("mask", "visible", "places")  # which positions there are, not what is at them
+from mmjax.batch import Audio, Boxes, Encoded, Image, Labels, Text
+from mmjax.testing import TOLERANCE, tiny_batch
+
+B, L, D = 4, 6, 16
+STREAMS = (Text, Image, Audio, Labels, Boxes, Encoded)
 
 
 def streams_read(output: Any, inputs: tuple) -> Any:
