@@ -30,12 +30,11 @@ class RealOrGenerated(nn.Module):
                 "encoder such as AdversarialSpectrogram, and a head after='encoder'"
             )
         real = pool(encoded, "mean")
+        own = pool(encoded.replace(embeddings=encoded.for_discriminator), "mean")
+        others = pool(encoded.replace(embeddings=encoded.for_generator), "mean")
         linear = Einsum(
             "B D, D C -> B C", shape=(real.shape[-1], 1), axes=("embed", "classes"), name="linear"
         )
-        kernel, bias = linear.parameters()
-        own = pool(encoded.replace(embeddings=encoded.for_discriminator), "mean")
-        others = pool(encoded.replace(embeddings=encoded.for_generator), "mean")
-        constant_kernel, constant_bias = jax.lax.stop_gradient((kernel, bias))
-        logits = [real @ kernel + bias[None], own @ kernel + bias[None]]
-        return jnp.concatenate([*logits, others @ constant_kernel + constant_bias[None]], axis=1)
+        logits = [linear(real), linear(own)]
+        constant = {"params": jax.lax.stop_gradient(linear.variables["params"])}
+        return jnp.concatenate([*logits, linear.clone(parent=None).apply(constant, others)], axis=1)
