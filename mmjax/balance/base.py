@@ -14,7 +14,7 @@ from mmjax.batch import Array
 
 @struct.dataclass
 class Seen:
-    """What a step knows before it updates anything. N objectives, sorted by name: a state outlives their order."""
+    """What a step knows before it updates anything; N objectives, sorted by name."""
 
     names: tuple[str, ...] = struct.field(pytree_node=False)
     step: Array  # int32 scalar
