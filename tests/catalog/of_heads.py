@@ -63,6 +63,7 @@ HEADS = [
         lambda: (contested(),),
         read=rows_read,
         bf16="inputs",
+    ),
     head(
         "Boxes",
         lambda: heads.Boxes("image", num_classes=3, grid=(2, 3), tokens=(1, 4), mlp_width=32, depth=1),
