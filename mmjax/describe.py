@@ -5,11 +5,12 @@ from collections import Counter
 
 import jax
 
-from mmjax.experiment import Experiment, to_text, tracing
+from mmjax.experiment import Experiment, to_text
 from mmjax.export import flatten
 from mmjax.learner import Learner
 from mmjax.sharding import unbox
 from mmjax.train.flops import train_flops
+from mmjax.validation import tracing
 
 
 def describe(experiment: Experiment) -> str:

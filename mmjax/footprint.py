@@ -10,8 +10,8 @@ from typing import Any
 import jax
 
 from mmjax import cost, hlo, sharding, train
-from mmjax.experiment import tracing
 from mmjax.setup import Setup
+from mmjax.validation import tracing
 
 # The code that it makes is never run, so that it need not be good.
 FAST_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}

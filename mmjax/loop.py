@@ -15,7 +15,7 @@ from mmjax.checkpoint import Checkpoints
 from mmjax.errors import InputError, NonFiniteError
 from mmjax.evals import pictures
 from mmjax.evals.conflict_map import conflict_map, rows_of
-from mmjax.experiment import Experiment, best_metric, from_text, to_text
+from mmjax.experiment import Experiment, from_text, to_text
 from mmjax.goodput import Goodput
 from mmjax.learner import Learner
 from mmjax.report import progress
@@ -26,6 +26,7 @@ from mmjax.setup import Feed, Setup
 from mmjax.stop import StopSignal
 from mmjax.train.flops import train_flops
 from mmjax.train.metrics import Meter
+from mmjax.validation import best_metric
 
 Results = dict[str, dict[str, float]]
 log = logging.getLogger(__name__)

@@ -11,12 +11,13 @@ import jax
 
 from mmjax import cost, hlo
 from mmjax.errors import InputError
-from mmjax.experiment import Experiment, tracing
+from mmjax.experiment import Experiment
 from mmjax.footprint import Memory, compile_step, largest_batch, measure
 from mmjax.setup import Setup
 from mmjax.sharding.collectives import Collective, collectives
 from mmjax.train.accelerators import ACCELERATORS, Accelerator
 from mmjax.train.flops import train_flops
+from mmjax.validation import tracing
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,9 @@ import optax
 from mmjax import data, distributed, sharding, train
 from mmjax.balance.shared import split
 from mmjax.batch import Batch
-from mmjax.experiment import Experiment, names_parameters, tracing, validate
+from mmjax.experiment import Experiment
 from mmjax.learner import Learner
+from mmjax.validation import names_parameters, tracing, validate
 
 
 @dataclasses.dataclass(frozen=True)

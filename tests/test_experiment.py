@@ -10,8 +10,9 @@ from catalog.of_objectives import OBJECTIVES
 
 from mmjax import data, notation, objectives, sharding, views
 from mmjax.errors import InputError
-from mmjax.experiment import Experiment, best_metric, from_text, load, to_text, validate
+from mmjax.experiment import Experiment, from_text, load, to_text
 from mmjax.layers import Transformer
+from mmjax.validation import best_metric, validate
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ import pytest
 
 from mmjax import fusion, heads
 from mmjax.errors import InputError
-from mmjax.experiment import Experiment, load, validate
+from mmjax.experiment import Experiment, load
+from mmjax.validation import validate
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 

@@ -11,7 +11,8 @@ from given import pair
 
 from mmjax import fusion, heads
 from mmjax.errors import InputError
-from mmjax.experiment import load, validate
+from mmjax.experiment import load
+from mmjax.validation import validate
 
 
 def fused(module) -> None:
