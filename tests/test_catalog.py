@@ -107,7 +107,8 @@ def test_jit_equals_eager(row):
 @rows(lambda row: row.scramble)
 def test_what_is_under_a_false_mask_never_matters(row):
     inputs = row.inputs()
-    scrambled = row.scramble(inputs, np.random.default_rng(0))
+    # Not the seed of the inputs: garbage that is a multiple of them would pass where only directions count.
+    scrambled = row.scramble(inputs, np.random.default_rng(7))
     changed = jax.tree.map(lambda a, b: not np.array_equal(a, b), inputs, scrambled)
     assert any(jax.tree.leaves(changed)), "the row's inputs have nothing under a False mask"
     run = functools.partial(compiled(row.name), parameters(row.name))
