@@ -92,10 +92,11 @@ def compiled(chosen: balance.Balance, rules=REPLICATED, mesh=None, **options):
     mesh, made, optimizer = mesh or one_device(), learner(chosen), OPTIMIZER.make(10)
     if "accumulate" in options:
         optimizer = dataclasses.replace(OPTIMIZER, accumulate=options.pop("accumulate")).make(10)
-    abstract = train.abstract_state(made, optimizer, batch_of(0), 0, mesh, rules)
+    spec = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch_of(0))
+    abstract = train.abstract_state(made, optimizer, spec, 0, mesh, rules)
     with sharding.using(mesh, rules):
         step = train.jit_step(made, optimizer, abstract, mesh, rules, **options)
-        program = step.lower(abstract, batch_of(0)).compile()
+        program = step.lower(abstract, spec).compile()
     return program, jax.tree.map(lambda x: x.sharding, abstract)
 
 
