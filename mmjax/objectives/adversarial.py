@@ -28,6 +28,10 @@ class Adversarial(nn.Module):
         """The heads that it needs."""
         return (self.head,)
 
+    def targets(self) -> tuple[str, ...]:
+        """The stream whose presence counts."""
+        return (self.stream,)
+
     def __call__(self, outputs: Outputs) -> tuple[jax.Array, dict[str, jax.Array]]:
         logits, valid = outputs.predictions[self.head], present(outputs.batch[self.stream])
         discriminator, generator = adversarial(logits, valid)
