@@ -8,7 +8,33 @@ its keywords (`emoji_speech`), the command seen on a speaker's lips (`grid_s1`).
 splits score; nothing was tuned. Each is trained for so short that the table says what an encoder learns soon
 and costs, not what it reaches. Sizes are not matched; FLOPs are of matrix products and convolutions.
 
-RESULTS
+Measured in commit 38df769 (2026-11-22; one core of a shared CPU under heavy load, jax 0.10.2, seed 0; one run
+each, so differences of a few hundredths are chance: 181, 300 and 103 examples are scored):
+
+| text: 9 kinds of emoji | accuracy | parameters   | FLOPs a step  | CPU ms a step |
+|------------------------|----------|--------------|---------------|---------------|
+| transformer            | 0.689    | 153 k x1.00  | 0.96 G x1.00  | 18 x1.00      |
+| transformer, causal    | 0.694    | 153 k x1.00  | 0.96 G x1.00  | 17 x0.94      |
+| LSTM, both ways        | 0.661    | 76 k x0.50   | 0.23 G x0.24  | 5 x0.26       |
+| GRU, both ways         | 0.689    | 70 k x0.46   | 0.17 G x0.18  | 4 x0.24       |
+| LSTM, one way          | 0.694    | 84 k x0.55   | 0.30 G x0.32  | 4 x0.22       |
+
+| image: 10 digits   | accuracy | parameters   | FLOPs a step  | CPU ms a step |
+|--------------------|----------|--------------|---------------|---------------|
+| ViT                | 0.867    | 104 k x1.00  | 0.65 G x1.00  | 13 x1.00      |
+| ViT, ConvNeXt stem | 0.833    | 116 k x1.11  | 2.29 G x3.52  | 86 x6.39      |
+| ResNet, 3 blocks   | 0.663    | 77 k x0.74   | 3.59 G x5.52  | 117 x8.66     |
+| NaViT              | 0.873    | 105 k x1.01  | 0.65 G x1.00  | 14 x1.06      |
+| NaViT, 2 a row     | 0.873    | 105 k x1.01  | 0.68 G x1.04  | 15 x1.12      |
+
+| audio: 10 digits                     | accuracy | parameters   | FLOPs a step  | CPU ms a step |
+|--------------------------------------|----------|--------------|---------------|---------------|
+| AST                                  | 0.967    | 112 k x1.00  | 1.26 G x1.00  | 21 x1.00      |
+| convolutions + transformer (Whisper) | 0.990    | 135 k x1.21  | 1.60 G x1.27  | 24 x1.19      |
+
+| video: 4 commands | accuracy | parameters   | FLOPs a step  | CPU ms a step |
+|-------------------|----------|--------------|---------------|---------------|
+| tubelets          | 0.621    | 126 k x1.00  | 2.49 G x1.00  | 79 x1.00      |
 """
 
 import argparse
