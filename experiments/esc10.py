@@ -1,6 +1,22 @@
 """Ten kinds of sound from 238 clips: mixup, label smoothing, and hidden parts of the spectrogram.
 
-mmjax train experiments/esc10.py
+    mmjax train experiments/esc10.py
+
+Data: `esc10` under $MMJAX_DATA (ESC-10: folds 1-3 train, 4 validates, 5 tests). A step encodes its clips
+twice, mixed and with parts hidden; the plain run of the table once.
+
+Accuracy (macro F1) after 1,000 steps, seed 0 alone (CPU, 2026-11-22, Python 3.11, jax 0.10.2; 17 minutes on
+a machine that had a tenth of a core to spare for it):
+
+| objectives                                      | val, 80 clips | test, 80 clips |
+|-------------------------------------------------|---------------|----------------|
+| cross-entropy alone (SpecAugment, shifts)       |  .800 (.799)  |  .763 (.761)   |
+| with mixup, label smoothing, hidden patches     |  .863 (.853)  |  .775 (.753)   |
+| logistic regression on log-mel statistics       |     .83       |      .86       |
+
+The intervals of 80 clips are +-.09: on these test clips nothing is shown to help, and the linear model, which
+cannot learn 238 clips by heart, is ahead. 400 steps at half the learning rate and alpha 0.4 gave .763 and
+.675; that was changed once, because the training loss was still falling, and not for the test clips' sake.
 """
 
 import os

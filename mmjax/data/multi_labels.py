@@ -48,9 +48,10 @@ class MultiLabelTransform:
     def _number(self, key: str, item: Any) -> int:
         if isinstance(item, str) and item in self.classes:
             return self.classes.index(item)
-        whole = isinstance(item, int | np.integer) and not isinstance(item, bool)
-        if whole and 0 <= item < len(self.classes):
-            return int(item)
+        if isinstance(item, int | np.integer) and not isinstance(item, bool):
+            number = int(item)
+            if 0 <= number < len(self.classes):
+                return number
         raise BadExample(
             key,
             f"expected classes among {list(self.classes)} in {self.field!r}, or numbers, found {item!r}",
