@@ -19,11 +19,8 @@ class Seen:
     names: tuple[str, ...] = struct.field(pytree_node=False)
     step: Array  # int32 scalar
     key: Array  # a PRNG key of this step
-    losses: (
-        Array  # float32 "N", each times its objective's own weight; 0 where the batch holds nothing for it
-    )
+    losses: Array  # float32 "N", each times its objective's own weight; 0 where there is nothing for it
     gram: Array | None = None  # float32 "N N", see `Balance.reads_gradients`
-    gram: Array = None  # float32 "N N", where `Balance.reads_gradients`
 
 
 @struct.dataclass
