@@ -8,10 +8,10 @@ its keywords (`emoji_speech`), the command seen on a speaker's lips (`grid_s1`).
 splits score; nothing was tuned. Each is trained for so short that the table says what an encoder learns soon
 and costs, not what it reaches. Sizes are not matched; FLOPs are of matrix products and convolutions.
 
-Measured in commits 38df769 (text, image) and 81fa73b (2026-11-22; one core of a shared CPU under heavy load, jax 0.10.2, seed 0; one run
-each, so differences of a few hundredths are chance: 181, 300, 300 and 103 examples are scored). The waveform
-and the video with a ConvNeXt stem were not measured. The GAN's parameters and costs are those of both
-players; its classes have only a share of the gradient, which is clipped as one:
+Measured in commits 38df769 (text, image) and 81fa73b (the rest); 2026-11-22, CPU, shared machine under heavy
+load, one core, jax 0.10.2, seed 0. One run each, and 181, 300, 300 and 103 examples are scored: differences
+of a few hundredths are chance. The waveform, and the video with a ConvNeXt stem, were not measured. The GAN's
+parameters and costs are those of both players, and its classes get a share of a gradient clipped as one.
 
 | text: 9 kinds of emoji | accuracy | parameters   | FLOPs a step  | CPU ms a step |
 |------------------------|----------|--------------|---------------|---------------|
