@@ -351,7 +351,7 @@ def curve(task_name: str, name: str) -> tuple[list[int], np.ndarray]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("verb", choices=("sizes", "train", "table"))
     parser.add_argument("task", choices=sorted(TASKS))
     parser.add_argument("names", nargs="*", help=f"of {', '.join((*FUSIONS, *ALONE))}; all by default")

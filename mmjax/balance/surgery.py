@@ -28,6 +28,7 @@ class Surgery(Balance):
     reads_gradients: ClassVar[bool] = True
 
     def __call__(self, state: Any, seen: Seen) -> Decision:
+        assert seen.gram is not None  # the step gives what `reads_gradients` asks for
         size = jnp.maximum(jnp.diagonal(seen.gram).mean(), 1e-30)  # the rules do not depend on it
         gram = seen.gram / size
         there = jnp.diagonal(seen.gram) > 0

@@ -142,6 +142,7 @@ class Transformer(nn.Module):
             dtype=self.dtype,
         )  # fmt: skip
         x = shard(x.astype(self.dtype), "act_batch", "act_length", "act_embed")
+        depths: Any = []  # states, lowest first: a list, or stacked along a first axis
         if self.scan:
 
             def layer(module, carry, _):
@@ -154,7 +155,6 @@ class Transformer(nn.Module):
             )  # fmt: skip
             x, depths = layers(block(**options, name="layers"), x, None)
         else:
-            depths = []
             for i in range(self.depth):
                 x = block(**options, name=f"layer_{i}")(x, mask, train, allowed)
                 depths.append(x)

@@ -65,7 +65,7 @@ def _reduce(terms, tile, rows, row_facts, columns, column_facts):
 
 
 def _forward(terms, tile, *sides):
-    reduced = _reduce(terms, tile, *sides)
+    reduced: tuple[Terms, Terms] = _reduce(terms, tile, *sides)
     return reduced, (sides, [side.logsumexp for side in reduced])
 
 
