@@ -59,7 +59,8 @@ def _reduce(terms, tile, rows, row_facts, columns, column_facts):
         return _over_tiles(pair, home, guests, tile)
 
     rows, columns = rows | row_facts, columns | column_facts
-    like = jax.eval_shape(terms, *(jax.tree.map(lambda x: x[:1], side) for side in (rows, columns)))
+    one_row, one_column = jax.tree.map(lambda x: x[:1], (rows, columns))
+    like = jax.eval_shape(terms, one_row, one_column)
     home, guests = around(meet, (rows, _start(like, rows)), (columns, _start(like, columns)))
     return _finish(home[1]), _finish(guests[1])
 

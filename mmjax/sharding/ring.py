@@ -8,7 +8,8 @@ import jax
 
 from mmjax.sharding.annotate import mesh_axes_of
 
-Home, Guests = TypeVar("Home"), TypeVar("Guests")
+Home = TypeVar("Home")
+Guests = TypeVar("Guests")
 
 
 def around(
