@@ -2,10 +2,11 @@
 
     mmjax train experiments/cells.py
 
-Data: `bccd` under $MMJAX_DATA (205 training photographs, each with some fourteen boxes). About 4:20 minutes of
-one core's time, compiling included (Python 3.12, on a machine that was busy with other work).
+Data: `bccd` under $MMJAX_DATA (205 training photographs, each with some fourteen boxes). About 4:20 minutes
+of one core's time, compiling included (Python 3.12, on a machine that was busy with other work).
 
-Measured on the 72 test photographs (average precision at IoU .5; CPU, 2026-11-22, 30243eb; nothing was tuned):
+Measured on the 72 test photographs (average precision at IoU .5; CPU, 2026-11-22, 30243eb; nothing was
+tuned):
 
 | AP50      | seed 0 | seed 1 | blind |
 |-----------|--------|--------|-------|
