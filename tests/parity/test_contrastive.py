@@ -111,7 +111,7 @@ def test_rows_without_a_negative_and_rows_without_anything_are_finite(fields, sc
 
 
 def test_what_is_left_of_the_negatives_is_never_less_than_unit_vectors_can_give():
-    """Three negatives of mean 1, of which tau_plus subtracts .2, .99 and 1.2 (Robinson et al. 2021, eq. 5)."""
+    """Negatives of mean 1, of which tau_plus subtracts .2, .99 and 1.2 (Robinson et al. 2021, eq. 5)."""
     sums = {"num_others": jnp.full(3, 3.0), "num_wanted": jnp.ones(3)}
     logs = {"others": jnp.log(jnp.full(3, 3.0)), "wanted": jnp.log(jnp.array([0.4, 1.98, 2.4]))}
     found = log_negatives(Terms(logs, sums), 2.0, 0.0, 0.5)
