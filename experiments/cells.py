@@ -2,7 +2,22 @@
 
     mmjax train experiments/cells.py
 
-Data: `bccd` under $MMJAX_DATA (205 training photographs, each with some fourteen boxes).
+Data: `bccd` under $MMJAX_DATA (205 training photographs, each with some fourteen boxes). About 4:20 minutes
+of one core's time, compiling included (Python 3.12, on a machine that was busy with other work).
+
+Measured on the 72 test photographs (average precision at IoU .5; CPU, 2026-11-22, 30243eb; nothing was
+tuned):
+
+| AP50      | seed 0 | seed 1 | blind |
+|-----------|--------|--------|-------|
+| RBC       |  .516  |  .493  | .092  |
+| WBC       |  .710  |  .641  | .035  |
+| Platelets |  .156  |  .139  | .000  |
+| mean      |  .461  |  .424  | .043  |
+
+`blind` is one answer for every photograph: boxes of each class's mean size where the training data have such
+cells most often. Detectors with a pretrained backbone do much better; this one has seen 205 photographs and
+patches of 12 x 16 pixels, of which a platelet fills about one.
 """
 
 import os

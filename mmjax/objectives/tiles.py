@@ -59,7 +59,9 @@ def _reduce(terms, tile, rows, row_facts, columns, column_facts):
         return _over_tiles(pair, home, guests, tile)
 
     rows, columns = rows | row_facts, columns | column_facts
-    like = jax.eval_shape(terms, *(jax.tree.map(lambda x: x[:1], side) for side in (rows, columns)))
+    like = jax.eval_shape(
+        terms, {name: x[:1] for name, x in rows.items()}, {name: x[:1] for name, x in columns.items()}
+    )
     home, guests = around(meet, (rows, _start(like, rows)), (columns, _start(like, columns)))
     return _finish(home[1]), _finish(guests[1])
 
@@ -111,12 +113,12 @@ def _over_tiles(pair: Callable, home, guests, tile: int):
         guest, home = jax.lax.scan(of_home, guest, home)
         return home, guest
 
-    rows = [len(jax.tree.leaves(side)[0]) for side in (home, guests)]
-    home, guests = jax.lax.scan(of_guest, _cut(home, tile), _cut(guests, tile))
-    return tuple(
-        jax.tree.map(lambda x, num=num: x.reshape(-1, *x.shape[2:])[:num], side)
-        for side, num in zip((home, guests), rows, strict=True)
-    )
+    def whole(side, like):
+        num = len(jax.tree.leaves(like)[0])
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:num], side)
+
+    met = jax.lax.scan(of_guest, _cut(home, tile), _cut(guests, tile))
+    return whole(met[0], home), whole(met[1], guests)
 
 
 def _cut(side, tile: int):

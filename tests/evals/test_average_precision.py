@@ -36,8 +36,8 @@ def truth(*objects) -> Found:
         ([(1, A, 0, 0.9)], [(0, A, 0)], 0.0),  # in another picture
         ([(0, A, 1, 0.9)], [(0, A, 0)], 0.0),  # of another class
         ([(0, [0.3, 0.2, 0.2, 0.2], 0, 0.9)], [(0, A, 0)], 0.0),  # IoU 1/3
-        # Precision 1, 1/2, 2/3: that of the second rises to 2/3.
-        ([(0, A, 0, 0.9), (1, C, 0, 0.8), (1, A, 0, 0.7)], [(0, A, 0), (1, A, 0)], (1 + 2 / 3) / 2),
+        # Precision 0, 1/2, 2/3: that of the second rises to 2/3.
+        ([(1, C, 0, 0.9), (0, A, 0, 0.8), (1, A, 0, 0.7)], [(0, A, 0), (1, A, 0)], 2 / 3),
     ],
 )  # fmt: skip
 def test_average_precision(claims, objects, expected):

@@ -14,8 +14,9 @@ from catalog.row import normal
 from mmjax import objectives
 from mmjax.batch import Image, present
 from mmjax.errors import InputError
-from mmjax.objectives.contrastive import Pairs, info_nce
+from mmjax.objectives.contrastive import Pairs, info_nce, log_negatives
 from mmjax.objectives.scalars import at_most
+from mmjax.objectives.tiles import Terms
 from mmjax.testing import TOLERANCE
 from mmjax.train.optimizer import AdamW, decay_mask, path_name
 
@@ -107,6 +108,14 @@ def test_rows_without_a_negative_and_rows_without_anything_are_finite(fields, sc
         assert np.isfinite(value) and all(np.isfinite(x).all() for x in grads)
         if "decoupled" in fields and len(set(groups[valid])) < 2:
             assert value == 0
+
+
+def test_what_is_left_of_the_negatives_is_never_less_than_unit_vectors_can_give():
+    """Negatives of mean 1, of which tau_plus subtracts .2, .99 and 1.2 (Robinson et al. 2021, eq. 5)."""
+    sums = {"num_others": jnp.full(3, 3.0), "num_wanted": jnp.ones(3)}
+    logs = {"others": jnp.log(jnp.full(3, 3.0)), "wanted": jnp.log(jnp.array([0.4, 1.98, 2.4]))}
+    found = log_negatives(Terms(logs, sums), 2.0, 0.0, 0.5)
+    np.testing.assert_allclose(jnp.exp(found), 3 * np.array([0.8 / 0.5, np.exp(-2), np.exp(-2)]), rtol=RTOL)
 
 
 def test_each_two_of_three_modalities_are_contrasted():
