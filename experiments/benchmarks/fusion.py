@@ -202,7 +202,7 @@ def digit_towers() -> dict[str, nn.Module]:
 
 TASKS = {
     "grid_s1": Task(
-        folder="grid_s1", num_steps=1200, vocab=115, length=8, slots=SLOTS, streams=sentences,
+        folder="grid_s1", num_steps=1000, vocab=115, length=8, slots=SLOTS, streams=sentences,
         towers=sentence_towers,
     ),
     "avdigits": Task(
