@@ -39,6 +39,7 @@ class Boxes(nn.Module):
     @nn.compact
     def __call__(self, encoded: Encoded, table: jax.Array | None = None) -> Float32[jax.Array, "B Q P"]:
         context = LayerNorm(dtype=self.dtype, name="context_norm")(encoded.embeddings)
+        context = jnp.where(encoded.mask[..., None], context, 0)  # a query may start from what is not there
         batch, length, width = context.shape
         anchors = grid_points(self.grid)
         num = len(anchors)

@@ -204,9 +204,9 @@ def take(mixture, **options):
 
 
 def leaves(batch):
-    return {
-        f"{name}.{field}": array for name, stream in batch.items() for field, array in vars(stream).items()
-    }
+    """The arrays by name; what only views fill is None."""
+    arrays = {f"{name}.{field}": x for name, stream in batch.items() for field, x in vars(stream).items()}
+    return {name: x for name, x in arrays.items() if x is not None}
 
 
 def test_augmentation_is_a_function_of_seed_step_and_row():
