@@ -3,12 +3,23 @@
     mmjax train experiments/entities.py
 
 Data: `wnut17` under $MMJAX_DATA (WNUT 2017, emerging and rare entities: most names of the test set are new).
+
+Measured on the val sentences (seed 0; CPU, 2026-11-22, library 202ba3e), where its size was chosen; a run
+takes a minute of one core:
+
+| val           | model | each word's most common tag | always O |
+|---------------|-------|-----------------------------|----------|
+| entity F1     | .099  | .093                        | .000     |
+| accuracy      | .915  | .922                        | .921     |
+
+3,394 sentences teach a model that starts from nothing little more than a list of names. With hashed n-grams,
+4,000 pieces of words and hidden spans beside, it learns them by heart (F1 .040).
 """
 
 import os
 from pathlib import Path
 
-from mmjax import data, encoders, evals, fusion, heads, objectives, train, views
+from mmjax import data, encoders, evals, fusion, heads, objectives, train
 from mmjax.experiment import Experiment
 from mmjax.layers import Transformer
 from mmjax.model import MultimodalModel
@@ -18,7 +29,7 @@ HINT = "Set MMJAX_DATA to the folder that holds wnut17/ (see docs/data.md)"
 KINDS = ("corporation", "creative-work", "group", "location", "person", "product")
 TAGS = ("O", *(f"{place}-{kind}" for kind in KINDS for place in "BI"))
 WIDTH = 64
-VOCAB = 4000
+VOCAB = 1500
 LENGTH = 80  # cuts 3 training sentences
 LONGEST = 256  # of a test sentence: none of its words goes unmeasured
 
@@ -52,26 +63,15 @@ def experiment() -> Experiment:
                     vocab=VOCAB,
                     max_length=LONGEST,
                     position_scale=0.02,  # those beyond the training sentences stay near nothing
-                    hash_ngrams=(2, 3),
-                    hash_buckets=8192,
                     trunk=Transformer(
                         depth=2, width=WIDTH, num_heads=4, mlp_width=4 * WIDTH, dropout=0.3, scan=False
                     ),
                 )
             },
             fusion=fusion.Late(),
-            heads={
-                "tags": heads.PositionClasses("text", num_classes=len(TAGS)),
-                "words": heads.TokenLogits("text", after="encoder"),
-            },
+            heads={"tags": heads.PositionClasses("text", num_classes=len(TAGS))},
         ),
-        objectives={
-            "tags": objectives.TokenClassification("tags"),
-            # Hidden spans of the same sentences: what words mean beyond the few that are names.
-            "spans": objectives.MaskedLanguage(
-                "words", view=views.MaskSpans("text", vocab=VOCAB), weight=0.3
-            ),
-        },
+        objectives={"tags": objectives.TokenClassification("tags")},
         optimizer=train.AdamW(
             peak_learning_rate=2e-3, schedule=train.Schedule(warmup_steps=100), weight_decay=0.1
         ),
