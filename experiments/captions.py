@@ -4,6 +4,20 @@
 
 CoCa (Yu et al. 2022): a causal text tower, whose last position is compared with pictures and speech, and a
 causal decoder over it that reads both. Pictures and names are real; the speech is synthesised (eSpeak NG).
+
+Measured on the 198 unseen names (seed 0; CPU, 2026-11-22, library d576cac). Nothing was tuned. A name is said
+letter by letter; "nearest" is the name of the nearest training example in raw features:
+
+| given        | next letter | letters wrong | words wrong | nearest: letters, words |
+|--------------|-------------|---------------|-------------|-------------------------|
+| nothing      | .379        | 1.072         | 1.189       |                         |
+| picture      | .398        | .927          | 1.107       | .753, .811              |
+| speech       | .462        | .717          | .877        | .709, .819              |
+| both         | .462        | .726          | .861        |                         |
+
+Speech is heard and not yet spelt: 1 name of 198 is right to the letter, and the nearest recording's name is
+as close. The same tower's last position finds names well from speech (R@5 .879, transfer .374), and hardly
+from pictures (.111, transfer .338). After 500 steps, about four minutes of one core, the loss still falls.
 """
 
 from pathlib import Path
