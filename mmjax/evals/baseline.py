@@ -1,11 +1,11 @@
-"""Scores that need no learning, printed beside the learned ones: transfer by raw neighbours, majority."""
+"""Scores that need no learning, printed beside the learned ones: raw neighbours, CCA, majority."""
 
 import dataclasses
 from typing import Any
 
 import numpy as np
 
-from mmjax import data
+from mmjax import align, data
 from mmjax.batch import Audio, Image, Patches, Stream, Text, Video
 from mmjax.errors import InputError
 from mmjax.evals import features
@@ -91,6 +91,38 @@ def transfer(query: RawSpace, target: RawSpace, rows: np.ndarray, num_neighbours
         weights = np.maximum(np.take_along_axis(similarities, nearest, axis=1), 1e-6)
         guesses[start : start + 256] = np.einsum("nk,nkf->nf", weights, target.units[known[nearest]])
     return guesses
+
+
+@dataclasses.dataclass(frozen=True)
+class Correlated:
+    """Raw features of two modalities in the space of their canonical correlations (Hotelling 1936)."""
+
+    query: tuple[align.LinearMap, align.LinearMap]  # principal components, then the canonical directions
+    target: tuple[align.LinearMap, align.LinearMap]
+    correlations: np.ndarray  # float64 "E", falling
+
+    @classmethod
+    def of(
+        cls, query: RawSpace, target: RawSpace, dim: int = 64, components: int = 200, limit: int = 2000
+    ) -> "Correlated | None":
+        """From the first `limit` training examples that have both; None where they are too few.
+
+        Of each modality only the first `components`: a few thousand examples tell no more directions apart,
+        and correlate by chance in all that they cannot tell apart.
+        """
+        known = np.flatnonzero(query.present & target.present)[:limit]
+        if len(known) < 3:
+            return None
+        sides = [space.units[known] for space in (query, target)]
+        reduced = [align.pca(x, min(components, x.shape[1], len(known) - 1))[0] for x in sides]
+        x, y = (to_components(side) for to_components, side in zip(reduced, sides, strict=True))
+        one, two, correlations = align.cca(x, y, min(dim, x.shape[1], y.shape[1]), regularise=0.1)
+        return cls((reduced[0], one), (reduced[1], two), correlations)
+
+    def places(self, side: str, units: np.ndarray) -> np.ndarray:
+        """Rows of a `RawSpace`, "query" or "target", as unit vectors: float32 "N E"."""
+        first, second = getattr(self, side)
+        return _unit(second(first(units)) * self.correlations).astype(np.float32)
 
 
 def nearest_label(space: RawSpace, labels: np.ndarray, rows: np.ndarray) -> np.ndarray:

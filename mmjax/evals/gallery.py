@@ -98,7 +98,7 @@ def draw_nearest(
     parts = [f"R@{k} {scores[f'R@{k}']:.2f}" for k in (1, 5, 10) if f"R@{k}" in scores]
     baselines = [
         f"{label} {scores[f'R@5/{key}']:.2f}"
-        for key, label in (("chance", "chance"), ("transfer", "raw neighbours"))
+        for key, label in (("chance", "chance"), ("transfer", "raw neighbours"), ("cca", "CCA"))
         if f"R@5/{key}" in scores
     ]
     pictures.retrieval_sheet(

@@ -3,7 +3,7 @@
 image->text/R@5                   share of queries whose right answer is among the five nearest
 image->text/R@5/low, /high        95 % bootstrap interval
 image->text/R@5/chance            candidates in random order
-image->text/R@5/transfer          the baseline that needs no learning (baseline.py), when `train` is given
+image->text/R@5/transfer, /cca    baselines that need no learning (baseline.py), when `train` is given
 image->text/median_rank, /num_queries, /num_candidates
 """
 
@@ -28,7 +28,7 @@ class Retrieval(Eval):
     heads: dict[str, str] | tuple[str, ...]
     pairs: tuple[tuple[str, str], ...] | None = None  # (query, target); None: all ordered pairs
     ks: tuple[int, ...] = (1, 5, 10)
-    # Where the transfer baseline looks for neighbours; None: no such baseline.
+    # Where the baselines look for neighbours and correlations; None: no such baselines.
     train: data.Dataset | None = None
     train_limit: int | None = 20_000
     num_shown: int = 5  # queries on a sheet
@@ -66,6 +66,13 @@ class Retrieval(Eval):
                 guesses = baseline.transfer(raw[query], raw[target], left.raw)
                 by_transfer = ranks(guesses, raw[target].place(right.raw), answers)
                 scores |= {f"R@{k}/transfer": float((by_transfer <= k).mean()) for k in self.ks}
+                correlated = baseline.Correlated.of(raw[query], raw[target])
+                if correlated is not None:
+                    places = correlated.places("query", raw[query].place(left.raw))
+                    targets = correlated.places("target", raw[target].place(right.raw))
+                    scores |= {
+                        f"R@{k}/cca": float((ranks(places, targets, answers) <= k).mean()) for k in self.ks
+                    }
             metrics |= {f"{query}->{target}/{name}": value for name, value in scores.items()}
 
             pictures[f"{query}_to_{target}"] = partial(

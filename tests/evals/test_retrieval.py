@@ -60,6 +60,7 @@ def test_transfer_finds_the_known_pictures_and_says_nothing_new():
     other = Retrieval(data=twins, train=others, heads=("image", "text"), batch_size=8)(Embedder()).metrics
     assert same["image->text/R@1/transfer"] == 1
     assert other["image->text/R@1/transfer"] < 1
+    assert 0 <= other["image->text/R@1/cca"] <= 1
 
 
 def test_only_the_named_pairs_and_heads_by_stream():
