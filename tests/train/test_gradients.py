@@ -195,6 +195,7 @@ def test_a_report_leaves_out_who_has_no_gradient():
     assert not {"conflict/words|matches", "conflict/share/words|matches"} & over.keys()
 
 
+@pytest.mark.once
 def test_surgery_costs_less_than_a_backward_pass_an_objective():
     """Of the compiled programs: what only reaches other parameters is not pulled back once more."""
 
