@@ -50,14 +50,18 @@ def test_links_lead_to_files(path):
 
 def test_the_tree_names_every_file_and_no_other():
     tree = (ROOT / "docs" / "architecture.md").read_text().split("```")[1]
-    folders, named = [], set()
+    folders, lines = [], []
     for line in tree.splitlines():
         name = line.strip().split(" ")[0]
         depth = (len(line) - len(line.lstrip())) // 2
         if name.endswith("/"):
             folders = [*folders[:depth], name]
         elif name.endswith(".py"):
-            named.add("".join(folders[:depth]) + name)
+            lines.append("".join(folders[:depth]) + name)
+    named = set(lines)
+    assert len(lines) == len(named), (
+        f"named twice: {sorted({name for name in lines if lines.count(name) > 1})}"
+    )
     real = {
         str(path.relative_to(ROOT)) for path in ROOT.glob("mmjax/**/*.py") if not path.name.startswith("__")
     }

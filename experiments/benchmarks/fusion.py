@@ -84,18 +84,18 @@ class Task:
     vocab: int
     length: int  # tokens of a text
     slots: tuple[str, ...]
-    streams: Callable[[str, bool], dict]  # (split, augment) -> transforms
+    streams: Callable[[bool], dict]  # augment -> transforms
     towers: Callable[[], dict[str, nn.Module]]
 
-    def words(self, field: str = "json.text") -> data.WordPiece:
+    def words(self) -> data.WordPiece:
         source = data.WebDataset(str(DATA / self.folder / "train.tar"), hint=HINT)
-        return data.WordPiece(source, fields=(field,), vocab_size=self.vocab)
+        return data.WordPiece(source, fields=("json.text",), vocab_size=self.vocab)
 
     def dataset(self, split: str, *, augment: bool) -> data.Dataset:
         text = data.TextTransform("json.text", tokenizer=self.words(), length=self.length)
         return data.Dataset(
             source=data.WebDataset(str(DATA / self.folder / f"{split}.tar"), hint=HINT),
-            streams=self.streams(split, augment) | {"text": text},
+            streams=self.streams(augment) | {"text": text},
             cache=True,
         )
 
@@ -152,7 +152,7 @@ def deeper(tower: nn.Module) -> nn.Module:
     return tower.clone(trunk=tower.trunk.clone(taps=(tower.trunk.depth // 2,)))
 
 
-def sentences(split: str, augment: bool) -> dict:
+def sentences(augment: bool) -> dict:
     """grid_s1: 24 mouth frames as one sheet of 4 x 6 tiles, and three seconds of speech.
 
     Frames that are cropped alike, and speech with some noise, keep lips from being learned by heart and
@@ -185,7 +185,7 @@ def sentence_towers() -> dict[str, nn.Module]:
     }
 
 
-def digits(split: str, augment: bool) -> dict:
+def digits(augment: bool) -> dict:
     """avdigits: a handwritten digit and a spoken one."""
     return {
         "image": data.ImageTransform("png", size=(28, 28), channels=1, shift=2 if augment else 0),

@@ -56,6 +56,14 @@ class Eval(abc.ABC):
         """The data in order, not augmented; the last batch is padded with rows that miss every stream."""
         return data.epoch(self.data, self.batch_size, self.limit)
 
+    def refuse_subsets_of(self, instead: str) -> None:
+        """For an evaluation with subsets of its own: it counts only examples that have all its streams."""
+        if self.subsets_of:
+            raise InputError(
+                f"{type(self).__name__} measures subsets by itself: expected subsets_of=(), found "
+                f"{self.subsets_of}. {instead}"
+            )
+
     def needs(self, *streams: str) -> None:
         """Refuses at construction, which touches no disk, a stream that the data do not have."""
         needed = list(dict.fromkeys((*streams, *self.subsets_of)))

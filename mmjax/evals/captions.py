@@ -10,7 +10,6 @@ nearest/image/exact, ...        the text of the training example with the neares
 
 import collections
 import dataclasses
-import itertools
 
 import numpy as np
 
@@ -19,9 +18,8 @@ from mmjax.batch import Batch, Text
 from mmjax.errors import InputError
 from mmjax.evals.base import Eval, Predictor, Result, finite, rows_present
 from mmjax.evals.edits import baselines, rates, token_lists
+from mmjax.evals.subsets import missing, named, subsets
 from mmjax.views import Clean
-
-NOTHING = "nothing"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,6 +39,7 @@ class Captions(Eval):
 
     def __post_init__(self):
         self.needs(self.stream, *self.context)
+        self.refuse_subsets_of("Set `subsets=True`: it takes those of `context`")
 
     def reads(self) -> tuple[str, ...]:
         return (self.head,)
@@ -56,8 +55,8 @@ class Captions(Eval):
                 continue
             true += _kept(token_lists(batch[self.stream]), there)
             for given in self.givens():
-                name = "+".join(given) or NOTHING
-                seen = batch | {s: _missing(batch[s]) for s in self.context if s not in given}
+                name = named(given)
+                seen = batch | {s: missing(batch[s]) for s in self.context if s not in given}
                 hits[name].append(self._next_tokens(predictor, seen, there))
                 said[name] += _kept(self._decode(predictor, seen, there, tokenizer.sep_id), there)
         if not true:
@@ -77,8 +76,7 @@ class Captions(Eval):
 
     def givens(self) -> list[tuple[str, ...]]:
         """The subsets of the context that are measured; all of it last."""
-        sizes = range(len(self.context) + 1) if self.subsets else (len(self.context),)
-        return [given for size in sizes for given in itertools.combinations(self.context, size)]
+        return subsets(self.context) if self.subsets else [self.context]
 
     def _logits(self, predictor: Predictor, batch: Batch, text: Text, there: np.ndarray) -> np.ndarray:
         outputs, _ = predictor(batch | {self.stream: text}, Clean(), (self.head,))
@@ -114,7 +112,3 @@ def _before(ids: list[int], end: int) -> list[int]:
 
 def _kept(rows: list, there: np.ndarray) -> list:
     return [row for row, kept in zip(rows, there, strict=True) if kept]
-
-
-def _missing(stream):
-    return stream.replace(mask=np.zeros_like(np.asarray(stream.mask)))

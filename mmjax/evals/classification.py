@@ -14,7 +14,6 @@ f1                         of all answers together, yes being a logit above 0 (m
 """
 
 import dataclasses
-import itertools
 from functools import partial
 
 import numpy as np
@@ -24,6 +23,7 @@ from mmjax.batch import Batch
 from mmjax.errors import InputError
 from mmjax.evals import baseline, pictures
 from mmjax.evals.base import Eval, Picture, Predictor, Result, accuracy_with_interval, finite, rows_present
+from mmjax.evals.subsets import missing, named, subsets
 from mmjax.views import Clean
 
 
@@ -44,6 +44,7 @@ class Classification(Eval):
 
     def __post_init__(self):
         self.needs(*self.streams, self.labels)
+        self.refuse_subsets_of("Set `subsets=True`: it takes those of `streams`")
         if not self.streams:
             raise InputError("Classification expects the streams that its head looks at, found none")
 
@@ -76,7 +77,7 @@ class Classification(Eval):
             said = np.concatenate(parts).argmax(axis=1)
             counts = np.zeros((num_classes, num_classes), np.int64)
             np.add.at(counts, (labels, said), 1)
-            streams = "+".join(given)
+            streams = named(given)
             prefix = f"{streams}/" if self.subsets else ""
             mean, low, high = accuracy_with_interval(said == labels)
             metrics |= {
@@ -100,10 +101,7 @@ class Classification(Eval):
 
     def given(self) -> list[tuple[str, ...]]:
         """The subsets of the streams, the largest last."""
-        if not self.subsets:
-            return [self.streams]
-        sizes = range(1, len(self.streams) + 1)
-        return [given for size in sizes for given in itertools.combinations(self.streams, size)]
+        return subsets(self.streams)[1:] if self.subsets else [self.streams]
 
     def class_names(self, num_classes: int) -> tuple[str, ...]:
         """A name for each class."""
@@ -179,12 +177,8 @@ def logits_given(
     predictor: Predictor, batch: Batch, evaluation: Classification | MultiLabel, given: tuple[str, ...]
 ) -> np.ndarray:
     """The head's logits "B classes" of the clean view, with the evaluation's other streams missing."""
-    missing = {
-        stream: batch[stream].replace(mask=np.zeros_like(np.asarray(batch[stream].mask)))
-        for stream in evaluation.streams
-        if stream not in given
-    }
-    return predictor(batch | missing, Clean(), (evaluation.head,))[0][evaluation.head]
+    hidden = {stream: missing(batch[stream]) for stream in evaluation.streams if stream not in given}
+    return predictor(batch | hidden, Clean(), (evaluation.head,))[0][evaluation.head]
 
 
 def macro_f1(counts: np.ndarray) -> float:

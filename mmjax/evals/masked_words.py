@@ -45,11 +45,7 @@ class MaskedWords(Eval):
 
     def __post_init__(self):
         self.needs(self.stream, *self.context)
-        if self.subsets_of:
-            raise InputError(
-                f"MaskedWords measures every subset of its context by itself: expected subsets_of=(), found "
-                f"{self.subsets_of}. Name these streams in `context`"
-            )
+        self.refuse_subsets_of("Name these streams in `context`")
 
     def reads(self) -> tuple[str, ...]:
         return (self.head,)

@@ -97,6 +97,19 @@ def test_masked_words_say_that_they_have_subsets_of_their_own():
         evals.MaskedWords(data=dataset(), subsets_of=("image",))
 
 
+@pytest.mark.parametrize(
+    ("kind", "fields", "own"),
+    [
+        (evals.Classification, {"labels": "text", "streams": ("image", "audio")}, "streams"),
+        (evals.Captions, {"context": ("image", "audio")}, "context"),
+    ],
+)
+def test_so_do_those_that_need_all_their_streams(kind, fields, own):
+    message = f"expected subsets_of=.., found .'image',.. Set `subsets=True`: it takes those of `{own}`"
+    with pytest.raises(InputError, match=message):
+        kind(data=dataset(), head="x", subsets_of=("image",), **fields)
+
+
 def test_the_picture_has_a_bar_for_each_subset(tmp_path):
     evaluation = evals.ZeroShot(
         data=dataset(), heads=("image", "audio", "text"), batch_size=8, subsets_of=("image", "text"),
