@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -15,6 +15,7 @@ from mmjax.checkpoint import Checkpoints
 from mmjax.errors import InputError, NonFiniteError
 from mmjax.evals import pictures
 from mmjax.evals.conflict_map import conflict_map, rows_of
+from mmjax.evaluation import Results, due, evaluate_due
 from mmjax.experiment import Experiment, from_text, to_text
 from mmjax.goodput import Goodput
 from mmjax.learner import Learner
@@ -28,7 +29,6 @@ from mmjax.train.flops import train_flops
 from mmjax.train.metrics import Meter
 from mmjax.validation import best_metric
 
-Results = dict[str, dict[str, float]]
 log = logging.getLogger(__name__)
 
 
@@ -234,51 +234,6 @@ def counted(folder: RunFolder) -> dict[str, int]:
     """What the run has counted until its last logged step, as process 0 reads it."""
     names = ("bad_examples", "skipped_steps", "rollbacks")
     return distributed.from_first(lambda: {name: folder.counted(name) for name in names})
-
-
-def due(experiment: Experiment, step: int) -> dict[str, evals.Eval]:
-    """The evals that belong after a step: all of them after the last."""
-    if step == experiment.num_steps:
-        return experiment.evals
-
-    def falls(every: int) -> bool:
-        return step > 0 and every > 0 and step % every == 0
-
-    return {name: e for name, e in experiment.evals.items() if falls(e.every) or falls(experiment.eval_every)}
-
-
-def evaluate_due(
-    setup: Setup, state: train.TrainState, step: int, folder: RunFolder, stop: StopSignal
-) -> Results:
-    """Runs the evals that are due and not recorded yet, records their numbers and draws their pictures."""
-    predictor, results = setup.predictor(state), {}
-
-    def watched(*args, **kwargs):
-        if distributed.any_process(stop.requested):
-            stop.end(f"while evaluating step {step}, which is saved")
-        return predictor(*args, **kwargs)
-
-    for name, evaluation in due(setup.experiment, step).items():
-        results[name] = distributed.from_first(lambda name=name: folder.recorded(step, name))
-        if results[name] is None:
-            result = evals.measure(evaluation, watched)
-            refuse_unknown_best(setup.experiment, name, result.metrics)
-            results[name] = result.metrics
-            folder.write_pictures(name, result.pictures)
-            folder.write_eval(step, name, result.metrics)  # last: the record says that it is all there
-    return results
-
-
-def refuse_unknown_best(experiment: Experiment, name: str, metrics: Mapping[str, float]) -> None:
-    """Raises InputError at the first evaluation whose metrics are not those that keep_best waits for."""
-    if experiment.keep_best is None:
-        return
-    evaluation, metric = best_metric(experiment)
-    if name == evaluation and metric not in metrics:
-        raise InputError(
-            f"keep_best={experiment.keep_best!r} expects a metric of the evaluation {name!r}, found "
-            f"{sorted(metrics)}: correct it, and the same command goes on"
-        )
 
 
 def open_run(run_dir: str | Path, experiment: Experiment | None = None) -> tuple[Setup, train.TrainState]:

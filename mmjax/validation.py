@@ -90,7 +90,7 @@ def tracing(experiment: "Experiment") -> Iterator[None]:
 
 def _refuse_unread_streams(experiment: "Experiment") -> None:
     """What an objective's heads need must be given by the data or the view, and read by a tower."""
-    model, given = experiment.model, set(experiment.data.streams())
+    model = experiment.model
     for name, objective in experiment.objectives.items():
         streams = model.streams_for(objective.reads())
         for stream in objective.view.encodes():
@@ -106,11 +106,22 @@ def _refuse_unread_streams(experiment: "Experiment") -> None:
                     f"objective {name!r} needs the stream {stream!r}, but the model encodes "
                     f"{sorted(model.encoders)}: add an encoder, or name in `shared` one that reads it"
                 )
-            if stream not in given | set(objective.view.changes()):
-                raise InputError(
-                    f"objective {name!r} needs the stream {stream!r}, but the data give {sorted(given)}: "
-                    "add a transform that makes it"
-                )
+            for data, given in _given(experiment).items():
+                if stream not in given | set(objective.view.changes()):
+                    raise InputError(
+                        f"objective {name!r} needs the stream {stream!r}, but {data} give {sorted(given)}: "
+                        "add a transform that makes it"
+                    )
+
+
+def _given(experiment: "Experiment") -> dict[str, set[str]]:
+    """{data: their streams} of all that objectives look at: those of training, and those held out."""
+    from mmjax.evals import Losses
+
+    held_out = {name: each for name, each in experiment.evals.items() if isinstance(each, Losses)}
+    return {"the data": set(experiment.data.streams())} | {
+        f"the data of eval {name!r}": set(each.data.streams) for name, each in held_out.items()
+    }
 
 
 def _refuse_unmade_streams(experiment: "Experiment") -> None:
@@ -148,16 +159,16 @@ def _refuse_unmade_streams(experiment: "Experiment") -> None:
 
 def _refuse_missing_targets(experiment: "Experiment") -> None:
     """What an objective compares predictions with must be given by the data or the view."""
-    given = set(experiment.data.streams())
     for name, objective in experiment.objectives.items():
         # An objective of one's own may be without: it then reads no stream.
         targets = getattr(objective, "targets", tuple)()
         for stream in targets:
-            if stream not in given | set(objective.view.changes()):
-                raise InputError(
-                    f"objective {name!r} has its targets in the stream {stream!r}, but the data give "
-                    f"{sorted(given)}: add a transform that makes it, or name another stream"
-                )
+            for data, given in _given(experiment).items():
+                if stream not in given | set(objective.view.changes()):
+                    raise InputError(
+                        f"objective {name!r} has its targets in the stream {stream!r}, but {data} give "
+                        f"{sorted(given)}: add a transform that makes it, or name another stream"
+                    )
 
 
 def _refuse_unread_heads(experiment: "Experiment") -> None:

@@ -6,6 +6,7 @@ from mmjax.evals.boxes import Boxes as Boxes
 from mmjax.evals.captions import Captions as Captions
 from mmjax.evals.classification import Classification as Classification
 from mmjax.evals.classification import MultiLabel as MultiLabel
+from mmjax.evals.losses import Losses as Losses
 from mmjax.evals.masked_words import MaskedWords as MaskedWords
 from mmjax.evals.matching import Matching as Matching
 from mmjax.evals.next_sentence import NextSentence as NextSentence

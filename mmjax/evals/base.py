@@ -24,6 +24,10 @@ class Predictor(Protocol):
         self, batch: Batch, view: Clean, heads: tuple[str, ...], seed: int = 0
     ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]: ...
 
+    def losses(self, batch: Batch, seed: int = 0) -> dict[str, np.ndarray]:
+        """``{"loss/<objective>", "<objective>/<metric>"}`` of the batch, each a scalar."""
+        ...
+
 
 @dataclasses.dataclass(frozen=True)
 class Result:

@@ -23,6 +23,7 @@ class Predictor:
         self.learner, self.params, self.rules = learner, params, rules
         self.mesh = MeshShape().make(jax.local_devices()[:1]) if mesh is None else mesh
         self._compiled = functools.cache(self._compile)
+        self._compiled_losses = functools.cache(self._compile_losses)
 
     def __call__(
         self, batch: Batch, view: Clean, heads: tuple[str, ...], seed: int = 0
@@ -32,11 +33,26 @@ class Predictor:
             outputs = self._compiled(view, tuple(heads))(self.params, batch, np.uint32(seed))
         return jax.tree.map(np.asarray, jax.device_get(outputs))
 
+    def losses(self, batch: Batch, seed: int = 0) -> dict[str, np.ndarray]:
+        """{"loss/<objective>", "<objective>/<metric>"}: what training logs, without dropout."""
+        with using(self.mesh, self.rules):
+            metrics = self._compiled_losses()(self.params, batch, np.uint32(seed))
+        return jax.tree.map(np.asarray, jax.device_get(metrics))
+
     def _compile(self, view: Clean, heads: tuple[str, ...]):
         def predict(params, batch, seed):
             rngs = {"views": jax.random.key(seed)}
             return self.learner.apply({"params": params}, batch, view, heads, rngs=rngs, method="predict")
 
-        # No process can read another's part of an answer that is split over them.
-        whole = NamedSharding(self.mesh, PartitionSpec()) if jax.process_count() > 1 else None
-        return jax.jit(predict, out_shardings=whole)
+        return jax.jit(predict, out_shardings=self._whole())
+
+    def _compile_losses(self):
+        def losses(params, batch, seed):
+            rngs = {"views": jax.random.key(seed)}
+            return self.learner.apply({"params": params}, batch, rngs=rngs, method="losses")[1]
+
+        return jax.jit(losses, out_shardings=self._whole())
+
+    def _whole(self) -> NamedSharding | None:
+        """No process can read another's part of an answer that is split over them."""
+        return NamedSharding(self.mesh, PartitionSpec()) if jax.process_count() > 1 else None

@@ -1,0 +1,42 @@
+"""What does training minimise, on examples that it has not seen?
+
+loss/<objective>           not weighted
+<objective>/<metric>       accuracy, perplexity, and whatever else the objective logs
+num_examples               how many counted
+"""
+
+import collections
+import dataclasses
+
+import numpy as np
+
+from mmjax.batch import present
+from mmjax.errors import InputError
+from mmjax.evals.base import Eval, Predictor, Result, finite
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Losses(Eval):
+    """Every objective's loss and metrics on held-out data: no dropout, no augmentation, fixed draws.
+
+    Views draw from `seed` and the batch's number, so that two checkpoints are asked the same. A number is the
+    mean over batches, each weighted by its examples; a loss that compares rows depends on `batch_size`, and
+    is easier in a last batch that is not full. The data give every stream that the objectives read.
+    """
+
+    seed: int = 0
+
+    def reads(self) -> tuple[str, ...]:
+        return ()
+
+    def __call__(self, predictor: Predictor) -> Result:
+        sums: dict[str, float] = collections.defaultdict(float)
+        total = 0
+        for number, batch in enumerate(self.batches()):
+            rows = np.logical_or.reduce([np.asarray(present(stream)) for stream in batch.values()]).sum()
+            for name, value in predictor.losses(batch, seed=self.seed + number).items():
+                sums[name] += float(finite(name, value)) * int(rows)
+            total += int(rows)
+        if not total:
+            raise InputError("losses: no example of the data has any stream")
+        return Result({name: value / total for name, value in sums.items()} | {"num_examples": float(total)})
