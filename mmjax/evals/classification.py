@@ -11,6 +11,7 @@ mean_average_precision     mean over the classes of the area under precision by 
 /chance                    the same for a ranking that knows nothing: the share of yes
 average_precision/rooster  of one class
 f1                         of all answers together, yes being a logit above 0 (micro F1)
+audio/f1, ...              the same, under `subsets`
 """
 
 import dataclasses
@@ -52,7 +53,7 @@ class Classification(Eval):
         return (self.head,)
 
     def __call__(self, predictor: Predictor) -> Result:
-        answers = {given: [] for given in self.given()}
+        answers = {given: [] for given in given_subsets(self)}
         true = []
         for batch in self.batches():
             there = rows_present(batch, *self.streams, self.labels)
@@ -99,10 +100,6 @@ class Classification(Eval):
             )
         return Result(metrics | {"accuracy/majority": self.majority(labels)}, drawn)
 
-    def given(self) -> list[tuple[str, ...]]:
-        """The subsets of the streams, the largest last."""
-        return subsets(self.streams)[1:] if self.subsets else [self.streams]
-
     def class_names(self, num_classes: int) -> tuple[str, ...]:
         """A name for each class."""
         names = self.classes or getattr(self.data.streams[self.labels], "classes", None)
@@ -130,32 +127,50 @@ class Classification(Eval):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MultiLabel(Eval):
-    """Average precision of a Classes head that answers each class by itself."""
+    """Average precision of a Classes head that answers each class by itself.
+
+    With `subsets`, each subset of `streams` but the empty one is given, the others being missing.
+    """
 
     head: str
     labels: str = "labels"  # a stream of MultiLabels
     streams: tuple[str, ...]  # what the head looks at; examples that lack one do not count
+    subsets: bool = False
 
     def __post_init__(self):
         self.needs(*self.streams, self.labels)
+        self.refuse_subsets_of("Set `subsets=True`: it takes those of `streams`")
 
     def reads(self) -> tuple[str, ...]:
         return (self.head,)
 
     def __call__(self, predictor: Predictor) -> Result:
-        logits, yes, known = [], [], []
+        answers = {given: [] for given in given_subsets(self)}
+        yes, known = [], []
         for batch in self.batches():
             there = rows_present(batch, *self.streams, self.labels)
-            logits.append(finite(self.head, logits_given(predictor, batch, self, self.streams)[there]))
             yes.append(np.asarray(batch[self.labels].values)[there])
             known.append(np.asarray(batch[self.labels].mask)[there])
-        logits, yes, known = (np.concatenate(parts) for parts in (logits, yes, known))
+            for given, found in answers.items():
+                found.append(finite(self.head, logits_given(predictor, batch, self, given)[there]))
+        yes, known = np.concatenate(yes), np.concatenate(known)
         names = self.data.streams[self.labels].classes
-        if logits.shape != yes.shape:
-            raise InputError(
-                f"multi-label: the head {self.head!r} has {logits.shape[1]} classes, and the data "
-                f"{len(names)}: {list(names)}"
-            )
+        metrics: dict[str, float] = {}
+        for given, parts in answers.items():
+            logits = np.concatenate(parts)
+            if logits.shape != yes.shape:
+                raise InputError(
+                    f"multi-label: the head {self.head!r} has {logits.shape[1]} classes, and the data "
+                    f"{len(names)}: {list(names)}"
+                )
+            prefix = f"{named(given)}/" if self.subsets else ""
+            metrics |= {f"{prefix}{name}": x for name, x in self.scores(logits, yes, known, names).items()}
+        return Result(metrics)
+
+    def scores(
+        self, logits: np.ndarray, yes: np.ndarray, known: np.ndarray, names: tuple[str, ...]
+    ) -> dict[str, float]:
+        """Of the classes that occur; all three arrays are "N classes"."""
         counted = np.flatnonzero((yes & known).any(axis=0))
         if not len(counted):
             raise InputError(f"multi-label: no example of the data has a class and all of {[*self.streams]}")
@@ -165,12 +180,16 @@ class MultiLabel(Eval):
         }
         chance = [yes[row, n].mean() for n, row in zip(counted, rows, strict=True)]
         said = (logits > 0) & known
-        metrics = {
+        return {
             "mean_average_precision": float(np.mean(list(precisions.values()))),
             "mean_average_precision/chance": float(np.mean(chance)),
             "f1": float(2 * (said & yes).sum() / max(1, said.sum() + (yes & known).sum())),
-        }
-        return Result(metrics | {f"average_precision/{names[n]}": value for n, value in precisions.items()})
+        } | {f"average_precision/{names[n]}": value for n, value in precisions.items()}
+
+
+def given_subsets(evaluation: Classification | MultiLabel) -> list[tuple[str, ...]]:
+    """The subsets of its streams that are measured, the largest last."""
+    return subsets(evaluation.streams)[1:] if evaluation.subsets else [evaluation.streams]
 
 
 def logits_given(

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from fakes import NAMES, Records, dataset
+from fakes import NAMES, RATE_HZ, Records, dataset
 
 from mmjax import data
 from mmjax.errors import InputError
@@ -150,6 +150,39 @@ def test_several_labels_of_known_answers_alone():
     assert metrics["mean_average_precision/chance"] == pytest.approx(0.5)
     said = LOGITS[known] > 0
     assert metrics["f1"] == pytest.approx(2 * (said & (yes > 0)).sum() / (said.sum() + yes.sum()))
+
+
+def test_several_labels_given_each_subset_of_the_streams():
+    """Whoever sees the picture knows, who hears alone is wrong; an example without sound does not count."""
+    records = [
+        {"__key__": str(n), "image": np.full((8, 8, 3), n, np.uint8), "answers": [n % 2]}
+        | ({} if n == 3 else {"audio": np.full(80, 0.1, np.float32)})
+        for n in range(4)
+    ]
+    examples = data.Dataset(
+        Records(tuple(records)),
+        {
+            "image": data.ImageTransform("image", (8, 8)),
+            "audio": data.AudioTransform("audio", sample_rate_hz=RATE_HZ, seconds=0.01, optional=True),
+            "labels": data.MultiLabelTransform("answers", CLASSES),
+        },
+    )
+
+    def predictor(batch, view, heads, seed=0):
+        yes = np.asarray(batch["labels"].values)
+        sees = np.asarray(batch["image"].mask).any()
+        return {"x": np.where(yes == sees, 1.0, -1.0).astype(np.float32)}, {}
+
+    fields = dict(data=examples, head="x", streams=("image", "audio"))
+    metrics = MultiLabel(**fields, subsets=True)(predictor).metrics
+    f1 = [metrics[f"{given}/f1"] for given in ("image", "audio", "image+audio")]
+    assert f1 == pytest.approx([1, 0, 1])
+    assert metrics["audio/average_precision/a"] == pytest.approx(
+        slow_average_precision([-1, 1, -1], [1, 0, 1])
+    )
+    assert "f1" not in metrics and "f1" in MultiLabel(**fields)(predictor).metrics
+    with pytest.raises(InputError, match=r"MultiLabel measures subsets by itself.*Set `subsets=True`"):
+        MultiLabel(**fields, subsets_of=("image", "audio"))
 
 
 def test_several_labels_of_another_number_are_refused():
