@@ -1,42 +1,23 @@
-"""What each view hides, pairs and drops, and what it never does."""
-
-import functools
+"""What each view hides and drops, and what it never does."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from looking import ROWS, encodings, many_texts, seen, words_of
 
-from mmjax.batch import Boxes, Encoded, Image, Labels, Text, present
+from mmjax.batch import Boxes, Image, present
 from mmjax.errors import InputError
 from mmjax.testing import VOCAB, tiny_batch
-from mmjax.views import Chain, Clean, CutMix, Drop, HardNegatives, MaskTokens, Mirror, Pairs, same_content
+from mmjax.views import Chain, Clean, CutMix, Drop, HardNegatives, MaskTokens, Mirror, Pairs
 
-ROWS = 512
 MASK_ID, NUM_SPECIAL = 4, 5
+HARD = HardNegatives("image", "text", heads=("image", "text"), temperature=0.5)
 
 
 @pytest.fixture(scope="module")
 def batch():
-    """Many random texts; the last is missing."""
-    made = tiny_batch(ROWS)
-    mask = made["text"].mask & (np.arange(ROWS) < ROWS - 1)[:, None]
-    return jax.tree.map(jnp.asarray, made | {"text": made["text"].replace(mask=mask)})
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def looked_at(view, batch, key):
-    return view.inputs(batch, key)
-
-
-def seen(view, batch, seed: int = 0):
-    """(the view's batch, its targets), NumPy."""
-    return jax.device_get(looked_at(view, batch, jax.random.key(seed)))
-
-
-def words_of(text: Text) -> np.ndarray:
-    """Where a token may be hidden: bool "B L"."""
-    return np.asarray(text.mask & (text.words >= 0))
+    return many_texts()
 
 
 @pytest.mark.parametrize("unit", ["token", "word", "all"])
@@ -89,17 +70,6 @@ def test_masking_is_a_function_of_the_key(batch):
     first, again, other = (seen(view, batch, seed)[0]["text"].tokens for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
-
-
-def encodings(rows: int = ROWS, **lengths: int) -> dict[str, Encoded]:
-    """Every number tells its stream, its row and its position."""
-    return {
-        name: Encoded(
-            jnp.arange(rows * length, dtype=jnp.float32).reshape(rows, length, 1) + 1e6 * i,
-            jnp.ones((rows, length), bool).at[0].set(False),
-        )
-        for i, (name, length) in enumerate(lengths.items())
-    }
 
 
 def dropped(view: Drop, seed: int = 0):
@@ -219,140 +189,6 @@ def test_cutmix_with_impossible_numbers_is_refused():
         CutMix(alpha=0.0)
 
 
-def test_pairs_are_true_or_from_another_row(batch):
-    first, second = jax.device_get((batch["text"], batch["keywords"]))
-    made, targets = seen(Pairs("text", "keywords"), batch)
-    pair, is_next, valid = made["pair"], targets["is_next"], targets["valid"]
-    assert abs(is_next.mean() - 0.5) < 4 * 0.5 / np.sqrt(ROWS)
-    assert not valid[-1], "the last text is missing"
-    length = first.tokens.shape[1]
-    np.testing.assert_array_equal(pair.tokens[:, :length], first.tokens)
-    np.testing.assert_array_equal(pair.mask[:, :length], first.mask & valid[:, None])
-    np.testing.assert_array_equal(
-        pair.token_types, np.arange(pair.tokens.shape[1])[None] >= length + 0 * first.tokens[:, :1]
-    )
-    tail = pair.tokens[:, length:]
-    partners = []
-    for row in range(ROWS):
-        equal = (second.tokens[:, 1:] == tail[row]).all(1) & (
-            second.mask[:, 1:].sum(1) == (tail[row] != 0).sum()
-        )
-        partners.append(np.flatnonzero(equal))
-        assert equal[row] if is_next[row] else (not equal[row] or not valid[row])
-        assert equal.any()
-        words = pair.words[row][words_of(pair)[row]]
-        own = len(set(first.words[row][words_of(first)[row]]))
-        assert not valid[row] or len(set(words)) == own + len(
-            set(pair.words[row, length:][words_of(pair)[row, length:]])
-        )
-    # A rotation: of the mismatched, no partner is used twice.
-    used = [p[0] for p, true in zip(partners, is_next, strict=True) if not true and len(p) == 1]
-    assert len(used) == len(set(used)) > 100
-
-
-def test_a_pair_with_an_equal_second_is_no_mismatch():
-    short = int(np.argmin(tiny_batch()["keywords"].mask.sum(1)))
-    batch = jax.tree.map(lambda x: jnp.asarray(np.repeat(x[short : short + 1], 8, 0)), tiny_batch())
-    # Padding that differs makes no difference.
-    keywords = batch["keywords"]
-    noise = jnp.arange(8, dtype=jnp.int32)[:, None] + 5
-    batch["keywords"] = keywords.replace(tokens=jnp.where(keywords.mask, keywords.tokens, noise))
-    assert not keywords.mask.all()
-    _, targets = seen(Pairs("text", "keywords"), batch)
-    np.testing.assert_array_equal(targets["valid"], targets["is_next"])
-    assert 0 < targets["is_next"].sum() < 8
-
-
-def test_a_batch_of_one_has_no_mismatch():
-    _, targets = seen(
-        Pairs("text", "keywords", mismatched=1.0), jax.tree.map(lambda x: jnp.asarray(x[:1]), tiny_batch())
-    )
-    assert not targets["valid"].any()
-
-
-HARD = HardNegatives("image", "text", heads=("image", "text"), temperature=0.5)
-
-
-def hard_negatives(batch, predictions, rows: int, num: int = 1, view=HARD):
-    """`num` draws: (which image, which text) of every row, the encodings and the targets."""
-    encoded = encodings(rows, image=2, text=3, audio=4)
-    encoded = jax.tree.map(lambda x: jnp.ones_like(x) if x.dtype == bool else x, encoded)
-    draw = jax.jit(jax.vmap(lambda key: view.encodings(encoded, predictions, batch, key)))
-    paired, targets = jax.device_get(draw(jax.random.split(jax.random.key(0), num)))
-    images, texts = (
-        paired["image"].embeddings[:, :, 0, 0] // 2,
-        (paired["text"].embeddings[:, :, 0, 0] - 1e6) // 3,
-    )
-    return images.astype(int), texts.astype(int), paired, targets
-
-
-def some(rows: int, repeated: tuple[int, int] | None = None):
-    """A batch of distinct images and texts, but for two texts that are equal."""
-    made = jax.tree.map(lambda x: x.copy(), tiny_batch(rows))
-    if repeated:
-        for leaf in jax.tree.leaves(made["text"]):
-            leaf[repeated[1]] = leaf[repeated[0]]
-    rng = np.random.default_rng(0)
-    predictions = {
-        name: jnp.asarray(rng.normal(size=(rows, 8)) / 3, jnp.float32) for name in ("image", "text")
-    }
-    return jax.tree.map(jnp.asarray, made), predictions
-
-
-def test_hard_negatives_are_true_pairs_then_wrong_texts_then_wrong_images():
-    batch, predictions = some(8)
-    images, texts, paired, targets = hard_negatives(batch, predictions, 8, num=16)
-    own = np.arange(8)
-    np.testing.assert_array_equal(images[:, :16], np.tile(own, (16, 2)))
-    np.testing.assert_array_equal(texts[:, :8], np.tile(own, (16, 1)))
-    np.testing.assert_array_equal(texts[:, 16:], np.tile(own, (16, 1)))
-    assert (texts[:, 8:16] != own).all() and (images[:, 16:] != own).all()
-    assert targets["valid"].all()
-    np.testing.assert_array_equal(targets["matches"], np.tile(np.arange(24) < 8, (16, 1)))
-    assert paired["image"].mask.all() and paired["text"].mask.all()
-    assert not paired["audio"].mask.any(), "a third stream would give the mismatch away"
-
-
-def test_hard_negatives_never_pick_an_identical_item():
-    batch, predictions = some(4, repeated=(0, 2))
-    # The forbidden pair is by far the most alike.
-    similar = {
-        name: x.at[2].set(9 * x[0] / jnp.linalg.norm(x[0])).at[0].multiply(9)
-        for name, x in predictions.items()
-    }
-    images, texts, _, targets = hard_negatives(batch, similar, 4, num=64)
-    for row, twin in ((0, 2), (2, 0)):
-        assert (texts[:, 4 + row] != twin).all() and (images[:, 8 + row] != twin).all()
-    assert targets["valid"].all()
-
-
-def test_hard_negatives_are_drawn_by_similarity():
-    batch, predictions = some(4)
-    images, texts, _, _ = hard_negatives(batch, predictions, 4, num=4000)
-    likely = np.exp(np.float64(predictions["image"] @ predictions["text"].T) / HARD.temperature)
-    np.fill_diagonal(likely, 0)
-    for row in range(4):
-        for drawn, expected in ((texts[:, 4 + row], likely[row]), (images[:, 8 + row], likely[:, row])):
-            share = np.bincount(drawn, minlength=4) / len(drawn)
-            np.testing.assert_allclose(share, expected / expected.sum(), atol=4 * 0.5 / np.sqrt(len(drawn)))
-
-
-def test_hard_negatives_leave_out_who_is_missing():
-    batch, predictions = some(4)
-    batch["image"] = Image(batch["image"].pixels, jnp.array([True, False, True, True]))
-    images, texts, paired, targets = hard_negatives(batch, predictions, 4, num=32)
-    np.testing.assert_array_equal(targets["valid"], np.tile([True, False, True, True], (32, 3)))
-    assert (texts[:, [4, 6, 7]] != 1).all() and (images[:, [8, 10, 11]] != 1).all()
-    assert not paired["text"].mask[:, 1].any()
-
-
-def test_a_batch_of_equals_has_no_hard_negatives():
-    batch, predictions = some(4)
-    batch = jax.tree.map(lambda x: jnp.repeat(x[:1], 4, 0), batch)
-    *_, targets = hard_negatives(batch, predictions, 4)
-    np.testing.assert_array_equal(targets["valid"], targets["matches"])
-
-
 def test_views_in_a_chain_act_one_after_the_other(batch):
     view = Chain((Pairs("text", "keywords"), MaskTokens("pair", vocab=VOCAB), Drop((("image", 1.0),))))
     assert set(view.changes()) == {"pair"} and view.compares() == ()
@@ -373,33 +209,6 @@ def test_views_are_values():
         != MaskTokens("text", vocab=VOCAB, rate=0.3)
     )
     assert len({Clean(), Clean(), HARD, Chain((HARD,)), Chain((HARD,))}) == 3
-
-
-def image(*values: float) -> Image:
-    pixels = np.array(values, np.float32).reshape(len(values), 1, 1, 1) * np.ones((1, 4, 4, 1), np.float32)
-    return Image(jnp.asarray(pixels), jnp.ones(len(values), bool))
-
-
-def test_same_content():
-    found = same_content(image(0.1, 0.2, 0.1, -0.1))
-    np.testing.assert_array_equal(found, [[1, 0, 1, 0], [0, 1, 0, 0], [1, 0, 1, 0], [0, 0, 0, 1]])
-    found = same_content(Labels(jnp.array([3, 1, 3]), jnp.ones(3, bool)))
-    np.testing.assert_array_equal(found, [[1, 0, 1], [0, 1, 0], [1, 0, 1]])
-
-
-def test_black_and_white_pictures_that_differ_are_not_the_same():
-    """Their pixels differ in the sign bit: a sum of multiples sees only whether an odd number of them do."""
-    signs = np.where(np.random.default_rng(0).integers(0, 2, (64, 4, 4, 1)), 1.0, -1.0).astype(np.float32)
-    found = same_content(Image(jnp.asarray(signs), jnp.ones(64, bool)))
-    np.testing.assert_array_equal(found, np.eye(64, dtype=bool))
-    found = same_content(Image(jnp.asarray(np.maximum(signs, 0)), jnp.ones(64, bool)))
-    np.testing.assert_array_equal(found, np.eye(64, dtype=bool))
-
-
-def test_contents_are_compared_only_where_they_are_there():
-    pictures = image(0.1, 0.2, 0.1)
-    found = same_content(pictures.replace(mask=jnp.array([True, False, False])))
-    np.testing.assert_array_equal(found, [[1, 0, 0], [0, 1, 1], [0, 1, 1]])
 
 
 def test_mirror_moves_a_mark_with_its_box():
