@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from mmjax import balance, data, encoders, fusion, heads, loop, objectives, train, views
@@ -169,7 +170,8 @@ class Bench:
         """One training run: scores on val, CPU seconds a step, conflicts."""
         learner, step = self.setup(name).learner, self.step(name)
         start = self.first_state(seed).replace(balance=learner.balance.init(len(learner.objectives)))
-        state = jax.device_put(start, jax.devices()[0])
+        # A copy of each leaf: the step eats its buffers, and two leaves may be one array.
+        state = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), start)
         rows, seconds, timed = [], 0.0, 0
         for number, batch in enumerate(self.of_seed(seed), 1):
             if number % REPORT_EVERY == 0 or number == 1:

@@ -176,7 +176,7 @@ def noise_table(task_name: str) -> None:
 
 
 def figure(task_name: str) -> Path:
-    """Dots with intervals for each context, and beside them the loss while training."""
+    """A dot for each seed and a stroke for their mean, by context; beside them the loss while training."""
     from matplotlib.figure import Figure
 
     names = [
@@ -188,12 +188,16 @@ def figure(task_name: str) -> Path:
         for row, name in enumerate(names):
             if name in ALONE and not set(which.split("+")) <= {*ALONE[name], "nothing"}:
                 continue
-            mean, half = interval(given(task_name, name, which).mean(1))
+            seeds = given(task_name, name, which).mean(1)
             shown = label if row == 0 else None
-            dots.errorbar(mean, row, xerr=half, fmt="o", color=colour, markersize=4, label=shown)
+            dots.plot(
+                seeds, [row] * len(seeds), "o", color=colour, markersize=5, alpha=0.45, mew=0, label=shown
+            )
+            dots.plot(seeds.mean(), row, "|", color=colour, markersize=13, markeredgewidth=2)
     dots.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
     dots.invert_yaxis()
-    dots.set_xlabel("words read right, all hidden (mean of the slots; bars: 95 % over seeds)")
+    dots.set_xlim(0, 1.02)
+    dots.set_xlabel("words read right, all hidden; a dot a seed, a stroke their mean")
     dots.set_title(f"{task_name}: what is read, given ...", loc="left", fontsize=10)
     dots.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=4, frameon=False)
     for name, style in zip(names, STYLES, strict=False):
