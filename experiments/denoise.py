@@ -1,0 +1,89 @@
+"""Three ways to take a text apart and have it put together again, with one encoder.
+
+    mmjax train experiments/denoise.py
+
+Data: `ud_ewt` under $MMJAX_DATA (Universal Dependencies English EWT, sentences of 540 web documents).
+
+`spans` hides runs of words in place (SpanBERT), `said` takes them out and has a decoder say them (T5), and
+`rest` gives the beginning and asks for the rest (UniLM's prefix language model).
+"""
+
+import os
+from pathlib import Path
+
+from mmjax import data, encoders, evals, fusion, heads, objectives, train, views
+from mmjax.experiment import Experiment
+from mmjax.layers import Transformer
+from mmjax.model import MultimodalModel
+
+FOLDER = Path(os.environ.get("MMJAX_DATA", Path(__file__).parents[2] / "shared" / "data")) / "ud_ewt"
+HINT = "Set MMJAX_DATA to the folder that holds ud_ewt/ (see docs/data.md)"
+WIDTH = 64
+VOCAB = 2000
+LENGTH, TARGET_LENGTH = 32, 16  # tokens
+NUM_SENTINELS = 8
+
+
+def sentences(split: str) -> data.Dataset:
+    """One sentence of a document."""
+    tokenizer = data.WordPiece(
+        data.ConsecutiveSentences(data.Jsonl(str(FOLDER / "train.jsonl"), hint=HINT)),
+        fields=("first",),
+        vocab_size=VOCAB,
+    )
+    return data.Dataset(
+        source=data.ConsecutiveSentences(data.Jsonl(str(FOLDER / f"{split}.jsonl"), hint=HINT)),
+        streams={"text": data.TextTransform("first", tokenizer=tokenizer, length=LENGTH)},
+        cache=True,
+    )
+
+
+def tower(depth: int, length: int, causal: bool = False) -> encoders.TextTransformer:
+    return encoders.TextTransformer(
+        vocab=VOCAB + NUM_SENTINELS,
+        max_length=length,
+        trunk=Transformer(
+            depth=depth, width=WIDTH, num_heads=4, mlp_width=4 * WIDTH, dropout=0.1, causal=causal, scan=False
+        ),
+    )
+
+
+def experiment() -> Experiment:
+    corrupted = views.CorruptSpans(
+        "text", vocab=VOCAB, target_length=TARGET_LENGTH, num_sentinels=NUM_SENTINELS
+    )
+    return Experiment(
+        name="denoise",
+        num_steps=1500,
+        data=data.Mixture.of(sentences("train"), batch_size=32),
+        model=MultimodalModel(
+            encoders={"text": tower(2, LENGTH), "target": tower(1, TARGET_LENGTH, causal=True)},
+            shared={"source": "text"},
+            # The decoder: what is said reads what is left of the text, and what has been said.
+            fusion=fusion.CoAttention(
+                streams=("source", "target"),
+                updated=("target",),
+                causal=("target",),
+                depth=1,
+                width=WIDTH,
+                num_heads=4,
+                mlp_width=4 * WIDTH,
+                dropout=0.1,
+            ),
+            heads={
+                "words": heads.TokenLogits("text", after="encoder"),
+                "next": heads.TokenLogits("text", after="encoder"),
+                "said": heads.TokenLogits("target"),
+            },
+        ),
+        objectives={
+            "spans": objectives.MaskedLanguage("words", view=views.MaskSpans("text", vocab=VOCAB)),
+            "said": objectives.CausalLanguage("said", stream="target", view=corrupted),
+            "rest": objectives.CausalLanguage("next", view=views.Prefix("text")),
+        },
+        optimizer=train.AdamW(
+            peak_learning_rate=2e-3, schedule=train.Schedule(warmup_steps=150), weight_decay=0.05
+        ),
+        evals={"test": evals.Losses(data=sentences("test"))},
+        save_every=500,
+    )

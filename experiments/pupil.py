@@ -1,0 +1,76 @@
+"""Handwriting learned from a listener: no label of a picture is ever seen.
+
+    mmjax train experiments/pupil.py
+
+Data: `avdigits` under $MMJAX_DATA (Free Spoken Digit Dataset + MNIST). A tower of speech learns digits from
+labels; a tower of pictures learns only the softened answers that the first gives to the recording beside each
+picture (Gupta et al. 2016, "Cross Modal Distillation for Supervision Transfer"; Hinton et al. 2015).
+"""
+
+import os
+from pathlib import Path
+
+from mmjax import data, encoders, evals, fusion, heads, objectives, train
+from mmjax.experiment import Experiment
+from mmjax.layers import Transformer
+from mmjax.model import MultimodalModel
+
+FOLDER = Path(os.environ.get("MMJAX_DATA", Path(__file__).parents[2] / "shared" / "data")) / "avdigits"
+HINT = "Set MMJAX_DATA to the folder that holds avdigits/ (see docs/data.md)"
+WIDTH = 64
+
+
+def digits(split: str, *, augment: bool = False) -> data.Dataset:
+    """A recording, a picture and the digit."""
+    return data.Dataset(
+        source=data.WebDataset(str(FOLDER / f"{split}.tar"), hint=HINT),
+        streams={
+            "audio": data.AudioTransform(
+                "flac", sample_rate_hz=8000, seconds=1.0, shift_seconds=0.1 if augment else 0.0
+            ),
+            "image": data.ImageTransform("png", size=(28, 28), channels=1, shift=2 if augment else 0),
+            "label": data.LabelTransform("json.label"),
+        },
+        cache=True,
+    )
+
+
+def trunk() -> Transformer:
+    return Transformer(depth=2, width=WIDTH, num_heads=4, mlp_width=4 * WIDTH, dropout=0.1, scan=False)
+
+
+def experiment() -> Experiment:
+    test, known = digits("test"), digits("train")
+    return Experiment(
+        name="pupil",
+        num_steps=800,
+        data=data.Mixture.of(digits("train", augment=True), batch_size=64),
+        model=MultimodalModel(
+            encoders={
+                "audio": encoders.SpectrogramTransformer(
+                    mel=encoders.LogMel(sample_rate_hz=8000, num_mels=40),
+                    stem=encoders.FramePatches(frames=4),
+                    trunk=trunk(),
+                    augment=encoders.SpecAugment(num_time_masks=1, num_mel_masks=1, max_mels=6),
+                ),
+                "image": encoders.ViT(stem=encoders.LinearPatches(patch=(7, 7)), trunk=trunk()),
+            },
+            fusion=fusion.Late(),
+            heads={
+                "heard": heads.Classes("audio", num_classes=10, pooling="mean", after="encoder"),
+                "seen": heads.Classes("image", num_classes=10, pooling="mean", after="encoder"),
+            },
+        ),
+        objectives={
+            "heard": objectives.Classification("heard", streams=("audio",)),
+            "seen": objectives.Distillation("seen", teacher="heard", streams=("image", "audio")),
+        },
+        optimizer=train.AdamW(
+            peak_learning_rate=2e-3, schedule=train.Schedule(warmup_steps=80), weight_decay=0.05
+        ),
+        evals={
+            stream: evals.Classification(data=test, head=head, streams=(stream,), train=known)
+            for stream, head in (("audio", "heard"), ("image", "seen"))
+        },
+        save_every=400,
+    )
