@@ -4,7 +4,19 @@
 
 Data in the repository: pictures of two drawing styles and names in writing, of 1,334 concepts. A small ResNet
 reads the picture, a recurrent network (GRU, both ways) the name, a gated sum joins them; each task has its
-own head. Pieces of pictures are exchanged (CutMix) for the labels that both tasks share.
+own head. Pieces of pictures are exchanged (CutMix), and the labels of both tasks with them.
+
+Measured on the 198 unseen concepts (seed 0; CPU, 2026-11-22, jax 0.10.2; 7:20 minutes of half a core).
+Nothing was tuned:
+
+|                                  | picture | name | both | guessing |
+|----------------------------------|---------|------|------|----------|
+| category, accuracy               |  .646   | .596 | .626 |   .157   |
+| category, macro F1               |  .562   | .511 | .547 |          |
+| keywords, mean average precision |  .375   | .567 | .590 |   .040   |
+
+The intervals of the accuracies are +-.065: none is ahead. Keywords are often words of the name, which tells
+more than the picture; both together help there a little, and not for the category.
 """
 
 from pathlib import Path
