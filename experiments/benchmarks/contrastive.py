@@ -1,0 +1,170 @@
+"""Every contrast on equal terms: the same towers, data, steps and seeds; what retrieval each reaches.
+
+    python experiments/benchmarks/contrastive.py train [NAME ...] [--seeds 0 1 2] [--steps N]
+    python experiments/benchmarks/contrastive.py table
+
+Data: the emoji in the repository; pictures and names are real, the speech is synthesised. Runs lie under
+runs/contrastive/; what is finished is skipped. Each is scored once on the 198 unseen concepts, and nothing
+was tuned for any. `table` prints what is there. Not yet run as a whole: no results are recorded.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import scipy.stats
+
+from mmjax import data, encoders, evals, fusion, heads, loop, objectives, train, views
+from mmjax.experiment import Experiment
+from mmjax.layers import Transformer
+from mmjax.model import MultimodalModel
+
+FOLDER = Path(__file__).parents[1] / "data" / "emoji_speech"
+RUNS = Path("runs") / "contrastive"
+WIDTH, SHARED, VOCAB, BATCH, STEPS = 64, 64, 115, 64, 400
+THREE = ("image", "audio", "text")
+PAIRS = (("image", "text"), ("audio", "text"), ("image", "audio"))
+
+
+def pairwise(**fields) -> dict:
+    return {f"{a}_{b}": objectives.InfoNCE(a, b, same="text", **fields) for a, b in PAIRS}
+
+
+def halfway() -> dict:
+    """The same contrast of the states after each tower's first layer, at half the weight."""
+    return {
+        f"{a}_{b}_halfway": objectives.InfoNCE(
+            f"{a}_halfway", f"{b}_halfway", streams=(a, b), same="text", weight=0.5
+        )
+        for a, b in PAIRS
+    }
+
+
+HARD = views.HardNegatives("image", "text", heads=("image", "text"))
+# Losses that are a mean over three contrasts weigh three times as much as one of them.
+CONTRASTS = {
+    "pairs": lambda: pairwise(),
+    "smoothed": lambda: pairwise(label_smoothing=0.1),
+    "decoupled": lambda: pairwise(decoupled=True),
+    "hard": lambda: pairwise(beta=0.5),
+    "debiased": lambda: pairwise(tau_plus=0.05),
+    "sigmoid": lambda: {f"{a}_{b}": objectives.SigmoidPairs(a, b, same="text") for a, b in PAIRS},
+    "each": lambda: {"all": objectives.MultiwayInfoNCE(THREE, same="text", weight=3.0)},
+    "others": lambda: {"all": objectives.MultiwayInfoNCE(THREE, against="others", same="text", weight=3.0)},
+    "layers": lambda: pairwise() | halfway(),
+    "matching": lambda: pairwise() | {"matches": objectives.Matching("matches", view=HARD)},
+}
+
+
+def emoji(split: str, *, pictures: str | tuple[str, ...], augment: bool = False) -> data.Dataset:
+    """A picture, the spoken name, the written name."""
+    words = data.WordPiece(
+        data.WebDataset(str(FOLDER / "train.tar")), fields=("json.name", "json.keywords"), vocab_size=VOCAB
+    )
+    return data.Dataset(
+        source=data.WebDataset(str(FOLDER / f"{split}.tar")),
+        streams={
+            "image": data.ImageTransform(pictures, size=(32, 32), crop_scale=(0.5, 1.0) if augment else None),
+            "audio": data.AudioTransform(
+                "ogg", sample_rate_hz=16_000, seconds=1.6, gain_db=6.0 if augment else 0.0
+            ),
+            "text": data.TextTransform("json.name", tokenizer=words, length=24),
+        },
+        cache=True,
+    )
+
+
+def trunk(taps: tuple[int, ...]) -> Transformer:
+    return Transformer(depth=2, width=WIDTH, num_heads=4, mlp_width=4 * WIDTH, taps=taps, scan=False)
+
+
+def experiment(name: str, seed: int, num_steps: int = STEPS) -> Experiment:
+    """One run. name: of CONTRASTS."""
+    matching, taps = name == "matching", (1,) if name == "layers" else ()
+    fused = fusion.CoAttention(
+        streams=("image", "text"), updated=("text",), depth=1, width=WIDTH, num_heads=4, mlp_width=4 * WIDTH
+    )
+    return Experiment(
+        name=name,
+        seed=seed,
+        num_steps=num_steps,
+        data=data.Mixture.of(
+            emoji("train", pictures=("noto.png", "twemoji.png"), augment=True), batch_size=BATCH
+        ),
+        model=MultimodalModel(
+            encoders={
+                "image": encoders.ViT(stem=encoders.LinearPatches(patch=(8, 8)), trunk=trunk(taps)),
+                "audio": encoders.SpectrogramTransformer(
+                    mel=encoders.LogMel(sample_rate_hz=16_000, num_mels=40),
+                    stem=encoders.FramePatches(frames=4),
+                    augment=encoders.SpecAugment(num_time_masks=1, max_time_frames=10),
+                    trunk=trunk(taps),
+                ),
+                "text": encoders.TextTransformer(
+                    vocab=VOCAB, max_length=24, hash_ngrams=(3, 4), hash_buckets=4096, trunk=trunk(taps)
+                ),
+            },
+            fusion=fused if matching else fusion.Late(),
+            heads={stream: heads.PooledEmbedding(stream, dim=SHARED) for stream in THREE}
+            | {f"{s}_halfway": heads.PooledEmbedding(s, dim=SHARED, depth=0) for s in THREE if taps}
+            | ({"matches": heads.MatchingLogit("text")} if matching else {}),
+        ),
+        objectives=CONTRASTS[name](),
+        optimizer=train.AdamW(
+            peak_learning_rate=2e-3, schedule=train.Schedule(warmup_steps=50), weight_decay=0.1
+        ),
+        evals={"unseen": evals.Retrieval(data=emoji("test", pictures="noto.png"), heads=THREE)},
+        save_every=1000,
+        max_to_keep=1,
+    )
+
+
+def recorded(folder: Path, num_steps: int | None = None) -> dict[str, float]:
+    """The metrics of a finished run; {} if it is not."""
+    file = folder / "evals.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+    last = rows[-1] if rows else {}
+    return last if last and num_steps in (None, last["step"]) else {}
+
+
+def table() -> str:
+    """A row a contrast: R@5, the mean of both ways; mean over seeds and half its 95 % interval."""
+    lines = [f"| contrast | {' | '.join(f'{a} - {b}' for a, b in PAIRS)} | mean | seeds |"]
+    lines.append("|---|" + "---|" * (len(PAIRS) + 2))
+    for name in CONTRASTS:
+        runs = [found for folder in sorted((RUNS / name).glob("*")) if (found := recorded(folder))]
+        if not runs:
+            continue
+        scores = np.array([[(r[f"{a}->{b}/R@5"] + r[f"{b}->{a}/R@5"]) / 2 for a, b in PAIRS] for r in runs])
+        columns = [*scores.T, scores.mean(1)]
+        half = scipy.stats.t.ppf(0.975, len(runs) - 1) / len(runs) ** 0.5 if len(runs) > 1 else np.nan
+        cells = [f"{c.mean():.3f} ± {half * c.std(ddof=1) if len(runs) > 1 else np.nan:.3f}" for c in columns]
+        lines.append(f"| {name} | {' | '.join(cells)} | {len(runs)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("verb", choices=("train", "table"))
+    parser.add_argument("names", nargs="*", help=f"of {', '.join(CONTRASTS)}; all by default")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=STEPS)
+    given = parser.parse_args()
+    unknown = sorted(set(given.names) - set(CONTRASTS))
+    if unknown:
+        parser.error(f"unknown contrasts {unknown}; known: {[*CONTRASTS]}")
+    if given.verb == "table":
+        print(table())
+        return
+    jax.config.update("jax_compilation_cache_dir", str(RUNS / "compiled"))  # seeds are one program
+    for seed in given.seeds:
+        for name in given.names or CONTRASTS:
+            folder = RUNS / name / str(seed)
+            if not recorded(folder, given.steps):
+                loop.run(experiment(name, seed, given.steps), folder, devices=jax.devices()[:1])
+
+
+if __name__ == "__main__":
+    main()
