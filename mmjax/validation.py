@@ -90,7 +90,7 @@ def tracing(experiment: "Experiment") -> Iterator[None]:
 
 def _refuse_unread_streams(experiment: "Experiment") -> None:
     """What an objective's heads need must be given by the data or the view, and read by a tower."""
-    model = experiment.model
+    model, sources = experiment.model, _given(experiment)
     for name, objective in experiment.objectives.items():
         streams = model.streams_for(objective.reads())
         for stream in objective.view.encodes():
@@ -106,7 +106,7 @@ def _refuse_unread_streams(experiment: "Experiment") -> None:
                     f"objective {name!r} needs the stream {stream!r}, but the model encodes "
                     f"{sorted(model.encoders)}: add an encoder, or name in `shared` one that reads it"
                 )
-            for data, given in _given(experiment).items():
+            for data, given in sources.items():
                 if stream not in given | set(objective.view.changes()):
                     raise InputError(
                         f"objective {name!r} needs the stream {stream!r}, but {data} give {sorted(given)}: "
@@ -159,11 +159,12 @@ def _refuse_unmade_streams(experiment: "Experiment") -> None:
 
 def _refuse_missing_targets(experiment: "Experiment") -> None:
     """What an objective compares predictions with must be given by the data or the view."""
+    sources = _given(experiment)
     for name, objective in experiment.objectives.items():
         # An objective of one's own may be without: it then reads no stream.
         targets = getattr(objective, "targets", tuple)()
         for stream in targets:
-            for data, given in _given(experiment).items():
+            for data, given in sources.items():
                 if stream not in given | set(objective.view.changes()):
                     raise InputError(
                         f"objective {name!r} has its targets in the stream {stream!r}, but {data} give "

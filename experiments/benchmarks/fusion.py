@@ -136,12 +136,8 @@ def tables(task_name: str) -> None:
         seeds = len(given(task_name, name, "nothing"))
         print(f"| {name} | {seeds} | {' | '.join(cells)} | {parameters / 1e3:.0f} k | {flops / 1e6:.0f} |")
     if len(task.slots) > 1:
-        print(f"\n| given both | {' | '.join(task.slots)} |\n|---|{'---|' * len(task.slots)}")
-        for name in names:
-            which = {"speech_alone": "audio", "pictures_alone": "image"}.get(name, "image+audio")
-            print(
-                f"| {name} | " + " | ".join(f"{x:.3f}" for x in given(task_name, name, which).mean(0)) + " |"
-            )
+        for label in ("both", "speech"):
+            slot_table(task_name, names, label)
     print("\n| one missing at test | speech missing: loss against pictures_alone | pictures missing: loss "
           "against speech_alone |\n|---|---|---|")  # fmt: skip
     for name in names:
@@ -151,6 +147,18 @@ def tables(task_name: str) -> None:
                 for alone, which in (("pictures_alone", "image"), ("speech_alone", "audio"))
             ]
             print(f"| {name} | {losses[0]:+.3f} | {losses[1]:+.3f} |")
+
+
+def slot_table(task_name: str, names: list[str], label: str) -> None:
+    """Each slot given `label`; a specialist is given what it has."""
+    slots = TASKS[task_name].slots
+    print(f"\n| given {label} | {' | '.join(slots)} |\n|---|{'---|' * len(slots)}")
+    for name in names:
+        if label != "both" and name == "pictures_alone":
+            continue
+        which = {"speech_alone": "audio", "pictures_alone": "image"}.get(name, CONTEXTS[label])
+        cells = ["{:.3f} ± {:.3f}".format(*interval(seeds)) for seeds in given(task_name, name, which).T]
+        print(f"| {name} | {' | '.join(cells)} |")
 
 
 def noise_table(task_name: str) -> None:
@@ -173,6 +181,23 @@ def noise_table(task_name: str) -> None:
                 columns += [[run[str(snr_db)][key] for run in runs] for snr_db in NOISE_DB]
                 cells = ["{:.3f} ± {:.3f}".format(*interval(np.array(column))) for column in columns]
                 print(f"| {name} | {label} | {' | '.join(cells)} |")
+        for alone, which in (("speech_alone", "audio"), ("pictures_alone", "image")):
+            if name not in ALONE and alone in {*asked, "pictures_alone"}:
+                gains = [
+                    [under_noise(task_name, name, seed, "image+audio", snr_db)
+                     - under_noise(task_name, alone, seed, which, snr_db) for seed in range(len(files))]
+                    for snr_db in (None, *NOISE_DB)
+                ]  # fmt: skip
+                cells = ["{:+.3f} ± {:.3f}".format(*interval(np.array(column))) for column in gains]
+                print(f"| {name} | both, more than {alone} | {' | '.join(cells)} |")
+
+
+def under_noise(task_name: str, name: str, seed: int, which: str, snr_db: int | None) -> float:
+    """Words read right by one run; None and pictures: without noise."""
+    folder = RUNS / task_name / name / str(seed)
+    if snr_db is None or which == "image":
+        return recorded(folder)[f"all_masked/{which}/word"]
+    return json.loads((folder / "noise.json").read_text())[str(snr_db)][f"all_masked/{which}/word"]
 
 
 def figure(task_name: str) -> Path:
