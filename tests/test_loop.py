@@ -8,8 +8,6 @@ import re
 import shutil
 import signal
 import struct
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
@@ -363,41 +361,3 @@ def test_resume_counts_bad_examples_as_if_it_had_not_stopped(file):
     feed = loop.Feed(loop.Setup.of(load(file)), first_step=3, num_bad=2)
     feed.close()
     assert (feed.counter.num_bad, feed.counter.num_rows) == (2, 24)
-
-
-def start(*arguments: str, **environment: str | None) -> subprocess.CompletedProcess:
-    """A fresh process; a variable that is None is not set."""
-    merged = {**os.environ, **tiny.cache_environment(), **environment}
-    return subprocess.run(
-        [sys.executable, *arguments],
-        env={name: value for name, value in merged.items() if value is not None},
-        capture_output=True, text=True, check=False, timeout=300, cwd=Path(__file__).parents[1],
-    )  # fmt: skip
-
-
-def test_importing_starts_no_backend():
-    program = (
-        "import mmjax.experiment, mmjax.loop, mmjax.cli, mmjax.describe, mmjax.export\n"
-        "from jax._src import xla_bridge; print(xla_bridge.backends_are_initialized())"
-    )
-    done = start("-c", program)
-    assert (done.stdout, done.returncode) == ("False\n", 0), done.stderr
-
-
-def test_more_devices_than_cores_on_the_command_line(file, tmp_path):
-    command = [
-        "-m",
-        "mmjax",
-        "train",
-        str(file),
-        "mesh.data=-1",
-        "mesh.fsdp=2",
-        "rules=FSDP",
-        "evals.retrieval.limit=8",
-    ]
-    done = start(*command, "--run-dir", str(tmp_path / "run"), JAX_NUM_CPU_DEVICES="8", NPROC=None)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == f"run: {tmp_path / 'run'}"
-    assert "fsdp=2" in (tmp_path / "run" / "experiment.txt").read_text()
-    # Eight devices, and the evaluation on one.
-    assert main(["eval", str(tmp_path / "run")]) == 0
