@@ -20,6 +20,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from seeds import cell
 
 from mmjax import balance, data, encoders, fusion, heads, loop, objectives, train, views
 from mmjax.balance import conflict
@@ -32,7 +33,6 @@ FOLDER = Path(os.environ.get("MMJAX_DATA", Path(__file__).parents[3] / "shared" 
 HINT = "Set MMJAX_DATA to the folder that holds avdigits/ (see docs/data.md)"
 WIDTH, VOCAB, BATCH, REPORT_EVERY = 32, 60, 64, 10
 SHARED = ("model/encoders_audio", "model/encoders_image", "model/encoders_text", "model/fusion")
-T95 = 4.303  # Student's t for three seeds
 
 
 def balances(num_steps: int) -> dict[str, balance.Balance]:
@@ -203,8 +203,7 @@ def table(results: dict[str, list[dict]], names: list[str]) -> str:
     for name, runs in results.items():
         scores = np.asarray([[r["val"][f"{n}/accuracy"] for n in names] for r in runs])
         columns = [*scores.T, scores.mean(1)]
-        spread = T95 / len(runs) ** 0.5
-        cells = [f"{c.mean():.3f} ± {spread * c.std(ddof=1):.3f}".replace("0.", ".") for c in columns]
+        cells = [cell(column).replace("0.", ".") for column in columns]
         cells.append(f"{np.mean([r['seconds'] for r in runs]) / cost:.2f} x")
         cells.append(f"{np.mean([r['conflict'] for r in runs]):.0%}")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")

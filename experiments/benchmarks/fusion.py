@@ -20,8 +20,8 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import scipy.stats
 from fusion_models import ALONE, FUSIONS, TASKS, sizes
+from seeds import cell, recorded
 
 from mmjax import data, loop, train
 from mmjax.batch import Audio
@@ -88,14 +88,6 @@ def listen_in_noise(task_name: str, names: list[str], seeds: list[int]) -> None:
         print(name, seed, {snr_db: round(found[snr_db]["all_masked/audio/word"], 3) for snr_db in found})
 
 
-def recorded(folder: Path, num_steps: int | None = None) -> dict[str, float]:
-    """The metrics of a finished run; {} if it is not."""
-    file = folder / "evals.jsonl"
-    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
-    last = rows[-1] if rows else {}
-    return last if last and num_steps in (None, last["step"]) else {}
-
-
 def given(task_name: str, name: str, which: str) -> np.ndarray:
     """Share of words read right, all words hidden, ``"seeds slots"``; NaN where a run is not finished.
 
@@ -104,14 +96,6 @@ def given(task_name: str, name: str, which: str) -> np.ndarray:
     slots = TASKS[task_name].slots
     rows = [recorded(folder) for folder in sorted((RUNS / task_name / name).glob("*"))]
     return np.array([[row[f"all_masked/{which}/word/{slot}"] for slot in slots] for row in rows if row])
-
-
-def interval(values: np.ndarray) -> tuple[float, float]:
-    """Mean over seeds and half the 95 % interval of it (Student's t); NaN for one seed."""
-    if len(values) < 2:
-        return float(np.mean(values)), float("nan")
-    half = scipy.stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
-    return float(np.mean(values)), float(half)
 
 
 CONTEXTS = {"nothing": "nothing", "pictures": "image", "speech": "audio", "both": "image+audio"}
@@ -131,7 +115,7 @@ def tables(task_name: str) -> None:
             if name in ALONE and not set(which.split("+")) <= {*ALONE[name], "nothing"}:
                 cells.append("")
                 continue
-            cells.append("{:.3f} ± {:.3f}".format(*interval(given(task_name, name, which).mean(1))))
+            cells.append(cell(given(task_name, name, which).mean(1)))
         parameters, flops = sizes(task, name)
         seeds = len(given(task_name, name, "nothing"))
         print(f"| {name} | {seeds} | {' | '.join(cells)} | {parameters / 1e3:.0f} k | {flops / 1e6:.0f} |")
@@ -157,7 +141,7 @@ def slot_table(task_name: str, names: list[str], label: str) -> None:
         if label != "both" and name == "pictures_alone":
             continue
         which = {"speech_alone": "audio", "pictures_alone": "image"}.get(name, CONTEXTS[label])
-        cells = ["{:.3f} ± {:.3f}".format(*interval(seeds)) for seeds in given(task_name, name, which).T]
+        cells = [cell(seeds) for seeds in given(task_name, name, which).T]
         print(f"| {name} | {' | '.join(cells)} |")
 
 
@@ -179,7 +163,7 @@ def noise_table(task_name: str) -> None:
                 key = f"all_masked/{which}/word"
                 columns = [[recorded(file.parent)[key] for file in files]]
                 columns += [[run[str(snr_db)][key] for run in runs] for snr_db in NOISE_DB]
-                cells = ["{:.3f} ± {:.3f}".format(*interval(np.array(column))) for column in columns]
+                cells = [cell(np.array(column)) for column in columns]
                 print(f"| {name} | {label} | {' | '.join(cells)} |")
         for alone, which in (("speech_alone", "audio"), ("pictures_alone", "image")):
             if name not in ALONE and alone in {*asked, "pictures_alone"}:
@@ -188,7 +172,7 @@ def noise_table(task_name: str) -> None:
                      - under_noise(task_name, alone, seed, which, snr_db) for seed in range(len(files))]
                     for snr_db in (None, *NOISE_DB)
                 ]  # fmt: skip
-                cells = ["{:+.3f} ± {:.3f}".format(*interval(np.array(column))) for column in gains]
+                cells = [cell(np.array(column), "+") for column in gains]
                 print(f"| {name} | both, more than {alone} | {' | '.join(cells)} |")
 
 
