@@ -8,38 +8,40 @@ its keywords (`emoji_speech`), the command seen on a speaker's lips (`grid_s1`).
 splits score; nothing was tuned. Each is trained for so short that the table says what an encoder learns soon
 and costs, not what it reaches. Sizes are not matched; FLOPs are of matrix products and convolutions.
 
-Measured in commits 38df769 (text, image) and 81fa73b (the rest); 2026-11-22, CPU, shared machine under heavy
-load, one core, jax 0.10.2, seed 0. One run each, and 181, 300, 300 and 103 examples are scored: differences
-of a few hundredths are chance. The waveform, and the video with a ConvNeXt stem, were not measured. The GAN's
-parameters and costs are those of both players, and its classes get a share of a gradient clipped as one.
+Measured 2026-11-22 in commit 914bea8 (CPU, one core of a machine whose other core was busy, jax 0.10.2, seed
+0). One run each, and 181, 300, 300 and 103 examples are scored: differences of a few hundredths are chance.
+The GAN's parameters and costs are those of both players, and its classes get a share of a gradient clipped as
+one.
 
-| text: 9 kinds of emoji | accuracy | parameters   | FLOPs a step  | CPU ms a step |
-|------------------------|----------|--------------|---------------|---------------|
-| transformer            | 0.689    | 153 k x1.00  | 0.96 G x1.00  | 18 x1.00      |
-| transformer, causal    | 0.694    | 153 k x1.00  | 0.96 G x1.00  | 17 x0.94      |
-| LSTM, both ways        | 0.661    | 76 k x0.50   | 0.23 G x0.24  | 5 x0.26       |
-| GRU, both ways         | 0.689    | 70 k x0.46   | 0.17 G x0.18  | 4 x0.24       |
-| LSTM, one way          | 0.694    | 84 k x0.55   | 0.30 G x0.32  | 4 x0.22       |
+| text: 9 kinds of emoji | accuracy | parameters  | FLOPs a step | CPU ms a step |
+|------------------------|----------|-------------|--------------|---------------|
+| transformer            | 0.689    | 153 k x1.00 | 0.96 G x1.00 | 23 x1.00      |
+| transformer, causal    | 0.694    | 153 k x1.00 | 0.96 G x1.00 | 21 x0.94      |
+| LSTM, both ways        | 0.661    | 76 k x0.50  | 0.23 G x0.24 | 6 x0.26       |
+| GRU, both ways         | 0.689    | 70 k x0.46  | 0.17 G x0.18 | 5 x0.24       |
+| LSTM, one way          | 0.694    | 84 k x0.55  | 0.30 G x0.32 | 8 x0.34       |
 
-| image: 10 digits   | accuracy | parameters   | FLOPs a step  | CPU ms a step |
-|--------------------|----------|--------------|---------------|---------------|
-| ViT                | 0.867    | 104 k x1.00  | 0.65 G x1.00  | 13 x1.00      |
-| ViT, ConvNeXt stem | 0.833    | 116 k x1.11  | 2.29 G x3.52  | 86 x6.39      |
-| ResNet, 3 blocks   | 0.663    | 77 k x0.74   | 3.59 G x5.52  | 117 x8.66     |
-| NaViT              | 0.873    | 105 k x1.01  | 0.65 G x1.00  | 14 x1.06      |
-| NaViT, 2 a row     | 0.873    | 105 k x1.01  | 0.68 G x1.04  | 15 x1.12      |
+| image: 10 digits   | accuracy | parameters  | FLOPs a step | CPU ms a step |
+|--------------------|----------|-------------|--------------|---------------|
+| ViT                | 0.867    | 104 k x1.00 | 0.65 G x1.00 | 15 x1.00      |
+| ViT, ConvNeXt stem | 0.833    | 116 k x1.11 | 2.29 G x3.52 | 73 x4.73      |
+| ResNet, 3 blocks   | 0.663    | 77 k x0.74  | 3.59 G x5.52 | 74 x4.80      |
+| NaViT              | 0.873    | 105 k x1.01 | 0.65 G x1.00 | 16 x1.06      |
+| NaViT, 2 a row     | 0.873    | 105 k x1.01 | 0.68 G x1.04 | 16 x1.04      |
 
-| audio: 10 digits                     | accuracy | parameters   | FLOPs a step  | CPU ms a step |
-|--------------------------------------|----------|--------------|---------------|---------------|
-| AST                                  | 0.967    | 112 k x1.00  | 1.26 G x1.00  | 21 x1.00      |
-| convolutions + transformer (Whisper) | 0.990    | 135 k x1.21  | 1.60 G x1.27  | 24 x1.19      |
-| 2-D CNN                              | 0.903    | 44 k x0.39   | 1.22 G x0.97  | 55 x2.66      |
-| GAN's discriminator                  | 0.417    | 408 k x3.64  | 7.35 G x5.83  | 194 x9.40     |
+| audio: 10 digits                     | accuracy | parameters  | FLOPs a step | CPU ms a step |
+|--------------------------------------|----------|-------------|--------------|---------------|
+| AST                                  | 0.967    | 112 k x1.00 | 1.26 G x1.00 | 27 x1.00      |
+| convolutions + transformer (Whisper) | 0.990    | 135 k x1.21 | 1.60 G x1.27 | 29 x1.08      |
+| 2-D CNN                              | 0.903    | 44 k x0.39  | 1.22 G x0.97 | 39 x1.45      |
+| GAN's discriminator                  | 0.417    | 408 k x3.64 | 7.35 G x5.83 | 128 x4.70     |
+| waveform (wav2vec 2.0's front)       | 0.847    | 191 k x1.70 | 9.21 G x7.31 | 188 x6.90     |
 
-| video: 4 commands | accuracy | parameters   | FLOPs a step  | CPU ms a step |
-|-------------------|----------|--------------|---------------|---------------|
-| tubelets          | 0.621    | 126 k x1.00  | 2.49 G x1.00  | 79 x1.00      |
-| space, then time  | 0.301    | 119 k x0.94  | 2.80 G x1.12  | 77 x0.97      |
+| video: 4 commands        | accuracy | parameters  | FLOPs a step   | CPU ms a step |
+|--------------------------|----------|-------------|----------------|---------------|
+| tubelets                 | 0.621    | 126 k x1.00 | 2.49 G x1.00   | 50 x1.00      |
+| space, then time         | 0.301    | 119 k x0.94 | 2.80 G x1.12   | 46 x0.92      |
+| ConvNeXt stem, then time | 0.738    | 112 k x0.89 | 26.11 G x10.47 | 529 x10.50    |
 """
 
 import argparse
