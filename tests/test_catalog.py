@@ -97,6 +97,7 @@ def assert_close(found, expected, tolerance: float) -> None:
     )
 
 
+@pytest.mark.once
 @rows()
 def test_jit_equals_eager(row):
     inputs = jax.tree.map(jnp.asarray, row.inputs())
@@ -115,6 +116,7 @@ def test_what_is_under_a_false_mask_never_matters(row):
     assert_close(run(scrambled), run(inputs), row.tolerance)
 
 
+@pytest.mark.once
 @rows()
 def test_examples_do_not_depend_on_their_place_in_the_batch(row):
     inputs = row.inputs()
@@ -128,6 +130,7 @@ def test_examples_do_not_depend_on_their_place_in_the_batch(row):
     assert_close(permuted, jax.tree.map(permute, run(inputs)[0]), row.tolerance)
 
 
+@pytest.mark.once
 @rows(lambda row: row.bf16)
 def test_bf16_is_close_to_fp32(row):
     inputs = row.inputs()
@@ -156,6 +159,7 @@ def test_every_parameter_names_known_axes(row):
         assert box.value.dtype == jnp.float32, f"{name} is {box.value.dtype}: parameters are float32"
 
 
+@pytest.mark.once
 @rows()
 def test_every_parameter_learns(row):
     _, grads = compiled(row.name)(parameters(row.name), row.inputs())

@@ -14,6 +14,8 @@ from mmjax.model import MultimodalModel
 from mmjax.sharding import unbox
 from mmjax.testing import VOCAB, WIDTH, tiny_batch, tiny_trunk
 
+pytestmark = pytest.mark.once
+
 LENGTH = 8
 
 

@@ -73,8 +73,8 @@ SOME = [(1, "REPLICATED"), (8, "FSDP"), (2, "TENSOR"), (4, "FSDP_TENSOR"), (8, "
 SOME += [(4, "REPLICATED"), (8, "FSDP_TENSOR"), *((8, name) for name in RULES if name not in CLASSIC)]
 if os.environ.get("MMJAX_ELASTIC") == "all":
     PAIRS = [(source, target) for source in ALL for target in ALL]
-else:  # each twice as a source and as a target: to itself, and to the next
-    PAIRS = [(SOME[i], SOME[(i + k) % len(SOME)]) for i in range(len(SOME)) for k in (0, 1)]
+else:  # each once as a source and as a target, to the next; test_resume.py goes on with what it had
+    PAIRS = [(SOME[i], SOME[(i + 1) % len(SOME)]) for i in range(len(SOME))]
 
 
 @pytest.fixture(scope="module")

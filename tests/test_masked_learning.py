@@ -15,6 +15,8 @@ from mmjax.sharding import FSDP_TENSOR, MeshShape, batch_sharding, to_global, un
 from mmjax.testing import TOLERANCE, tiny_trunk
 from mmjax.train.state import init_state, state_shardings
 
+pytestmark = pytest.mark.once
+
 ROWS = 16
 MEL = encoders.LogMel(sample_rate_hz=8000, num_mels=8)
 

@@ -15,6 +15,8 @@ from mmjax.model import MultimodalModel
 from mmjax.testing import TOLERANCE, WIDTH, tiny_batch, tiny_trunk
 from mmjax.views import MaskPatches, Mixup, same_content
 
+pytestmark = pytest.mark.once
+
 ROWS = 256
 GRID, NUM_PATCHES = (6, 8), 48
 

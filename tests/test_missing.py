@@ -17,7 +17,7 @@ from mmjax.testing import TOLERANCE, VOCAB, tiny_batch, tiny_model, tiny_objecti
 from mmjax.train import TrainState, train_step
 
 # One xdist worker compiles for all of these tests.
-pytestmark = pytest.mark.xdist_group("missing")
+pytestmark = [pytest.mark.once, pytest.mark.xdist_group("missing")]
 
 STREAMS = ("text", "image", "audio")
 ALL_WORDS = views.MaskTokens("text", vocab=VOCAB, unit="all", mask_share=1.0, random_share=0.0)

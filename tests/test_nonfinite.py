@@ -18,6 +18,8 @@ from mmjax.experiment import Experiment, load
 from mmjax.sharding import MeshShape
 from mmjax.train import metrics, nonfinite
 
+pytestmark = pytest.mark.once
+
 # Dropout and accumulation: what a skipped step must leave alone, and the key that must go on.
 CHANGES = {
     "mlp_width=2 * WIDTH)": "mlp_width=2 * WIDTH, dropout=0.2, scan=False)",

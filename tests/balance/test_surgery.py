@@ -14,6 +14,8 @@ from mmjax.balance import Seen
 from mmjax.balance.surgery import orders
 from mmjax.errors import InputError
 
+pytestmark = pytest.mark.once
+
 KEY = jax.random.key(3)
 ALL = (
     balance.PCGrad(), balance.MGDA(), balance.CAGrad(), balance.NashMTL(), balance.MeanGradients(),

@@ -20,6 +20,8 @@ from mmjax.testing import TOLERANCE
 from mmjax.train import train_step
 from mmjax.train.state import init_state
 
+pytestmark = pytest.mark.once
+
 MEL = encoders.LogMel(sample_rate_hz=8000, num_mels=8)
 B, SAMPLES = 6, 640  # 8 frames
 MODULE, STACK = TOLERANCE["fp32_module"], TOLERANCE["fp32_stack"]

@@ -12,6 +12,8 @@ from test_catalog import parameters
 from mmjax import notation
 from mmjax.batch import Encoded
 
+pytestmark = pytest.mark.once
+
 SUBSETS = [("text", "image"), ("text",), ("image",), ()]
 # Of these the result of one modality is not to depend on the other: that is what they are for.
 APART = {"fusion.Late"}

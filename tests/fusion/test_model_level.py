@@ -14,6 +14,8 @@ from mmjax.fusion.bottleneck import mean_over_present
 from mmjax.fusion.prefix import prefix_mask
 from mmjax.testing import TOLERANCE
 
+pytestmark = pytest.mark.once
+
 
 def felt(module, encoded: dict, stream: str, by: str) -> np.ndarray:
     """How much each position of `stream` in the result feels each of `by`: ``"L M"``, of example 0."""

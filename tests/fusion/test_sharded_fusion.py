@@ -11,6 +11,8 @@ from mmjax import sharding
 from mmjax.sharding import FSDP_TENSOR_SEQUENCE, MeshShape
 from mmjax.testing import TOLERANCE
 
+pytestmark = pytest.mark.once
+
 # Of each kind the form with a reader, where it has one: it runs all that the other does, and more.
 FORMS = {row.name.split(".")[1]: row for row in FUSION}
 

@@ -14,6 +14,8 @@ from mmjax.objectives.contrastive import Pairs, info_nce, sigmoid_pairs
 from mmjax.sharding import MeshShape
 from mmjax.sharding.collectives import collectives
 
+pytestmark = pytest.mark.once
+
 LOSS, GRADIENT = 1e-6, 1e-6  # relative; of gradients, to the largest of each array
 WIDTH = 16
 

@@ -22,7 +22,7 @@ from mmjax.train.conflicts import conflicts
 from mmjax.train.gradients import balanced, losses_function, step_key
 from mmjax.train.state import TrainState, init_state
 
-pytestmark = pytest.mark.xdist_group("gradients")
+pytestmark = [pytest.mark.once, pytest.mark.xdist_group("gradients")]
 
 SHARED = ("model/encoders_text", "model/fusion")
 NAMES = ("image_text", "words", "matches")
@@ -195,7 +195,6 @@ def test_a_report_leaves_out_who_has_no_gradient():
     assert not {"conflict/words|matches", "conflict/share/words|matches"} & over.keys()
 
 
-@pytest.mark.once
 def test_surgery_costs_less_than_a_backward_pass_an_objective():
     """Of the compiled programs: what only reaches other parameters is not pulled back once more."""
 
@@ -215,7 +214,6 @@ def test_surgery_costs_less_than_a_backward_pass_an_objective():
 @pytest.mark.parametrize(
     "chosen", [balance.PCGrad(shared=SHARED), balance.GradNorm(shared=SHARED)], ids=["PCGrad", "GradNorm"]
 )
-@pytest.mark.once
 def test_steps_are_the_same_on_one_device_and_on_eight(chosen, rules, mesh):
     data, fsdp, tensor = mesh
     found = steps(chosen, rules, MeshShape(data=data, fsdp=fsdp, tensor=tensor).make())
