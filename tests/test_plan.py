@@ -49,6 +49,7 @@ def test_memory_is_that_of_the_program(file, made):
     assert alive == pytest.approx(made.memory.temporaries, rel=0.05)
 
 
+@pytest.mark.once
 def test_memory_is_told_by_part_of_the_model(file, made):
     rows = made.memory.groups
     assert list(rows)[:4] == ["encoders image", "encoders text", "heads image", "heads text"]
@@ -58,6 +59,7 @@ def test_memory_is_told_by_part_of_the_model(file, made):
     assert rows["encoders text"]["forward"] > 0
 
 
+@pytest.mark.once
 def test_without_rules_each_device_holds_all_and_16_bits_are_pointed_out(file, made):
     half = load(file, ["model.encoders.text.trunk.dtype=bfloat16"])
     whole = plan.plan(half, plan.Machine.of(H100, 8), jax.devices())
@@ -120,6 +122,7 @@ def total_at(file, batch_size: int) -> int:
     return footprint.temporary_bytes(compiled) + compiled.memory_analysis().argument_size_in_bytes
 
 
+@pytest.mark.once
 def test_the_largest_batch_fills_the_memory(file, made):
     """Compiled at the answer, it is within a few hundredths of it, although each row is compared with all."""
     hbm_bytes = 20 * made.memory.total
@@ -136,6 +139,7 @@ def test_a_memory_too_small_is_said(file, made):
     assert "of 30.00 KiB: DOES NOT FIT; not even one row a device fits" in told
 
 
+@pytest.mark.once
 def test_the_verb_prints_words(file, capsys):
     assert main(["plan", str(file), *SPLIT, "--devices", "8", "--node-size", "4"]) == 0
     printed = capsys.readouterr().out

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import tiny
 
 from mmjax.cli import main
@@ -29,6 +30,7 @@ def test_importing_starts_no_backend():
     assert (done.stdout, done.returncode) == ("False\n", 0), done.stderr
 
 
+@pytest.mark.once
 def test_more_devices_than_cores_on_the_command_line(tmp_path):
     file = tiny.write(tmp_path, replace={"trunk(depth=2)": "trunk()"})
     command = [

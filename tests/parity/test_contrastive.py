@@ -20,6 +20,8 @@ from mmjax.objectives.tiles import Terms
 from mmjax.testing import TOLERANCE
 from mmjax.train.optimizer import AdamW, decay_mask, path_name
 
+pytestmark = pytest.mark.once
+
 RTOL = TOLERANCE["fp32_module"]
 VALID = np.array([True, True, False, True, True, False, True])
 GROUPS = np.array([0, 1, 2, 0, 4, 5, 0])
