@@ -105,6 +105,7 @@ def test_jit_equals_eager(row):
     assert_close(output, forward(row, parameters(row.name), inputs), row.tolerance)
 
 
+@pytest.mark.once
 @rows(lambda row: row.scramble)
 def test_what_is_under_a_false_mask_never_matters(row):
     inputs = row.inputs()

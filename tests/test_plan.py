@@ -148,6 +148,7 @@ def test_the_verb_prints_words(file, capsys):
     assert "all-gather over fsdp" in printed
 
 
+@pytest.mark.once
 def test_512_devices_are_simulated(file):
     """In a process of its own, as a user does it."""
     command = [sys.executable, "-m", "mmjax", "plan", str(file), "--devices", "512", "--json"]

@@ -33,11 +33,8 @@ MESHES = {
         "slices 2, data 2, fsdp 2": {"slices": 2, "data": 2, "fsdp": 2},
     }.items()
 }
-# Pairs on every Python: everything split at once, and moments alone; the others on one.
-EVERYWHERE = {
-    ("FSDP_TENSOR_SEQUENCE", "fsdp 2, sequence 2, tensor 2"),
-    ("ZERO1", "fsdp 2, sequence 2, tensor 2"),
-}
+# On every Python everything is split at once; the others on one.
+EVERYWHERE = {("FSDP_TENSOR_SEQUENCE", "fsdp 2, sequence 2, tensor 2")}
 NUM_STEPS = 3
 # Adam divides by the gradient's size: at its usual epsilon a gradient that is zero on paper (a key's bias)
 # becomes an update of full size in a direction that rounding has chosen, and no two meshes round alike.
