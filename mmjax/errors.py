@@ -1,5 +1,9 @@
 """The ways in which a run ends early: raised by every layer, turned into exit codes by the command line."""
 
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
 
 class InputError(Exception):
     """Bad usage, configuration or data. Says what was expected, what was found, what to do. Exit code 2."""
@@ -22,3 +26,14 @@ class NonFiniteError(Exception):
 
 class Interrupted(Exception):
     """A signal asked the run to stop, and its state is saved. The same command resumes it. Exit code 75."""
+
+
+@contextlib.contextmanager
+def naming(file: Path) -> Iterator[None]:
+    """An OSError within it names ``file``, where it names none: a full disk does not say what it refuses."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(file)) from error

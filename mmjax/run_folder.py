@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mmjax.errors import InputError
+from mmjax.errors import InputError, naming
 from mmjax.notation import differences
 from mmjax.tensorboard import Events
 
@@ -227,11 +227,8 @@ class RunFolder:
 
     def _append(self, name: str, row: dict[str, Any]) -> None:
         file = self.path / name
-        try:
-            with file.open("a") as stream:  # opened anew: a line is on disk when the call returns
-                stream.write(json.dumps(row) + "\n")
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, str(file)) from error  # a full disk does not name it
+        with naming(file), file.open("a") as stream:  # opened anew: a line is on disk when the call returns
+            stream.write(json.dumps(row) + "\n")
 
     def _add_scalars(self, step: int, metrics: Mapping[str, float], *, prefix: str) -> None:
         self._events = self._events or Events(self.path / "tensorboard")
@@ -340,7 +337,7 @@ def _lock(path: Path) -> Any:
 
 def _write_atomically(file: Path, text: str) -> None:
     new = file.with_name(file.name + ".new")
-    with new.open("w", encoding="utf-8") as stream:
+    with naming(new), new.open("w", encoding="utf-8") as stream:
         stream.write(text)
         stream.flush()
         os.fsync(stream.fileno())

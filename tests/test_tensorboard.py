@@ -1,6 +1,8 @@
 """What Events writes, read back by tensorboardX's own records."""
 
+import contextlib
 import math
+import resource
 import struct
 from pathlib import Path
 
@@ -55,3 +57,28 @@ def test_folder_that_cannot_be_made_is_the_callers_error(tmp_path):
     (tmp_path / "tb").write_text("a file")
     with pytest.raises(FileExistsError):
         Events(tmp_path / "tb")
+
+
+@contextlib.contextmanager
+def no_room():
+    """No file grows, as on a full disk."""
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, usual[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+
+
+def test_a_write_that_fails_names_the_file(tmp_path):
+    events = Events(tmp_path / "tb")
+    with no_room(), pytest.raises(OSError, match=f"File too large: '{tmp_path}/tb/events'"):
+        events.add(1, {"loss": 0.5})
+    events.close()
+
+
+def test_closing_what_is_whole_needs_no_room(tmp_path):
+    """Else it would fail in the place of the error for which the run ends."""
+    events = Events(tmp_path / "tb", purge_step=7)
+    with no_room():
+        events.close()
