@@ -13,6 +13,7 @@ import logging
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -42,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Orbax warns about choices that mmjax makes on purpose, and what fails in its threads is raised here too.
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.ERROR if arguments.debug else logging.CRITICAL)
+    if not arguments.debug:
+        _mute_lost_writes()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a notebook's is another
             stream.reconfigure(errors="backslashreplace")  # paths may hold bytes that are no text
@@ -79,6 +82,23 @@ def _leave(code: int, words: str = "") -> None:
     """Ends the process without waiting for the run's others, if there are any; `words` are its last."""
     if "mmjax.distributed" in sys.modules:
         sys.modules["mmjax.distributed"].leave(code, words)
+
+
+def _mute_lost_writes() -> None:
+    """Says nothing of the writes that a failed save leaves behind: hundreds of them, each with a traceback.
+
+    TensorStore goes on with them, and the event loop that waited is gone. Why the save failed is told once.
+    """
+    usual = sys.unraisablehook
+    if usual.__module__ == __name__:  # main() before this one
+        return
+
+    def tell(unraisable) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            usual(unraisable)
+
+    sys.unraisablehook = tell
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
 
 
 def _thread_for_each_device() -> None:

@@ -205,9 +205,9 @@ def test_full_disk(mmjax, file, reference, small_disk, record_property):
     for _ in range(2):  # and again, while it is still full
         code, _, printed = mmjax.run(train(file, run_dir), run_dir)
         assert code == 2 and "No space left on device" in printed, printed[-3000:]
-        # TensorStore may print of its own event loop before; the last word is ours, of a save or of a log.
-        last = printed.splitlines()[-1]
+        last = printed.splitlines()[-1]  # of a save or of a log
         assert last.startswith("mmjax: ") and str(run_dir) in last, printed[-3000:]
+        assert "Traceback" not in printed, printed[-3000:]
         assert newest_whole(run_dir) >= before
         before = newest_whole(run_dir)
     assert before < NUM_STEPS
