@@ -1,5 +1,6 @@
 """Eight CPU devices, no silent broadcasting of ranks, and every array annotation checked on every call."""
 
+import gc
 import importlib.metadata
 import os
 import signal
@@ -13,13 +14,19 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ["NPROC"] = "32"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 # Tests spend their time in the compiler, not in what it makes: half of that time without its optimisations.
-FAST_COMPILE = ["--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true"]
+FAST_COMPILE = [
+    "--xla_backend_optimization_level=0",
+    "--xla_llvm_disable_expensive_passes=true",
+    "--xla_cpu_parallel_codegen_split_count=1",  # the workers have the cores: no parts for threads
+]
 if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (
     0,
     11,
 ):  # later ones abort: no such flag
     FAST_COMPILE.append("--xla_cpu_use_fusion_emitters=false")
 os.environ["XLA_FLAGS"] = " ".join(FAST_COMPILE)
+# Tracing makes many objects and little garbage: by default a tenth of the time goes into looking for it.
+gc.set_threshold(100_000, 20, 20)
 # The partitioner says of every mesh that it "involuntarily" gathers some tensor.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
