@@ -3,7 +3,7 @@
 The processes run the same program and meet in collectives. What one finds out alone (a full disk, a signal, a
 folder that is refused) must reach the others before the next meeting, or they would wait for it: `together`,
 `from_first` and `Vote` carry it. A process that can go on no longer leaves at once (`leave`), and the others
-end within HEARTBEAT_SECONDS; the launcher starts them all again.
+end, at the latest when it has been silent for HEARTBEAT_SECONDS; the launcher starts them all again.
 """
 
 import contextlib

@@ -17,6 +17,8 @@ from mmjax.experiment import load
 needs_mpirun = pytest.mark.skipif(
     processes.missing("mpirun") is not None, reason="mpirun is not installed here"
 )
+# A death is noticed HEARTBEAT_SECONDS after the last sign of life, and a busy machine ends slowly.
+END_SECONDS = HEARTBEAT_SECONDS + 30
 pytestmark = [pytest.mark.once, pytest.mark.xdist_group("processes")]  # two cores: one job at a time
 
 
@@ -86,7 +88,7 @@ def test_stopped_killed_and_started_again_it_ends_the_same_to_the_bit(file, pair
     os.kill(processes.ranks(run_dir)[1], signal.SIGKILL)
     died = time.monotonic()
     assert job.wait() not in (0, 2, 3, 75), log.read_text()
-    assert time.monotonic() - died < HEARTBEAT_SECONDS and not processes.ranks(run_dir)
+    assert time.monotonic() - died < END_SECONDS and not processes.ranks(run_dir)
 
     job = processes.mpirun(arguments, log)
     assert job.wait() == 0, log.read_text()
@@ -104,7 +106,7 @@ def test_without_a_launcher_the_survivor_ends_and_one_process_goes_on(file, alon
     died = time.monotonic()
     assert second.wait() != 0
     assert first.wait() not in (0, 2, 3, 75), log.read_text()
-    assert time.monotonic() - died < HEARTBEAT_SECONDS
+    assert time.monotonic() - died < END_SECONDS
     assert not list((run_dir / "checkpoints").glob("8"))
     processes.in_one_process(file, run_dir, mesh=["mesh.data=8", "rules=REPLICATED"])
     processes.assert_same_run(run_dir, alone, exact=False)
@@ -135,7 +137,7 @@ def test_an_error_in_one_process_does_not_leave_the_other_waiting(file, tmp_path
     assert second.wait() == 2, (tmp_path / "process_1.log").read_text()
     failed = time.monotonic()
     assert first.wait() not in (0, 2, 3, 75)
-    assert time.monotonic() - failed < HEARTBEAT_SECONDS
+    assert time.monotonic() - failed < END_SECONDS
     log = (tmp_path / "process_1.log").read_text()
     assert "mmjax: expected data, found none in one process" in log and "Traceback" not in log
     assert processes.state_of(run_dir)["['step']"] == 4
