@@ -98,6 +98,7 @@ def _mute_lost_writes() -> None:
             usual(unraisable)
 
     sys.unraisablehook = tell
+    # Orbax's too: mmjax has no coroutine of its own.
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
 
 

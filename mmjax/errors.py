@@ -30,7 +30,7 @@ class Interrupted(Exception):
 
 @contextlib.contextmanager
 def naming(file: Path) -> Iterator[None]:
-    """An OSError within it names ``file``, where it names none: a full disk does not say what it refuses."""
+    """An OSError that names no file, as a full disk's does not, names ``file``."""
     try:
         yield
     except OSError as error:

@@ -15,7 +15,7 @@ class Events:
     def __init__(self, folder: Path, purge_step: int | None = None) -> None:
         """``purge_step``: what earlier files tell of this step and later ones is hidden.
 
-        Raises: OSError, here and below: the disk is full or broken. It names the file.
+        Raises: OSError, here and below: the disk is full or broken. It names the file, less its suffix.
         """
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import Event, SessionLog
