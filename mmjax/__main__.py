@@ -2,7 +2,7 @@
 
 import sys
 
-from mmjax.cli import main
+from mmjax.cli.main import main
 
 # Workers that load data are started by importing this module anew: only the first process runs the command.
 if __name__ == "__main__":

@@ -81,8 +81,9 @@ def _ended(pid: int) -> bool:
 
 
 def _serve(log: Path) -> None:
-    from mmjax import cli, loop, report  # noqa: F401
+    from mmjax.cli import main, tables  # noqa: F401
     from mmjax.evals import pictures  # noqa: F401
+    from mmjax.run import loop  # noqa: F401
 
     counters: dict[int, mmap.mmap] = {}
     for line in sys.stdin:
@@ -95,7 +96,7 @@ def _serve(log: Path) -> None:
             counter = mmap.mmap(-1, 8)  # shared with the child
             pid = os.fork()
             if not pid:
-                _child(cli.main, order, counter, log)
+                _child(main.main, order, counter, log)
             counters[pid] = counter
             answer = {"pid": pid}
         print(json.dumps(answer), flush=True)

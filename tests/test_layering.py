@@ -17,7 +17,7 @@ FILES = {
 EXPERIMENTS = sorted((ROOT / "experiments").glob("*.py"))
 
 # The only modules that compile, and the only ones that may.
-COMPILING = ("train/", "evals/", "benchmark.py", "generate.py", "export.py")
+COMPILING = ("train/", "evals/")
 # Flax's own names for logical axes and for the boxes that carry them.
 LOGICAL_AXIS_API = {
     "AxisMetadata", "LogicallyPartitioned", "PARTITION_NAME", "Partitioned", "get_partition_spec",
@@ -127,9 +127,8 @@ assert len(jax.devices()) == 3
 
 
 def test_the_package_itself_is_light():
-    program = (
-        "import sys, mmjax, mmjax.cli; print(sorted({'jax', 'numpy', 'flax', 'grain'} & set(sys.modules)))"
-    )
+    heavy = {"jax", "numpy", "flax", "grain"}
+    program = f"import sys, mmjax, mmjax.cli.main; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run(
         [sys.executable, "-c", program],
         env={"PYTHONPATH": str(ROOT)},

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache as cache
 
-from mmjax import loop, train
+from mmjax import train
 from mmjax.experiment import Experiment
+from mmjax.run import loop
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "grey": (128, 128, 128)}
 SOURCE = '''

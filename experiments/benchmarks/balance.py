@@ -22,12 +22,13 @@ import jax.numpy as jnp
 import numpy as np
 from seeds import cell
 
-from mmjax import balance, data, encoders, fusion, heads, loop, objectives, train, views
+from mmjax import balance, data, encoders, fusion, heads, objectives, train, views
 from mmjax.balance import conflict
 from mmjax.evals.conflict_map import conflict_map
 from mmjax.experiment import Experiment
 from mmjax.layers import Transformer
 from mmjax.model import MultimodalModel
+from mmjax.run import loop
 
 FOLDER = Path(os.environ.get("MMJAX_DATA", Path(__file__).parents[3] / "shared" / "data")) / "avdigits"
 HINT = "Set MMJAX_DATA to the folder that holds avdigits/ (see docs/data.md)"

@@ -16,12 +16,12 @@ import numpy as np
 import optax
 
 from mmjax import encoders, fusion, heads, objectives, sharding, train, views
+from mmjax.analysis.collectives import RING, Collective, collectives
 from mmjax.batch import Batch, Text
 from mmjax.layers import Transformer
 from mmjax.learner import Learner
 from mmjax.model import MultimodalModel
 from mmjax.sharding import MeshShape, Rules
-from mmjax.sharding.collectives import RING, Collective, collectives
 
 FLOAT = 4  # bytes
 

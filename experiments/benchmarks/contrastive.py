@@ -15,10 +15,11 @@ import jax
 import numpy as np
 from seeds import cell, recorded
 
-from mmjax import data, encoders, evals, fusion, heads, loop, objectives, train, views
+from mmjax import data, encoders, evals, fusion, heads, objectives, train, views
 from mmjax.experiment import Experiment
 from mmjax.layers import Transformer
 from mmjax.model import MultimodalModel
+from mmjax.run import loop
 
 FOLDER = Path(__file__).parents[1] / "data" / "emoji_speech"
 RUNS = Path("runs") / "contrastive"

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from mmjax import encoders, fusion, heads, objectives, sharding, train, views
+from mmjax.analysis.memory import temporary_bytes
 from mmjax.batch import Text
-from mmjax.footprint import temporary_bytes
 from mmjax.layers import Transformer
 from mmjax.learner import Learner
 from mmjax.model import MultimodalModel

@@ -23,9 +23,10 @@ import numpy as np
 from fusion_models import ALONE, FUSIONS, TASKS, sizes
 from seeds import cell, recorded
 
-from mmjax import data, loop, train
+from mmjax import data, train
 from mmjax.batch import Audio
 from mmjax.evals import pictures
+from mmjax.run import loop
 
 RUNS = Path("runs") / "fusion"
 PICTURE = Path(__file__).parents[2] / "docs" / "pictures"

@@ -15,7 +15,7 @@ import jax
 from fusion_models import FUSIONS, TASKS
 from seeds import recorded
 
-from mmjax import loop
+from mmjax.run import loop
 
 RUNS = Path("runs") / "fusion_rates"
 RATES = (5e-4, 2e-3)

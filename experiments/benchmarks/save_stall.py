@@ -18,10 +18,12 @@ from pathlib import Path
 
 import jax
 
-from mmjax import integrity, train
-from mmjax.checkpoint import Checkpoints
+from mmjax import train
+from mmjax.checkpoint import checksums
+from mmjax.checkpoint.manager import Checkpoints
 from mmjax.experiment import Experiment, load
-from mmjax.setup import Feed, Setup
+from mmjax.run.input import Feed
+from mmjax.run.session import Setup
 
 QUICKSTART = Path(__file__).parents[1] / "quickstart.py"
 
@@ -52,7 +54,7 @@ def measure(experiment: Experiment, num_pairs: int, num_steps: int, folder: Path
                 times["with" if saves else "without"].append(seconds / num_steps)
                 if saves:
                     times["stall"].append(stalled)
-    times["megabytes"] = [entry.num_bytes / 1e6 for entry in integrity.entries(folder, verify=True)]
+    times["megabytes"] = [entry.num_bytes / 1e6 for entry in checksums.entries(folder, verify=True)]
     return times
 
 

@@ -22,7 +22,7 @@ def train(config: dict) -> int:
     import jax
     import ray.train.collective
 
-    from mmjax.cli import main
+    from mmjax.cli.main import main
 
     context = ray.train.get_context()
     if not jax.distributed.is_initialized():  # JaxTrainer does it for GPUs and TPUs only

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from mmjax import align, data
+from mmjax import data
 from mmjax.batch import Audio, Image, Patches, Stream, Text, Video
 from mmjax.errors import InputError
-from mmjax.evals import features
+from mmjax.evals import cca, features
 from mmjax.evals.base import rows_present
 from mmjax.evals.cards import texts
 
@@ -97,8 +97,8 @@ def transfer(query: RawSpace, target: RawSpace, rows: np.ndarray, num_neighbours
 class Correlated:
     """Raw features of two modalities in the space of their canonical correlations (Hotelling 1936)."""
 
-    query: tuple[align.LinearMap, align.LinearMap]  # principal components, then the canonical directions
-    target: tuple[align.LinearMap, align.LinearMap]
+    query: tuple[cca.LinearMap, cca.LinearMap]  # principal components, then the canonical directions
+    target: tuple[cca.LinearMap, cca.LinearMap]
     correlations: np.ndarray  # float64 "E", falling
 
     @classmethod
@@ -114,9 +114,9 @@ class Correlated:
         if len(known) < 3:
             return None
         sides = [space.units[known] for space in (query, target)]
-        reduced = [align.pca(x, min(components, x.shape[1], len(known) - 1))[0] for x in sides]
+        reduced = [cca.pca(x, min(components, x.shape[1], len(known) - 1))[0] for x in sides]
         x, y = (to_components(side) for to_components, side in zip(reduced, sides, strict=True))
-        one, two, correlations = align.cca(x, y, min(dim, x.shape[1], y.shape[1]), regularise=0.1)
+        one, two, correlations = cca.cca(x, y, min(dim, x.shape[1], y.shape[1]), regularise=0.1)
         return cls((reduced[0], one), (reduced[1], two), correlations)
 
     def places(self, side: str, units: np.ndarray) -> np.ndarray:

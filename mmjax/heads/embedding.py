@@ -18,7 +18,7 @@ class PooledEmbedding(nn.Module):
 
     depth: which state of the stream: None, its last; else an index into `Encoded.lower`, the states at the
       trunk's `taps`. Heads of several depths, an objective each, align streams at several layers.
-    use_bias: a constant beside the linear map, where features are not centred (`mmjax.align`).
+    use_bias: a constant beside the linear map, where features are not centred (`mmjax.evals.cca`).
 
     A causal text tower is pooled at its "last" position, as in CLIP and CoCa.
     """

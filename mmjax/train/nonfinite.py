@@ -2,7 +2,7 @@
 
 What is done about it is the experiment's ``on_nonfinite``. "stop" ends the run. "skip" keeps parameters and
 optimizer as they were, decided within the compiled step, and goes on. "rollback" returns to a checkpoint and
-goes on behind the bad step (``mmjax.rollback``). Neither goes on for ever: the two bounds below.
+goes on behind the bad step (``mmjax.run.rollback``). Neither goes on for ever: the two bounds below.
 """
 
 import math

@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 import tiny
 
-from mmjax import balance, loop
-from mmjax.checkpoint import Checkpoints
+from mmjax import balance
+from mmjax.checkpoint.manager import Checkpoints
 from mmjax.errors import InputError, Interrupted
 from mmjax.evals.conflict_map import conflict_map
 from mmjax.experiment import from_text, load, override, to_text
-from mmjax.setup import Setup
+from mmjax.experiment.validation import validate
+from mmjax.run import loop
+from mmjax.run.session import Setup
 from mmjax.testing import tiny_model, tiny_objectives
-from mmjax.validation import validate
 
 ALL = (
     balance.Fixed(shared=("model/fusion",)),

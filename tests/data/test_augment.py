@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
-from mmjax import data, notation
+from mmjax import data
 from mmjax.data import augment
 from mmjax.data.augment.base import drawn, without
 from mmjax.errors import InputError
+from mmjax.experiment import serialize
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -309,6 +310,6 @@ def test_augmentations_are_written_down_and_read_back():
         },
         rules=(augment.Forbid("image", ("mirror", "turn"), when="text", says=augment.SIDES),),
     )
-    text = notation.to_text(made)
+    text = serialize.to_text(made)
     assert "data.augment.RandAugment(" in text and "data.augment.Forbid(" in text
-    assert notation.from_text(text) == made and hash(notation.from_text(text).rules) == hash(made.rules)
+    assert serialize.from_text(text) == made and hash(serialize.from_text(text).rules) == hash(made.rules)

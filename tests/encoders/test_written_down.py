@@ -9,8 +9,8 @@ from catalog.of_encoders import ENCODERS
 from mmjax import encoders, layers
 from mmjax.errors import InputError
 from mmjax.experiment import load
-from mmjax.notation import from_text, to_text
-from mmjax.validation import validate
+from mmjax.experiment.serialize import from_text, to_text
+from mmjax.experiment.validation import validate
 
 
 @pytest.mark.parametrize("row", ENCODERS, ids=lambda row: row.name)

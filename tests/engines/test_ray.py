@@ -9,7 +9,6 @@ import signal
 import sys
 from pathlib import Path
 
-import processes
 import pytest
 import tiny
 

@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Iterator
 
-import processes
 import pytest
 import tiny
 

@@ -13,8 +13,8 @@ from mmjax import data
 from mmjax.errors import InputError, NonFiniteError
 from mmjax.evals import Losses, Retrieval
 from mmjax.experiment import load
-from mmjax.setup import Setup
-from mmjax.validation import validate
+from mmjax.experiment.validation import validate
+from mmjax.run.session import Setup
 
 
 class Scripted:

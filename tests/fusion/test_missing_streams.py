@@ -9,8 +9,8 @@ import pytest
 from catalog.of_fusion import FUSION
 from test_catalog import parameters
 
-from mmjax import notation
 from mmjax.batch import Encoded
+from mmjax.experiment import serialize
 
 pytestmark = pytest.mark.once
 
@@ -109,4 +109,4 @@ def test_the_streams_are_those_that_it_says(row):
 @rows()
 def test_it_can_be_written_down_and_read_back(row):
     module = row.make("float32")
-    assert notation.from_text(notation.to_text(module)) == module
+    assert serialize.from_text(serialize.to_text(module)) == module

@@ -12,7 +12,7 @@ from given import pair
 from mmjax import fusion, heads
 from mmjax.errors import InputError
 from mmjax.experiment import load
-from mmjax.validation import validate
+from mmjax.experiment.validation import validate
 
 
 def fused(module) -> None:

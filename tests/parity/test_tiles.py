@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmjax import hlo, sharding
+from mmjax import sharding
+from mmjax.analysis import hlo
+from mmjax.analysis.collectives import collectives
 from mmjax.objectives.contrastive import Pairs, info_nce, sigmoid_pairs
 from mmjax.sharding import MeshShape
-from mmjax.sharding.collectives import collectives
 
 pytestmark = pytest.mark.once
 

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmjax import balance, encoders, fusion, heads, hlo, objectives, sharding, train, views
+from mmjax import balance, encoders, fusion, heads, objectives, sharding, train, views
+from mmjax.analysis import hlo
+from mmjax.analysis.cost import matmul_flops
 from mmjax.balance.conflict import mean, report
 from mmjax.balance.shared import split
-from mmjax.checkpoint import Checkpoints
-from mmjax.cost import matmul_flops
+from mmjax.checkpoint.manager import Checkpoints
 from mmjax.errors import InputError
 from mmjax.learner import Learner
 from mmjax.model import MultimodalModel

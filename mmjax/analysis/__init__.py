@@ -1,0 +1,1 @@
+"""What a compiled program costs, before and beside a run."""

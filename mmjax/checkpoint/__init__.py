@@ -1,0 +1,1 @@
+"""Checkpoints that resume exactly: written by Orbax, checked by sha256."""

@@ -1,0 +1,8 @@
+"""What a run is: one frozen value, made by a function, changed by overrides, kept as text."""
+
+from mmjax.experiment.loading import from_text, load
+from mmjax.experiment.overrides import override
+from mmjax.experiment.serialize import to_text
+from mmjax.experiment.value import Experiment
+
+__all__ = ["Experiment", "from_text", "load", "override", "to_text"]

@@ -1,0 +1,290 @@
+"""The written form of an experiment: literals, dicts, tuples and calls of mmjax's own classes.
+
+``to_text`` prints every field, so a run's text says all that the run is; ``from_text`` reads it back without
+``eval``.
+"""
+
+import ast
+import dataclasses
+import enum
+import hashlib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mmjax.errors import InputError
+
+WIDTH = 100  # characters: values that fit stay on one line
+DTYPES = ("float32", "bfloat16", "float16", "float64", "int32", "int8", "uint8", "bool_")
+
+
+def is_module(value: Any) -> bool:
+    """Whether ``value`` is a linen module, or a class of them, asked without importing flax."""
+    bases = (value if isinstance(value, type) else type(value)).__mro__
+    return any(base.__module__.startswith("flax.linen") and base.__name__ == "Module" for base in bases)
+
+
+def fields(value: Any) -> tuple[dataclasses.Field, ...]:
+    """The fields that describe a dataclass, or a value of one: linen's own ``parent`` and ``name`` do not."""
+    hidden = {"parent", "name"} if is_module(value) else set()
+    return tuple(f for f in dataclasses.fields(value) if f.init and f.name not in hidden)
+
+
+def to_text(value: Any) -> str:
+    """``value`` as a stable expression, a field per line; ``from_text`` reads it if its classes are ours.
+
+    >>> from mmjax.sharding import MeshShape
+    >>> print(to_text(MeshShape(fsdp=8)), end="")
+    sharding.MeshShape(
+        data=-1,
+        fsdp=8,
+        tensor=1,
+        sequence=1,
+        slices=1,
+    )
+    """
+    return _print(value, 0) + "\n"
+
+
+def _print(value: Any, indent: int) -> str:
+    import numpy as np  # here, so that a command line that only reads paths does not wait for it
+
+    match value:
+        case None | bool() | int() | float() | str() | bytes() if not isinstance(
+            value, enum.Enum | np.generic
+        ):
+            return repr(value)
+        case enum.Enum():
+            return f"{_qualified(type(value))}.{value.name}"
+        case Mapping():
+            return _block("{", [(f"{key!r}: ", item) for key, item in value.items()], "}", indent)
+        case tuple() if not dataclasses.is_dataclass(value):
+            end = ",)" if len(value) == 1 else ")"
+            return _block("(", [("", item) for item in value], end, indent)
+        case list():
+            return _block("[", [("", item) for item in value], "]", indent)
+        case np.ndarray():
+            digest = hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()[:16]
+            return f"array(shape={value.shape}, dtype={value.dtype.name!r}, sha256={digest!r})"
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        parts = [(f"{f.name}=", getattr(value, f.name)) for f in fields(value)]
+        return _block(_qualified(type(value)) + "(", parts, ")", indent)
+    name = _dtype_name(value)
+    if name is not None:
+        return f"jnp.{name}"
+    if callable(value) and "<" not in value.__qualname__:  # an activation, say
+        return f"{value.__module__}.{value.__qualname__}"
+    raise InputError(
+        "an experiment holds literals, dicts, tuples, dataclasses and modules, found "
+        f"{type(value).__name__}: {value!r}"
+    )
+
+
+def _block(start: str, parts: list[tuple[str, Any]], end: str, indent: int) -> str:
+    nested = any(dataclasses.is_dataclass(item) for _, item in parts)
+    if not nested:
+        line = start + ", ".join(prefix + _print(item, indent) for prefix, item in parts) + end
+        if (
+            "\n" not in line
+            and 4 * indent + len(line) <= WIDTH
+            and (len(parts) < 2 or not start.endswith("(") or start == "(")
+        ):
+            return line
+    pad = "    " * (indent + 1)
+    if (
+        not nested
+        and parts
+        and all(not prefix and isinstance(item, str | int | float) for prefix, item in parts)
+    ):
+        return (
+            f"{start}\n{_fill([repr(item) for _, item in parts], pad)}\n" + "    " * indent + end.lstrip(",")
+        )
+    lines = [f"{pad}{prefix}{_print(item, indent + 1)},\n" for prefix, item in parts]
+    return start + "\n" + "".join(lines) + "    " * indent + end.lstrip(",")
+
+
+def _fill(items: list[str], pad: str) -> str:
+    """Plain values, as many a line as fit."""
+    lines = [pad]
+    for item in items:
+        if len(lines[-1]) + len(item) > WIDTH and lines[-1] != pad:
+            lines.append(pad)
+        lines[-1] += f"{item}, "
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _dtype_name(value: Any) -> str | None:
+    """jnp.bfloat16 and its like are neither types nor dtypes, but name one."""
+    import numpy as np
+
+    if not (isinstance(value, np.dtype) or type(value).__name__ == "_ScalarMeta" or isinstance(value, type)):
+        return None
+    try:
+        name = np.dtype(value).name
+    except TypeError:
+        return None
+    name = "bool_" if name == "bool" else name
+    return name if name in DTYPES else None
+
+
+def _qualified(cls: type) -> str:
+    """``encoders.ViT`` for ``mmjax.encoders.image.ViT``: the shortest mmjax module that exports the class."""
+    parts = cls.__module__.split(".")
+    if parts[0] != "mmjax" or "<" in cls.__qualname__:
+        return f"{cls.__module__}.{cls.__qualname__}".replace("<locals>.", "")
+    if cls.__module__ == "mmjax.experiment.value":
+        return cls.__name__
+    for end in range(2, len(parts) + 1):
+        module = sys.modules.get(".".join(parts[:end]))
+        if vars(module).get(cls.__name__) is cls if module else False:
+            return ".".join([*parts[1:end], cls.__name__])
+    return ".".join([*parts[1:], cls.__qualname__])
+
+
+def from_text(text: str, default_package: str = "experiment") -> Any:
+    """The value that ``to_text`` printed. Anything but literals and calls of our dataclasses is refused."""
+    try:
+        tree = ast.parse(text.strip(), mode="eval")
+    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
+        raise InputError(
+            f"expected the text of a value, as in experiment.txt, found {text[:60]!r}: {error}"
+        ) from error
+    return _read(tree.body, default_package)
+
+
+def _read(node: ast.expr, package: str) -> Any:
+    match node:
+        case ast.Constant(value=value) if not isinstance(value, complex) and value is not Ellipsis:
+            return value
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as value)):
+            return -value
+        case ast.Name(id="inf" | "nan" as name):  # repr of these floats
+            return float(name)
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Name(id="inf")):
+            return float("-inf")
+        case ast.Tuple(elts=items):
+            return tuple(_read(item, package) for item in items)
+        case ast.List(elts=items):
+            return [_read(item, package) for item in items]
+        case ast.Dict(keys=keys, values=values) if all(keys):
+            return {
+                _read(k, package): _read(v, package)
+                for k, v in zip(keys, values, strict=True)
+                if k is not None
+            }
+        case ast.Call(func=func, args=[], keywords=keywords) if all(k.arg for k in keywords):
+            cls = _find(ast.unparse(func), package)
+            if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
+                raise InputError(f"expected a class of mmjax, found {ast.unparse(func)!r}")
+            arguments = {str(k.arg): _read(k.value, package) for k in keywords}
+            try:
+                return cls(**arguments)
+            except (TypeError, ValueError) as error:
+                raise InputError(
+                    f"{ast.unparse(func)} refuses its fields: {error}. Written by another version?"
+                ) from error
+        case ast.Name() | ast.Attribute():
+            found = _find(ast.unparse(node), package)
+            if isinstance(found, type) and _dtype_name(found) is None:
+                raise InputError(
+                    f"expected a value, found the class {ast.unparse(node)!r}: write {ast.unparse(node)}()"
+                )
+            return found
+    raise InputError(
+        f"expected literals and calls of mmjax's classes by keyword, found {ast.unparse(node)[:80]!r}. If a "
+        "run uses it, hand the experiment itself to mmjax.run.loop"
+    )
+
+
+def _find(dotted: str, package: str) -> Any:
+    """A dataclass, an enum's member, a dataclass constant (sharding.FSDP) or a dtype, by its printed name."""
+    parts = dotted.split(".")
+    if parts[0] == "jnp" and len(parts) == 2 and parts[1] in DTYPES:
+        import jax.numpy as jnp
+
+        return getattr(jnp, parts[1])
+    if len(parts) == 1:
+        parts = [package, *parts]
+    private = any(not part.isidentifier() or part.startswith("_") for part in parts)
+    found = None if private else _lookup(parts)
+    ours = (found if isinstance(found, type) else type(found)).__module__.split(".")[0] == "mmjax"
+    if ours and (isinstance(found, enum.Enum) or dataclasses.is_dataclass(found)):
+        return found
+    raise InputError(
+        f"{dotted!r} is no class or constant of mmjax. A text can name only those; a run that uses your "
+        "own classes is read by handing its experiment to mmjax.run.loop"
+    )
+
+
+def _lookup(parts: list[str]) -> Any:
+    """Walks mmjax.a.b as far as it is modules, then takes attributes: at most a class and its enum member."""
+    depth = 0
+    name = "mmjax"
+    while depth < len(parts) and importlib.util.find_spec(f"{name}.{parts[depth]}") is not None:
+        name = f"{name}.{parts[depth]}"
+        depth += 1
+        module = importlib.import_module(name)
+        if not module.__spec__ or module.__spec__.submodule_search_locations is None:
+            break
+    if depth == 0 or not 1 <= len(parts) - depth <= 2:
+        return None
+    found = vars(sys.modules[name]).get(parts[depth])
+    if len(parts) - depth == 2:
+        found = found.__members__.get(parts[-1]) if isinstance(found, enum.EnumMeta) else None
+    return found
+
+
+def differences(old: str, new: str, ignore: tuple[str, ...] = ()) -> list[str]:
+    """Where two texts differ: ``model.trunk.depth: 2 -> 5``, a line each. ``ignore``: top-level fields.
+
+    A field that a text leaves out has its default: a version that knew fewer fields wrote it.
+    """
+    before, after = (dict(_flatten(_completed(_parsed(text)))) for text in (old, new))
+    paths = [path for path in {**before, **after} if path.split(".")[0] not in ignore]
+    return [
+        f"{path}: {before.get(path, '(absent)')} -> {after.get(path, '(absent)')}"
+        for path in paths
+        if before.get(path) != after.get(path)
+    ]
+
+
+def _parsed(text: str) -> ast.expr:
+    try:
+        return ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError) as error:
+        raise InputError(f"expected the text of an experiment, found {text[:60]!r}: {error}") from error
+
+
+def _completed(node: ast.expr) -> ast.expr:
+    """The expression with every field of our dataclasses; classes of others are left as they are."""
+    for call in [inner for inner in ast.walk(node) if isinstance(inner, ast.Call)]:
+        try:
+            cls = _find(ast.unparse(call.func), "experiment")
+        except InputError:
+            continue
+        given = {keyword.arg for keyword in call.keywords}
+        for field in fields(cls) if isinstance(cls, type) else ():
+            made = field.default_factory is not dataclasses.MISSING
+            default = field.default_factory() if made else field.default
+            if field.name not in given and default is not dataclasses.MISSING:
+                call.keywords.append(ast.keyword(field.name, _parsed(to_text(default))))
+    return node
+
+
+def _flatten(node: ast.expr, path: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:
+    match node:
+        case ast.Call(func=func, keywords=keywords) if keywords:
+            if path:
+                yield ".".join(path), ast.unparse(func)
+            for keyword in keywords:
+                yield from _flatten(keyword.value, (*path, str(keyword.arg)))
+        case ast.Dict(keys=keys, values=values) if keys:
+            for key, value in zip(keys, values, strict=True):
+                yield from _flatten(value, (*path, str(ast.literal_eval(key)) if key else "**"))
+        case ast.Tuple(elts=items) if any(isinstance(item, ast.Call | ast.Dict) for item in items):
+            for index, item in enumerate(items):
+                yield from _flatten(item, (*path, str(index)))
+        case _:
+            yield ".".join(path), ast.unparse(node)

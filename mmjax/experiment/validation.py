@@ -1,0 +1,284 @@
+"""Whether the parts of an experiment fit together, told before any of them costs time."""
+
+import contextlib
+import dataclasses
+import math
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mmjax.errors import InputError
+from mmjax.experiment.serialize import fields, is_module
+from mmjax.experiment.value import Experiment
+
+
+def validate(experiment: Experiment, num_devices: int | None = None) -> None:
+    """Refuses, by InputError, an experiment whose parts do not fit together, before any of it costs time.
+
+    ``num_devices`` resolves a mesh size of -1; without it such a size is not checked.
+    """
+    if not re.fullmatch(r"\w[\w.-]*", experiment.name):
+        raise InputError(f"expected a name of letters, digits, '_', '-' and '.', found {experiment.name!r}")
+    for name, (least, most) in RANGES.items():
+        found = getattr(experiment, name)
+        if not isinstance(found, int) or isinstance(found, bool) or not least <= found <= most:
+            raise InputError(
+                f"{name} expects an integer of at least {least} and at most {most}, found {found!r}"
+            )
+    for name, valid in CHOICES.items():
+        found = getattr(experiment, name)
+        if found not in valid:
+            raise InputError(f"{name} expects one of {list(valid)}, found {found!r}")
+    if not experiment.objectives:
+        raise InputError("expected at least one objective, found none: a model without one learns nothing")
+    _refuse_shared_modules(experiment)
+    _refuse_unread_heads(experiment)
+    _refuse_unmade_streams(experiment)
+    _refuse_unread_streams(experiment)
+    _refuse_missing_targets(experiment)
+    _refuse_small_tables(experiment)
+    _refuse_misfits(experiment)
+    _refuse_unkept_checkpoints(experiment)
+    _refuse_unbalanced(experiment)
+
+    sizes = dataclasses.asdict(experiment.mesh)
+    if num_devices is not None:
+        sizes = experiment.mesh.resolve(num_devices)
+    if any(size < 1 and size != -1 for size in sizes.values()):
+        raise InputError(
+            f"expected mesh sizes of at least 1, or -1 for all that is left, found {experiment.mesh}"
+        )
+    axes = experiment.rules.mesh_axes("act_batch")
+    ways = math.prod(sizes[axis] for axis in axes if sizes[axis] != -1)
+    if experiment.data.batch_size % ways:
+        raise InputError(
+            f"the batch is split over mesh.{' x mesh.'.join(axes)} = {ways} devices: expected "
+            f"data.batch_size to be a multiple of {ways}, found {experiment.data.batch_size}"
+        )
+
+
+# A step is an int32 on the device; a PRNG key is made of 32 bits.
+RANGES = {
+    "num_steps": (1, 2**31 - 1),
+    "log_every": (1, 2**31 - 1),
+    "save_every": (1, 2**31 - 1),
+    "eval_every": (0, 2**31 - 1),
+    "max_to_keep": (1, 2**31 - 1),
+    "keep_every": (0, 2**31 - 1),
+    "conflict_every": (0, 2**31 - 1),
+    "seed": (0, 2**32 - 1),
+}
+CHOICES = {"best_mode": ("max", "min"), "on_nonfinite": ("stop", "skip", "rollback")}
+
+
+@contextlib.contextmanager
+def tracing(experiment: Experiment) -> Iterator[None]:
+    """Within it the model's shapes are worked out: what is raised there is a misfit of the parts."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # of many kinds, flax's and jaxtyping's own among them
+        reason = str(error).strip().split("\n")[0][:300].rstrip(".")
+        raise InputError(
+            f"{experiment.name}: the model cannot be built for these data: {type(error).__name__}: {reason}. "
+            "Run with --debug for the traceback"
+        ) from error
+
+
+def _refuse_unread_streams(experiment: Experiment) -> None:
+    """What an objective's heads need must be given by the data or the view, and read by a tower."""
+    model, sources = experiment.model, _given(experiment)
+    for name, objective in experiment.objectives.items():
+        streams = model.streams_for(objective.reads())
+        for stream in objective.view.encodes():
+            if stream not in streams:
+                raise InputError(
+                    f"the view of objective {name!r} needs the encoding of {stream!r}, but the heads "
+                    f"{list(objective.reads())} read only {list(streams)}: take it out of the view, or have "
+                    "the fusion read it"
+                )
+        for stream in streams:
+            if model.encoder_of(stream) not in model.encoders:
+                raise InputError(
+                    f"objective {name!r} needs the stream {stream!r}, but the model encodes "
+                    f"{sorted(model.encoders)}: add an encoder, or name in `shared` one that reads it"
+                )
+            for data, given in sources.items():
+                if stream not in given | set(objective.view.changes()):
+                    raise InputError(
+                        f"objective {name!r} needs the stream {stream!r}, but {data} give {sorted(given)}: "
+                        "add a transform that makes it"
+                    )
+
+
+def _given(experiment: Experiment) -> dict[str, set[str]]:
+    """{data: their streams} of all that objectives look at: those of training, and those held out."""
+    from mmjax.evals import Losses
+
+    held_out = {name: each for name, each in experiment.evals.items() if isinstance(each, Losses)}
+    return {"the data": set(experiment.data.streams())} | {
+        f"the data of eval {name!r}": set(each.data.streams) for name, each in held_out.items()
+    }
+
+
+def _refuse_unmade_streams(experiment: Experiment) -> None:
+    """What the fusion or a head reads must come from a tower or, after fusion, from the fusion itself."""
+    model = experiment.model
+    towers = sorted({*model.encoders, *(model.shared or {})})
+    fusion = f"model.fusion ({type(model.fusion).__name__})"
+    made = model.fusion.makes()
+    for stream in model.fusion.streams:
+        if model.encoder_of(stream) not in model.encoders:
+            raise InputError(
+                f"{fusion} fuses the stream {stream!r}, but the model encodes {towers}: name one of those, "
+                "add an encoder, or name in `shared` one that reads it"
+            )
+    for stream in made:
+        if stream in towers:
+            raise InputError(
+                f"{fusion} makes the stream {stream!r}, which the model encodes: expected a name other than "
+                f"{towers}"
+            )
+    for name, head in model.heads.items():
+        if model.encoder_of(head.stream) in model.encoders:
+            continue
+        if head.stream not in made:
+            raise InputError(
+                f"model.heads.{name} reads the stream {head.stream!r}, but the model encodes {towers} and "
+                f"its fusion makes {list(made)}: name one of those"
+            )
+        if head.after != "fusion":
+            raise InputError(
+                f"model.heads.{name} reads the stream {head.stream!r} after its encoder, but it is {fusion} "
+                "that makes it: set after='fusion'"
+            )
+
+
+def _refuse_missing_targets(experiment: Experiment) -> None:
+    """What an objective compares predictions with must be given by the data or the view."""
+    sources = _given(experiment)
+    for name, objective in experiment.objectives.items():
+        # An objective of one's own may be without: it then reads no stream.
+        targets = getattr(objective, "targets", tuple)()
+        for stream in targets:
+            for data, given in sources.items():
+                if stream not in given | set(objective.view.changes()):
+                    raise InputError(
+                        f"objective {name!r} has its targets in the stream {stream!r}, but {data} give "
+                        f"{sorted(given)}: add a transform that makes it, or name another stream"
+                    )
+
+
+def _refuse_unread_heads(experiment: Experiment) -> None:
+    made = sorted(experiment.model.produces())
+    readers = [("objective", *item) for item in experiment.objectives.items()]
+    readers += [("eval", *item) for item in experiment.evals.items()]
+    for kind, name, reader in readers:
+        reads = sorted(reader.reads())
+        if not set(reads) <= set(made):
+            raise InputError(f"{kind} {name!r} reads {reads}, but the model's heads produce {made}")
+
+
+def _refuse_unkept_checkpoints(experiment: Experiment) -> None:
+    """A policy that would never keep anything is a mistake, found out when the checkpoint is gone."""
+    if experiment.keep_every % experiment.save_every:
+        raise InputError(
+            f"keep_every expects a multiple of save_every={experiment.save_every}, found "
+            f"{experiment.keep_every}: no other step is sure to be saved"
+        )
+    if experiment.keep_best is None:
+        return
+    name, _ = best_metric(experiment)
+    if not (experiment.eval_every or experiment.evals[name].every):
+        raise InputError(
+            f"keep_best expects evaluations while the run goes on, found {name!r} only at its end: set "
+            f"eval_every or evals.{name}.every"
+        )
+
+
+def names_parameters(experiment: Experiment) -> bool:
+    """Whether it matters what the balance calls shared."""
+    balance = experiment.balance
+    return balance.shared is not None or balance.reads_gradients or experiment.conflict_every > 0
+
+
+def _refuse_unbalanced(experiment: Experiment) -> None:
+    """A balance names objectives that there are, and gradients that are compared have something to share."""
+    from mmjax.balance.shared import refuse_unshared
+
+    balance, objectives = experiment.balance, experiment.objectives
+    unknown = sorted(set(balance.objectives()) - set(objectives))
+    if unknown:
+        raise InputError(
+            f"{type(balance).__name__} expects names of objectives, found {unknown}: the experiment has "
+            f"{sorted(objectives)}"
+        )
+    if names_parameters(experiment):
+        refuse_unshared(balance, experiment.model, objectives)
+
+
+def best_metric(experiment: Experiment) -> tuple[str, str]:
+    """(eval, metric) that keep_best names. Raises InputError if the experiment has no such eval."""
+    found = experiment.keep_best
+    for name in experiment.evals:
+        if isinstance(found, str) and found.startswith(f"{name}/") and found != f"{name}/":
+            return name, found.removeprefix(f"{name}/")
+    raise InputError(
+        f"keep_best expects 'eval/metric' with an eval among {sorted(experiment.evals)}, found {found!r}"
+    )
+
+
+def _refuse_small_tables(experiment: Experiment) -> None:
+    """JAX clamps an index that is too large: words would silently share the table's last row."""
+    from mmjax.data import TextTransform
+    from mmjax.encoders import RecurrentText, TextTransformer
+
+    model = experiment.model
+    datasets = [dataset for _, dataset in experiment.data.datasets.values()]
+    for dataset in [*datasets, *(evaluation.data for evaluation in experiment.evals.values())]:
+        for stream, transform in dataset.streams.items():
+            encoder = model.encoders.get(model.encoder_of(stream))
+            if isinstance(transform, TextTransform) and isinstance(encoder, RecurrentText | TextTransformer):
+                size = transform.tokenizer.vocab_size
+                if encoder.vocab < size:
+                    raise InputError(
+                        f"the stream {stream!r} has a vocabulary of {size}: expected at least that in "
+                        f"model.encoders.{model.encoder_of(stream)}.vocab, found {encoder.vocab}"
+                    )
+
+
+def _refuse_misfits(experiment: Experiment) -> None:
+    """What an objective itself finds wrong with the model, or with a stream of the data."""
+    for name, objective in experiment.objectives.items():
+        misfit = getattr(objective, "misfit", None)
+        for _, dataset in experiment.data.datasets.values():
+            if misfit is not None and (reason := misfit(experiment.model, dataset.streams)):
+                raise InputError(f"objective {name!r}: {reason}")
+
+
+def _refuse_shared_modules(experiment: Experiment) -> None:
+    """flax shares the weights of a module object that is used twice, silently."""
+    seen: dict[int, str] = {}
+    for path, module in _modules(experiment, ()):
+        first = seen.setdefault(id(module), path)
+        if first != path:
+            raise InputError(
+                f"'{first}' and '{path}' are the same {type(module).__name__} object, so would share "
+                "their weights: expected one module each; make it in a function that is called twice"
+            )
+
+
+def _modules(value: Any, path: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
+    if is_module(value):
+        yield ".".join(path), value
+    if isinstance(value, Mapping):
+        children = [(str(key), child) for key, child in value.items()]
+    elif isinstance(value, tuple | list):
+        children = [(str(index), child) for index, child in enumerate(value)]
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        children = [(f.name, getattr(value, f.name)) for f in fields(value)]
+    else:
+        return
+    for name, child in children:
+        yield from _modules(child, (*path, name))

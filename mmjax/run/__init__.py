@@ -1,0 +1,1 @@
+"""What happens to an experiment: session, loop, folder, evaluations."""

@@ -1,0 +1,242 @@
+"""Checkpoints: exact, checked, and never in the way of the run that wrote them."""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from mmjax.checkpoint.manager import SEAL, Checkpoints
+from mmjax.checkpoint.retention import Retention
+from mmjax.errors import InputError
+
+
+def make_state(step: int) -> dict:
+    params = {
+        "table": jnp.arange(64.0).reshape(8, 8) + step,
+        "half": {"bias": jnp.full(3, step, jnp.bfloat16)},
+    }
+    return {
+        "step": jnp.int32(step),
+        "params": params,
+        "opt_state": optax.adamw(1e-3).init(params),
+        "key": jax.random.key_data(jax.random.key(step)),
+    }
+
+
+def abstract(state: dict) -> dict:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+
+
+def same(left: dict, right: dict) -> bool:
+    assert jax.tree.structure(left) == jax.tree.structure(right)
+    return all(
+        jax.tree.leaves(jax.tree.map(lambda x, y: bool((np.asarray(x) == np.asarray(y)).all()), left, right))
+    )
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """Steps 1 to 3, of which two are kept."""
+    checkpoints = Checkpoints(tmp_path / "checkpoints", experiment="the text")
+    for step in (1, 2, 3):
+        checkpoints.save(step, make_state(step))
+    checkpoints.wait()
+    yield checkpoints
+    checkpoints.close()
+
+
+def flip_a_bit(folder) -> str:
+    """In the largest file of a step's state; returns its name."""
+    file = max((f for f in (folder / "state").rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    return file.name
+
+
+def test_restores_the_newest_exactly(saved):
+    assert saved.steps() == [2, 3] and saved.latest() == 3
+    assert same(saved.restore(abstract(make_state(0))), make_state(3))
+    assert same(saved.restore(abstract(make_state(0)), step=2), make_state(2))
+    assert saved.about(3) == {"step": 3, "data_position": 3, "experiment": "the text"}
+
+
+def test_nothing_saved_is_none(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    assert checkpoints.latest() is None and checkpoints.restore(abstract(make_state(0))) is None
+    checkpoints.close()
+
+
+def test_donated_buffers_do_not_reach_a_save_in_flight(tmp_path):
+    """The loop goes on while files are written: what is saved is the state at the call."""
+    advance = jax.jit(lambda state: jax.tree.map(lambda x: x + 1, state), donate_argnums=0)
+    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=Retention(last=10))
+    state = {"x": jnp.zeros((256, 256))}
+    for step in range(5):
+        checkpoints.save(step, state)
+        state = advance(advance(state))
+    checkpoints.wait()
+    for step in range(5):
+        assert float(checkpoints.restore(abstract(state), step=step)["x"].max()) == 2 * step
+    checkpoints.close()
+
+
+def test_flipped_bit_walks_back_and_says_so(saved, caplog):
+    name = flip_a_bit(saved.folder / "3")
+    with caplog.at_level(logging.WARNING, "mmjax"):
+        assert same(saved.restore(abstract(make_state(0))), make_state(2))
+    assert "checkpoint 3 is damaged (changed: state/" in caplog.text and name in caplog.text
+    with pytest.raises(
+        InputError, match="expected a checkpoint that verifies in .* found step 3: changed: state/"
+    ):
+        saved.restore(abstract(make_state(0)), step=3)
+
+
+@pytest.mark.parametrize("damage", ["truncate", "remove", "unseal", "corrupt the seal"])
+def test_other_damage_walks_back(saved, damage):
+    folder = saved.folder / "3"
+    file = max((f for f in (folder / "state").rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)
+    if damage == "truncate":
+        os.truncate(file, 10)
+    elif damage == "remove":
+        file.unlink()
+    elif damage == "unseal":
+        (folder / SEAL).unlink()
+    else:
+        (folder / SEAL).write_text("{")
+    assert same(saved.restore(abstract(make_state(0))), make_state(2))
+
+
+def test_a_save_does_not_vouch_for_a_damaged_neighbour(saved):
+    """A committed step without checksums stays without: nobody knows what is in it."""
+    (saved.folder / "3" / SEAL).unlink()
+    saved.save(4, make_state(4))
+    saved.wait()
+    assert (saved.folder / "4" / SEAL).exists() and not (saved.folder / "3" / SEAL).exists()
+    assert same(saved.restore(abstract(make_state(0))), make_state(4))
+    with pytest.raises(InputError, match="found step 3: no sha256.json"):
+        saved.restore(abstract(make_state(0)), step=3)
+
+
+def test_an_empty_step_folder_is_passed_over_and_replaced(saved):
+    (saved.folder / "9").mkdir()
+    reopened = Checkpoints(saved.folder)
+    assert reopened.steps() == [2, 3, 9]
+    assert same(reopened.restore(abstract(make_state(0))), make_state(3))
+    reopened.save(9, make_state(9))
+    reopened.wait()
+    assert same(reopened.restore(abstract(make_state(0))), make_state(9))
+    reopened.close()
+
+
+def test_restoring_no_newer_than(saved):
+    assert same(saved.restore(abstract(make_state(0)), at_most=2), make_state(2))
+    assert saved.restore(abstract(make_state(0)), at_most=1) is None
+    flip_a_bit(saved.folder / "2")
+    with pytest.raises(InputError, match="found step 2: changed"):
+        saved.restore(abstract(make_state(0)), at_most=2)
+
+
+def test_all_damaged_is_refused(saved):
+    for step in (2, 3):
+        flip_a_bit(saved.folder / str(step))
+    with pytest.raises(InputError, match="found step 3: .*; step 2: "):
+        saved.restore(abstract(make_state(0)))
+
+
+def test_training_on_from_before_a_damaged_step_replaces_it(saved, caplog):
+    flip_a_bit(saved.folder / "3")
+    saved.restore(abstract(make_state(0)))
+    with caplog.at_level(logging.WARNING, "mmjax"):
+        assert saved.save(3, make_state(30))
+    assert "deleting checkpoint 3" in caplog.text
+    saved.wait()
+    assert same(saved.restore(abstract(make_state(0))), make_state(30))
+
+
+def test_saving_the_restored_step_again_leaves_it_alone(saved):
+    saved.restore(abstract(make_state(0)))
+    assert not saved.save(3, make_state(99))
+    assert same(saved.restore(abstract(make_state(0))), make_state(3))
+
+
+def test_unknown_step_is_refused(saved):
+    with pytest.raises(InputError, match=r"expected a checkpoint of step 7 in .*, found \[2, 3\]"):
+        saved.restore(abstract(make_state(0)), step=7)
+
+
+def test_other_shapes_are_refused_without_walking_back(saved):
+    state = make_state(0)
+    state["params"]["extra"] = jnp.zeros(3)
+    with pytest.raises(InputError, match="checkpoint 3 .* is whole, but does not fit the experiment"):
+        saved.restore(abstract(state))
+
+
+def test_restores_onto_another_mesh(saved):
+    mesh = jax.make_mesh((len(jax.devices()),), ("fsdp",), axis_types=(AxisType.Auto,))
+    target = abstract(make_state(0))
+    split = NamedSharding(mesh, PartitionSpec("fsdp"))
+    whole = NamedSharding(mesh, PartitionSpec())
+    target = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=split if x.shape == (8, 8) else whole),
+        target,
+    )
+    restored = saved.restore(target)
+    assert restored["params"]["table"].sharding == split
+    assert same(restored, make_state(3))
+
+
+def test_arrays_without_an_abstract_state(saved):
+    reader = Checkpoints(saved.folder, read_only=True)
+    arrays = reader.restore_arrays()
+    assert isinstance(arrays["params"]["table"], np.ndarray)
+    assert same(arrays["params"], jax.tree.map(np.asarray, make_state(3)["params"]))
+    reader.close()
+
+
+def test_save_and_restore_under_the_loops_transfer_guard(tmp_path):
+    state = make_state(1)
+    with jax.transfer_guard("disallow"):
+        checkpoints = Checkpoints(tmp_path / "checkpoints")
+        checkpoints.save(1, state)
+        checkpoints.wait()
+        restored = checkpoints.restore(abstract(state))
+        checkpoints.close()
+    assert same(restored, state)
+
+
+KILLED = """
+import sys, jax.numpy as jnp
+from mmjax.checkpoint import Checkpoints
+checkpoints = Checkpoints(sys.argv[1])
+for step in range(1, 1000):
+    checkpoints.save(step, {"x": jnp.full((1024, 1024), step, jnp.float32), "step": jnp.int32(step)})
+    print(step, flush=True)
+"""
+
+
+def test_killed_during_a_save_the_newest_whole_step_restores(tmp_path):
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "checkpoints")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if int(line) == 4:  # step 4 is being written, step 3 is committed
+                process.send_signal(signal.SIGKILL)
+                break
+    time.sleep(0.1)
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    like = {"x": jnp.zeros((1024, 1024)), "step": jnp.int32(0)}
+    restored = checkpoints.restore(abstract(like))
+    assert int(restored["step"]) in (3, 4, 5)
+    assert (np.asarray(restored["x"]) == float(restored["step"])).all()
+    assert not list((tmp_path / "checkpoints").glob("*tmp*"))
+    checkpoints.close()

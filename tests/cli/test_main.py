@@ -1,0 +1,244 @@
+"""The command line is a contract: verbs, exit codes, what is printed where, and how fast it refuses."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tiny
+from safetensors.numpy import load_file
+
+from mmjax.cli.main import main
+from mmjax.errors import InputError, Interrupted, NonFiniteError
+from mmjax.run import loop
+from mmjax.run.export import flatten
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """(experiment file, run folder, what training printed)."""
+    folder = tmp_path_factory.mktemp("cli")
+    file, run_dir = tiny.write(folder), folder / "run"
+    command = [sys.executable, "-m", "mmjax", "train", str(file), "--run-dir", str(run_dir), "mesh.data=1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=one_device())
+    assert done.returncode == 0, done.stderr
+    return file, run_dir, done.stdout
+
+
+def one_device() -> dict[str, str]:
+    return {**os.environ, "JAX_NUM_CPU_DEVICES": "1", "JAX_PLATFORMS": "cpu"}
+
+
+def test_train_ends_with_a_table_and_the_runs_path(trained):
+    _, run_dir, printed = trained
+    assert printed.splitlines()[-1] == f"run: {run_dir}"
+    table = printed.splitlines()
+    assert table[0].split()[:2] == ["retrieval", "score"] and "chance" in table[0]
+    assert any(line.startswith("image->text/R@5 ") for line in table)
+
+
+def test_train_leaves_the_promised_files(trained):
+    _, run_dir, _ = trained
+    rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert {"step", "loss", "loss/pairs"} <= rows[0].keys()
+    assert {"examples_per_second", "input_wait_share"} <= rows[-1].keys()
+    (row,) = (json.loads(line) for line in (run_dir / "evals.jsonl").read_text().splitlines())
+    assert row["step"] == 4 and row["eval"] == "retrieval" and "image->text/R@1" in row
+    assert (run_dir / "experiment.txt").read_text().startswith("Experiment(")
+    assert sorted(p.name for p in (run_dir / "checkpoints").iterdir() if p.name.isdecimal()) == ["2", "4"]
+    assert list((run_dir / "tensorboard").glob("events*"))
+    assert (run_dir / "pictures" / "loss_curves.png").stat().st_size > 1000
+
+
+def test_another_experiment_in_its_folder_is_refused(trained, capsys):
+    file, run_dir, _ = trained
+    assert main(["train", str(file), "seed=1", "--run-dir", str(run_dir)]) == 2
+    assert "belongs to another experiment" in capsys.readouterr().err
+
+
+def test_eval_prints_json_last(trained, capsys):
+    _, run_dir, _ = trained
+    assert main(["eval", str(run_dir), "--json"]) == 0
+    results = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert 0 <= results["retrieval"]["image->text/R@5"] <= 1
+    assert main(["eval", str(run_dir), "--json", "--data", str(run_dir.parent / "colours.npz")]) == 0
+    other = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert other["retrieval"]["image->text/R@5"] == results["retrieval"]["image->text/R@5"]
+
+
+def test_export_equals_what_restore_gives(trained, tmp_path, capsys):
+    _, run_dir, _ = trained
+    assert main(["export", str(run_dir), str(tmp_path / "out.safetensors")]) == 0
+    assert "arrays, of step 4" in capsys.readouterr().out
+    arrays = load_file(tmp_path / "out.safetensors")
+    expected = dict(flatten(loop.restore(run_dir)[1].params))
+    assert {
+        "encoders.text.table",
+        "encoders.image.stem.linear.kernel",
+        "objectives.pairs.log_scale",
+    } <= arrays.keys()
+    assert arrays.keys() == expected.keys()
+    assert all((arrays[name] == np.asarray(expected[name])).all() for name in arrays)
+
+
+def test_eval_on_missing_data_is_refused(trained, capsys):
+    _, run_dir, _ = trained
+    assert main(["eval", str(run_dir), "--data", "nosuch.npz"]) == 2
+    assert "nosuch.npz" in capsys.readouterr().err
+
+
+def test_describe_says_what_it_will_cost(trained, capsys):
+    file, _, _ = trained
+    assert main(["describe", str(file), "model.encoders.image.trunk.depth=3"]) == 0
+    printed = capsys.readouterr().out
+    for expected in (
+        "encoders image",
+        "heads text",
+        "objectives pairs",
+        "total",
+        "FLOPs per example",
+        "views",
+        "depth=3,",
+    ):
+        assert expected in printed
+
+
+def test_overrides_may_stand_anywhere(tmp_path, monkeypatch, capsys):
+    seen = {}
+    monkeypatch.setattr(
+        loop, "run", lambda experiment, run_dir, *_, **__: seen.update(e=experiment, d=run_dir) or {}
+    )
+    file = tiny.write(tmp_path)
+    assert (
+        main(["train", str(file), "seed=1", "--run-dir", str(tmp_path / "x"), "num_steps=9", "--debug"]) == 0
+    )
+    assert (seen["e"].seed, seen["e"].num_steps, seen["d"]) == (1, 9, tmp_path / "x")
+    assert main(["train", str(file)]) == 0
+    assert str(seen["d"]) == "runs/tiny"
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(InputError("no"), 2), (NonFiniteError("step 3"), 3), (Interrupted("saved"), 75)]
+)
+def test_exit_codes(error, code, tmp_path, monkeypatch, capsys):
+    def stop(*_, **__):
+        raise error
+
+    monkeypatch.setattr(loop, "run", stop)
+    assert main(["train", str(tiny.write(tmp_path))]) == code
+    captured = capsys.readouterr()
+    assert captured.err.strip().endswith(f"mmjax: {error}") and "Traceback" not in captured.err
+
+
+def test_what_nobody_foresaw_is_told_once(tmp_path, monkeypatch, capsys):
+    """By the interpreter; by ourselves only where the process must not wait for the run's others."""
+
+    def fail(*_, **__):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(loop, "run", fail)
+    with pytest.raises(RuntimeError, match="a bug"):
+        main(["train", str(tiny.write(tmp_path))])
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["fly"],
+        ["train"],
+        ["train", "x.py", "--nosuch"],
+        ["eval"],
+        ["eval", "run", "a=1"],
+        ["export", "run"],
+    ],
+)
+def test_bad_usage_exits_with_2(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert "usage: mmjax" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--help"], 0, "describe"),
+        (["train", "--help"], 0, "path.to.field=value"),
+        (["train", "FILE", "nosuch.field=1"], 2, "Experiment has no field 'nosuch'"),
+        (["train", "FILE", "num_steps=few"], 2, "'num_steps' expects int (now 4), found 'few'"),
+        (["describe", "FILE", "model.encoders.image.trunk.depht=1"], 2, "did you mean 'depth'?"),
+        (["train", "nosuch.py"], 2, "expected an experiment file, found nothing at nosuch.py"),
+        (["eval", "nosuch"], 2, "expected the folder of a run"),
+        (["export", "nosuch", "x.safetensors"], 2, "expected the folder of a run"),
+    ],
+)
+def test_help_and_refusals_import_nothing_heavy(arguments, code, message, tmp_path):
+    file = str(tiny.write(tmp_path))
+    program = (
+        "import sys\nfrom mmjax.cli.main import main\ntry:\n    code = main(sys.argv[1:])\n"
+        "except SystemExit as stop:\n    code = stop.code or 0\n"
+        "print(code, sorted({'jax', 'flax', 'orbax', 'grain'} & set(sys.modules)))"
+    )
+    arguments = [file if argument == "FILE" else argument for argument in arguments]
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == f"{code} []"
+    assert message in done.stdout + done.stderr
+    assert time.perf_counter() - start < 5  # 0.1 s on an idle machine; imports alone take 3
+
+
+@pytest.mark.parametrize(
+    ("devices", "before", "after"),
+    [("8", None, "32"), ("8", "5", "5"), ("2", None, None), (None, None, None), ("many", None, None)],
+)
+def test_devices_beyond_the_cores_get_threads(devices, before, after, monkeypatch, capsys):
+    for name, value in (("JAX_NUM_CPU_DEVICES", devices), ("NPROC", before)):
+        if value is None:
+            monkeypatch.delenv(name, raising=False)
+        else:
+            monkeypatch.setenv(name, value)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    assert main(["describe", "nosuch.py"]) == 2
+    assert os.environ.get("NPROC") == after
+
+
+@pytest.mark.parametrize("path", ["a" * 5000, "folder"])
+def test_paths_that_cannot_be_are_one_message(path, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    for arguments in (["train", path], ["eval", path], ["export", path, "x.safetensors"], ["describe", path]):
+        assert main(arguments) == 2
+        assert capsys.readouterr().err.startswith("mmjax: ")
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
+    command = f"{sys.executable} -m mmjax describe {tiny.write(tmp_path)} | head -1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, check=False, env=one_device()
+    )
+    assert done.stdout.splitlines() == ["tiny: 4 steps of 8 examples", "0"] and "Error" not in done.stderr
+
+
+def test_an_experiment_file_that_exits_is_refused(tmp_path, capsys):
+    (tmp_path / "exits.py").write_text("import sys\nsys.exit(0)\n")
+    assert main(["describe", str(tmp_path / "exits.py")]) == 2
+    assert "line 2: SystemExit: 0" in capsys.readouterr().err
+
+
+def test_debug_shows_the_traceback():
+    command = [sys.executable, "-m", "mmjax", "train", "nosuch.py", "--debug"]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2 and "Traceback" in done.stderr

@@ -1,0 +1,265 @@
+"""An experiment is a value: made, checked, written down and read back."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from catalog.of_objectives import OBJECTIVES
+
+from mmjax import data, objectives, sharding, views
+from mmjax.errors import InputError
+from mmjax.experiment import Experiment, from_text, load, serialize, to_text
+from mmjax.experiment.validation import best_metric, validate
+from mmjax.layers import Transformer
+
+
+@pytest.fixture
+def experiment(tmp_path) -> Experiment:
+    return load(tiny.write(tmp_path))
+
+
+def test_text_round_trips(experiment):
+    text = to_text(experiment)
+    assert from_text(text) == experiment
+    assert to_text(from_text(text)) == text
+
+
+def test_text_prints_every_field_by_the_names_of_the_package(experiment):
+    text = to_text(experiment)
+    assert text.startswith("Experiment(\n    name='tiny',\n    num_steps=4,\n    data=data.Mixture(\n")
+    for expected in (
+        "encoders.ViT(",
+        "layers.Transformer(",
+        "fusion.Late(",
+        "rules=sharding.Rules(",
+        "max_to_keep=2,",
+    ):
+        assert expected in text
+    assert "parent=" not in text
+
+
+def test_text_keeps_values_exactly():
+    value = {
+        "numbers": (1, -2.5, 1e-9, float("inf"), True, None),
+        "long": tuple(f"it's {n}, \n a 'word'" for n in range(40)),
+        "dtype": jnp.bfloat16,
+        "one": (1,),
+        "empty": {"a": (), "b": {}, "c": []},
+    }
+    text = serialize.to_text(value)
+    assert serialize.from_text(text) == value
+    assert max(map(len, text.splitlines())) < 130
+
+
+def test_text_tells_arrays_apart_and_refuses_to_read_them():
+    first, second = (serialize.to_text(data.Arrays({"x": np.full(3, fill)})) for fill in (1, 2))
+    assert first != second
+    with pytest.raises(InputError, match="'array' is no class or constant of mmjax"):
+        serialize.from_text(first)
+
+
+def test_text_of_foreign_classes_is_printed_but_not_read(experiment):
+    text = to_text(dataclasses.replace(experiment, data=Foreign(batch_size=8)))
+    assert "data=test_experiment.Foreign(" in text.replace("tests.", "")
+    with pytest.raises(InputError, match="Foreign' is no class or constant of mmjax"):
+        from_text(text)
+
+
+@dataclasses.dataclass(frozen=True)
+class Foreign:
+    batch_size: int
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "__import__('os').system('true')",
+        "().__class__",
+        "(lambda: 1)()",
+        "[x for x in (1, 2)]",
+        "1 + 1",
+        "f'{1}'",
+        "experiment.Path('/')",
+        "experiment.load('x.py')",
+        "sharding.MeshShape(*[1])",
+        "sharding.MeshShape(**{'data': 1})",
+        "sharding.MeshShape(1)",
+        "sharding.MeshShape.make()",
+        "sharding.mesh.jax",
+        "sharding.MeshShape",
+        "cli.main()",
+        "os.path",
+        "sharding.MeshShape(nosuch=1)",
+        "Experiment(",
+        "",
+    ],
+)
+def test_reading_refuses_all_but_literals_and_our_classes(text):
+    with pytest.raises(InputError):
+        serialize.from_text(text)
+
+
+def test_differences_name_paths(experiment):
+    changed = dataclasses.replace(experiment, seed=3, mesh=sharding.MeshShape(fsdp=2))
+    texts = to_text(experiment), to_text(changed)
+    assert serialize.differences(*texts) == ["seed: 0 -> 3", "mesh.fsdp: 1 -> 2"]
+    assert serialize.differences(*texts, ignore=("mesh",)) == ["seed: 0 -> 3"]
+
+
+def test_shared_module_is_refused_by_both_paths(experiment):
+    trunk = Transformer(depth=1, width=16, num_heads=2, mlp_width=32)
+    towers = {name: tower.clone(trunk=trunk) for name, tower in experiment.model.encoders.items()}
+    with pytest.raises(InputError) as refusal:
+        validate(dataclasses.replace(experiment, model=experiment.model.clone(encoders=towers)))
+    assert "'model.encoders.image.trunk' and 'model.encoders.text.trunk' are the same Transformer" in str(
+        refusal.value
+    )
+
+
+def test_objective_that_reads_what_no_head_makes(experiment):
+    wrong = {"x": objectives.InfoNCE("video", "text")}
+    with pytest.raises(InputError) as refusal:
+        validate(dataclasses.replace(experiment, objectives=wrong))
+    expected = "objective 'x' reads ['text', 'video'], but the model's heads produce ['image', 'text']"
+    assert str(refusal.value) == expected
+
+
+def test_eval_that_reads_what_no_head_makes(experiment):
+    wrong = {
+        "x": dataclasses.replace(experiment.evals["retrieval"], heads={"image": "picture", "text": "text"})
+    }
+    with pytest.raises(
+        InputError, match=r"eval 'x' reads \['picture', 'text'\], but the model's heads produce"
+    ):
+        validate(dataclasses.replace(experiment, evals=wrong))
+
+
+def test_objective_that_needs_a_stream_the_data_lack(experiment):
+    (_, dataset), *_ = experiment.data.datasets.values()
+    pictures = dataclasses.replace(dataset, streams={"image": dataset.streams["image"]})
+    with pytest.raises(InputError, match=r"'pairs' needs the stream 'text', but the data give \['image'\]"):
+        validate(dataclasses.replace(experiment, data=data.Mixture({"x": (1.0, pictures)}, batch_size=8)))
+
+
+@pytest.mark.parametrize(
+    ("objective", "stream"),
+    [
+        (objectives.Classification("image", labels="kind"), "kind"),
+        (objectives.MultiLabel("image", labels="kinds"), "kinds"),
+        (objectives.InfoNCE("image", "text", same="keywords"), "keywords"),
+        (objectives.VectorQuantised("image", "patches", (4, 4)), "patches"),
+    ],
+)
+def test_objective_whose_targets_the_data_lack(experiment, objective, stream):
+    message = (
+        f"objective 'x' has its targets in the stream '{stream}', but the data give ['image', 'text']: add a "
+        "transform that makes it, or name another stream"
+    )
+    with pytest.raises(InputError) as refusal:
+        validate(dataclasses.replace(experiment, objectives={"x": objective}))
+    assert str(refusal.value) == message
+
+
+def test_targets_may_be_made_by_the_view(experiment):
+    whole = views.MaskPatches("image", (2, 2), whole="patches")
+    made = {"x": objectives.VectorQuantised("image", "patches", (4, 4), view=whole)}
+    validate(dataclasses.replace(experiment, objectives=made))
+
+
+def test_every_objective_names_its_targets():
+    for row in OBJECTIVES:
+        targets = row.make("float32").targets()
+        assert isinstance(targets, tuple) and all(isinstance(stream, str) for stream in targets), row.name
+
+
+def test_view_of_a_stream_that_no_head_reads(experiment):
+    drop = views.Chain((views.Drop((("text", 0.5), ("audio", 0.5))),))
+    wrong = {"pairs": dataclasses.replace(experiment.objectives["pairs"], view=drop)}
+    message = (
+        r"view of objective 'pairs' needs the encoding of 'audio', but the heads \['image', 'text'\] read"
+    )
+    with pytest.raises(InputError, match=message):
+        validate(dataclasses.replace(experiment, objectives=wrong))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"mesh": sharding.MeshShape(data=3)}, "expected data.batch_size to be a multiple of 3, found 8"),
+        ({"num_steps": 0}, "num_steps expects an integer of at least 1 and at most 2147483647, found 0"),
+        ({"name": "../x"}, "expected a name of letters"),
+        ({"objectives": {}}, "expected at least one objective"),
+        (
+            {"on_nonfinite": "ignore"},
+            r"on_nonfinite expects one of \['stop', 'skip', 'rollback'\], found 'ignore'",
+        ),
+        ({"best_mode": "highest"}, r"best_mode expects one of \['max', 'min'\], found 'highest'"),
+        ({"keep_every": -2}, "keep_every expects an integer of at least 0"),
+        ({"keep_every": 3}, "keep_every expects a multiple of save_every=2, found 3: no other step"),
+        (
+            {"keep_best": "R@5"},
+            r"keep_best expects 'eval/metric' with an eval among \['retrieval'\], found 'R@5'",
+        ),
+        ({"keep_best": "retrieval/"}, "found 'retrieval/'"),
+        (
+            {"keep_best": "retrieval/R@5"},
+            "expects evaluations while the run goes on, found 'retrieval' only at",
+        ),
+    ],
+)
+def test_validate_refuses(experiment, change, message):
+    with pytest.raises(InputError, match=message):
+        validate(dataclasses.replace(experiment, **change))
+
+
+@pytest.mark.parametrize("change", [{"eval_every": 2}, {"evals": 2}])
+def test_best_of_an_evaluation_that_comes_again(experiment, change):
+    if "evals" in change:
+        change = {"evals": {"retrieval": dataclasses.replace(experiment.evals["retrieval"], every=2)}}
+    kept = dataclasses.replace(experiment, keep_best="retrieval/image->text/R@5", keep_every=4, **change)
+    validate(kept)
+    assert best_metric(kept) == ("retrieval", "image->text/R@5")
+
+
+def test_differences_take_absent_fields_at_their_defaults(experiment):
+    """A run folder of a version that knew fewer fields."""
+    text = to_text(experiment)
+    old = "".join(
+        line
+        for line in text.splitlines(keepends=True)
+        if not line.startswith(("    keep_", "    best_mode", "    on_nonfinite"))
+        and "hash_buckets" not in line
+    )
+    assert old.count("\n") == text.count("\n") - 5
+    assert serialize.differences(old, text) == [] == serialize.differences(text, old)
+    changed = to_text(dataclasses.replace(experiment, on_nonfinite="skip", seed=1))
+    assert serialize.differences(old, changed) == ["seed: 0 -> 1", "on_nonfinite: 'stop' -> 'skip'"]
+
+
+def test_mesh_that_fills_is_checked_when_the_devices_are_known(experiment):
+    validate(experiment)
+    with pytest.raises(InputError, match="multiple of 3, found 8"):
+        validate(experiment, num_devices=3)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("def experiment(:\n", "SyntaxError"),
+        ("import nosuchmodule\n", "line 1: ModuleNotFoundError: No module named 'nosuchmodule'"),
+        ("def experiment():\n    return 1 / 0\n", "line 2: ZeroDivisionError"),
+        ("x = 1\n", r"to define experiment\(\) -> Experiment, found NoneType"),
+        ("def experiment():\n    return 3\n", r"to define experiment\(\) -> Experiment, found int"),
+    ],
+)
+def test_load_refuses_a_broken_file(source, message, tmp_path):
+    (tmp_path / "broken.py").write_text(source)
+    with pytest.raises(InputError, match=message):
+        load(tmp_path / "broken.py")
+
+
+def test_load_refuses_a_missing_file(tmp_path):
+    with pytest.raises(InputError, match="expected an experiment file, found nothing at"):
+        load(tmp_path / "nosuch.py")

@@ -1,0 +1,202 @@
+"""Overrides by dotted path: what they change and what they refuse."""
+
+import dataclasses
+import re
+from typing import Any, Literal
+
+import flax.linen as nn
+import pytest
+import tiny
+
+from mmjax import sharding
+from mmjax.errors import InputError
+from mmjax.experiment import from_text, load, to_text
+from mmjax.experiment.overrides import override
+
+
+class Trunk(nn.Module):
+    depth: int = 2
+    dtype: str = "float32"
+
+
+class Tower(nn.Module):
+    patch: tuple[int, int]
+    trunk: Trunk
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Whole:
+    towers: dict[str, Tower]
+    rate: float = 0.5
+    name: str = "x"
+    fast: bool = False
+    limit: int | None = None
+    kind: Literal["a", "b"] = "a"
+    fields: str | tuple[str, ...] = "text"
+    free: Any = 3
+    mesh: sharding.MeshShape = dataclasses.field(default_factory=sharding.MeshShape)
+    rules: sharding.Rules = sharding.REPLICATED
+
+    def __post_init__(self):
+        if self.rate > 1:
+            raise ValueError(f"expected a rate of at most 1, found {self.rate}")
+
+
+def whole() -> Whole:
+    return Whole(towers={"image": Tower(patch=(4, 8), trunk=Trunk())})
+
+
+@pytest.mark.parametrize(
+    ("assignment", "read", "expected"),
+    [
+        ("towers.image.trunk.depth=5", lambda w: w.towers["image"].trunk.depth, 5),
+        ("towers.image.patch.1=2", lambda w: w.towers["image"].patch, (4, 2)),
+        ("towers.image.patch=(2, 2)", lambda w: w.towers["image"].patch, (2, 2)),
+        ("towers.image.trunk.dtype=bfloat16", lambda w: w.towers["image"].trunk.dtype, "bfloat16"),
+        ("rate=1", lambda w: w.rate, 1.0),
+        ("rate=1e-3", lambda w: w.rate, 1e-3),
+        ("name=5", lambda w: w.name, "5"),
+        ("name=a=b", lambda w: w.name, "a=b"),
+        ("fast=true", lambda w: w.fast, True),
+        ("limit=7", lambda w: w.limit, 7),
+        ("limit=None", lambda w: w.limit, None),
+        ("kind=b", lambda w: w.kind, "b"),
+        ("fields=names", lambda w: w.fields, "names"),
+        ("fields=('a', 'b')", lambda w: w.fields, ("a", "b")),
+        ("free=4", lambda w: w.free, 4),
+        ("mesh.fsdp=8", lambda w: w.mesh.fsdp, 8),
+        ("rules=FSDP", lambda w: w.rules, sharding.FSDP),
+        ("mesh=MeshShape(data=2)", lambda w: w.mesh, sharding.MeshShape(data=2)),
+    ],
+)
+def test_override_changes_one_field(assignment, read, expected):
+    before = whole()
+    found = read(override(before, assignment))
+    assert found == expected and type(found) is type(expected)
+    assert before == whole()
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        (
+            "towers.image.trunk.depht=5",
+            "'towers.image.trunk' (Trunk) has no field 'depht': did you mean 'depth'? valid",
+        ),
+        (
+            "towers.imag.patch=5",
+            "'towers' (dict) has no field 'imag': did you mean 'image'? valid fields are ['image']",
+        ),
+        ("towers.image.patch.2=5", "(tuple) has no field '2': valid fields are ['0', '1']"),
+        ("towers.image.name=5", "has no field 'name'"),  # linen's own
+        ("nosuch=1", "Whole has no field 'nosuch'"),
+        ("towers.image.trunk.depth=5.0", "'towers.image.trunk.depth' expects int (now 2), found float 5.0"),
+        ("towers.image.trunk.depth=many", "expects int (now 2), found 'many'"),
+        ("towers.image.trunk.depth=True", "expects int (now 2), found bool True"),
+        ("towers.image.patch=(1, 2, 3)", "expects tuple[int, int] (now (4, 8)), found tuple (1, 2, 3)"),
+        ("kind=c", "expects Literal['a', 'b'] (now 'a'), found 'c'"),
+        ("fast=1", "expects bool (now False), found int 1"),
+        ("limit=x", "expects int | None (now None), found 'x'"),
+        ("rate.deeper=1", "'rate' is 0.5, which has no fields"),
+        ("rate=2", "override 'rate=2' was refused: expected a rate of at most 1, found 2.0"),
+        ("rules=FSPD", "'rules' expects a value like Rules: 'FSPD' is no class or constant of mmjax"),
+        ("rules=__import__('os').system('true')", "'rules' expects a value like Rules"),
+        ("mesh=sharding.FSDP.embed", "'mesh' expects a value like MeshShape"),
+        ("rate", "an override reads path.to.field=value, found 'rate'"),
+        ("a..b=1", "an override reads path.to.field=value"),
+    ],
+)
+def test_override_refuses(assignment, message):
+    with pytest.raises(InputError) as refusal:
+        override(whole(), assignment)
+    assert message in str(refusal.value)
+
+
+WRONG = {
+    "nosuch.field=1": "Experiment has no field 'nosuch'",
+    "num_steps=many": "'num_steps' expects int",
+    "optimizer.peak_lr=1": "'optimizer' (AdamW) has no field 'peak_lr'",
+    "optimizer.schedule.kind=linear": "'optimizer.schedule.kind' expects Literal[",
+    "model.encoders.image.trunk.depht=3": "has no field 'depht': did you mean 'depth'?",
+    "model.encoders.imag.trunk.depth=3": "'model.encoders' (dict) has no field 'imag': did you mean 'image'?",
+    "model.encoders.image.stem.patch=(2,)": "'model.encoders.image.stem.patch' expects tuple[int, int]",
+    "objectives.pair.weight=2": "has no field 'pair': did you mean 'pairs'?",
+    "objectives.pairs.weight=heavy": "'objectives.pairs.weight' expects float",
+    "mesh.fspd=2": "'mesh' (MeshShape) has no field 'fspd': did you mean 'fsdp'?",
+    "rules.embd=data": "'rules' (Rules) has no field 'embd': did you mean 'embed'?",
+    "data.batchsize=3": "'data' (Mixture) has no field 'batchsize': did you mean 'batch_size'?",
+    "evals.retrieval.batchsize=3": "'evals.retrieval' (Retrieval) has no field 'batchsize'",
+}
+RIGHT = [
+    "num_steps=10",
+    "model.encoders.text.trunk.depth=3",
+    "model.heads.image.dim=4",
+    "optimizer.clip_norm=None",
+    "optimizer=train.Lion(peak_learning_rate=1e-4)",
+    "objectives.pairs.weight=2",
+    "mesh.data=2",
+    "rules=FSDP",
+    "data.batch_size=4",
+]
+
+
+@pytest.mark.parametrize(("assignment", "message"), WRONG.items())
+def test_load_refuses_a_wrong_override(assignment, message, tmp_path):
+    with pytest.raises(InputError, match=re.escape(message)):
+        load(tiny.write(tmp_path), [assignment])
+
+
+@pytest.mark.parametrize("assignment", RIGHT)
+def test_load_applies_a_right_override(assignment, tmp_path):
+    file = tiny.write(tmp_path)
+    assert load(file, [assignment]) != load(file)
+
+
+def test_an_earlier_override_may_bring_the_fields_of_a_later_one(tmp_path):
+    overrides = ["optimizer=train.Lion(peak_learning_rate=1e-4)", "optimizer.b2=0.9"]
+    assert load(tiny.write(tmp_path), overrides).optimizer.b2 == 0.9
+
+
+AUGMENTED = {
+    '"image", size=(8, 8))': '"image", size=(8, 8), flip=True, augmentations='
+    "(data.augment.RandAugment(magnitude=5.0), data.augment.ColorJitter()))"
+}
+IMAGE = "data.datasets.colours.1.streams.image"
+
+
+@pytest.mark.parametrize(
+    "assignment",
+    [
+        f"{IMAGE}.augmentations.0.magnitude=7",
+        f"{IMAGE}.augmentations.1.hue=0.2",
+        f"{IMAGE}.augmentations=()",
+        "evals.retrieval.subsets_of=('image', 'text')",
+    ],
+)
+def test_augmentations_and_subsets_can_be_overridden(assignment, tmp_path):
+    file = tiny.write(tmp_path, AUGMENTED)
+    made = load(file, [assignment])
+    assert made != load(file) and from_text(to_text(made)) == made
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        (
+            f"{IMAGE}.augmentations.0.magnitud=7",
+            "(RandAugment) has no field 'magnitud': did you mean 'magnitude'?",
+        ),
+        (f"{IMAGE}.augmentations.0.magnitude=strong", "magnitude' expects float (now 5.0), found 'strong'"),
+        (f"{IMAGE}.augmentations.2.hue=0.1", "valid fields are ['0', '1']"),
+    ],
+)
+def test_wrong_overrides_of_augmentations_are_refused(assignment, message, tmp_path):
+    file = tiny.write(tmp_path, AUGMENTED)
+    with pytest.raises(InputError) as refusal:
+        load(file, [assignment])
+    assert message in str(refusal.value)
+
+
+def test_an_overridden_augmentation_is_still_checked(tmp_path):
+    with pytest.raises(InputError, match="RandAugment expects a magnitude from 0 to 30"):
+        load(tiny.write(tmp_path, AUGMENTED), [f"{IMAGE}.augmentations.0.magnitude=31"])

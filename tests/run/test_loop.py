@@ -1,0 +1,364 @@
+"""A run from beginning to end, as a user meets it: what it leaves, and how it ends when things go wrong."""
+
+import itertools
+import json
+import math
+import os
+import re
+import shutil
+import signal
+import struct
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import tiny
+from PIL import Image
+from safetensors.numpy import load_file
+from tensorboardX.proto.event_pb2 import Event
+
+from mmjax import evals
+from mmjax.cli.main import main
+from mmjax.errors import InputError, Interrupted
+from mmjax.experiment import load
+from mmjax.run import goodput, loop
+from mmjax.run.export import flatten
+from mmjax.run.folder import RunFolder
+
+SMALL = {"mlp_width=2 * WIDTH)": "mlp_width=2 * WIDTH, scan=False)", "trunk(depth=2)": "trunk()"}
+OVERRIDES = ["num_steps=5", "log_every=2", "save_every=3", "evals.retrieval.every=2"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once(tmp_path_factory):
+    """A folder of compiled programs for this module."""
+    yield from tiny.compilation_cache(tmp_path_factory.mktemp("compiled"))
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory) -> Path:
+    """The experiment's file, in a folder whose name has spaces and more letters than ASCII has."""
+    folder = tmp_path_factory.mktemp("tiny") / "ein Ordner für 試験"
+    folder.mkdir()
+    return tiny.write(folder, replace=SMALL)
+
+
+@pytest.fixture(scope="module")
+def trained(file) -> Path:
+    """A finished run."""
+    run_dir = file.parent / "der Lauf"
+    assert main(["train", str(file), *OVERRIDES, "--run-dir", str(run_dir)]) == 0
+    return run_dir
+
+
+@pytest.fixture
+def copy(trained, tmp_path) -> Path:
+    """A finished run to do harm to."""
+    return Path(shutil.copytree(trained, tmp_path / "copy"))
+
+
+def rows_of(file: Path) -> list[dict]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def test_metrics_are_logged_when_due_and_before_each_save(trained):
+    rows = rows_of(trained / "metrics.jsonl")
+    # 1: the first; 2, 4: log_every and evaluations; 3: save_every; 5: the last.
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5]
+    promised = {"loss", "loss/pairs", "grad_norm", "update_norm", "learning_rate", "bad_examples"}
+    assert all(promised <= row.keys() and all(map(math.isfinite, row.values())) for row in rows)
+    # The first step compiles: its speed would tell nothing.
+    assert all({"examples_per_second", "input_wait_share"} <= row.keys() for row in rows[1:])
+    assert rows[0].keys() & {"examples_per_second", "input_wait_share"} == set()
+    assert all(row["loss"] == row["loss/pairs"] for row in rows)
+    assert rows[0]["learning_rate"] == pytest.approx(1e-3) and rows[-1]["learning_rate"] < 2e-4
+
+
+def test_evaluations_come_every_so_often_and_at_the_end(trained):
+    rows = rows_of(trained / "evals.jsonl")
+    assert [(row["step"], row["eval"]) for row in rows] == [(step, "retrieval") for step in (2, 4, 5)]
+    assert all({"image->text/R@5", "image->text/R@5/chance"} <= row.keys() for row in rows)
+
+
+def test_pictures_can_be_looked_at(trained):
+    pictures = sorted((trained / "pictures").iterdir())
+    assert {"loss_curves.png", "retrieval_image_to_text.png"} <= {picture.name for picture in pictures}
+    for picture in pictures:
+        with Image.open(picture) as image:
+            pixels = np.asarray(image.convert("L"))
+        assert min(pixels.shape) > 200 and pixels.std() > 1, picture
+
+
+def test_tensorboard_can_read_the_events(trained):
+    scalars = {}
+    for file in (trained / "tensorboard").glob("events.out.tfevents.*"):
+        records = file.read_bytes()
+        while records:  # TFRecord: length, its checksum, the event, its checksum
+            (size,) = struct.unpack("<Q", records[:8])
+            event = Event.FromString(records[12 : 12 + size])
+            scalars |= {(event.step, value.tag): value.simple_value for value in event.summary.value}
+            records = records[16 + size :]
+    for row in rows_of(trained / "metrics.jsonl"):
+        assert scalars[row["step"], "train/loss/pairs"] == pytest.approx(row["loss/pairs"])
+    for row in rows_of(trained / "evals.jsonl"):
+        assert scalars[row["step"], "eval/retrieval/image-to-text/R@5"] == pytest.approx(
+            row["image->text/R@5"]
+        )
+
+
+def test_finished_run_started_again_gives_the_same_at_once(file, copy, monkeypatch, capsys):
+    before = {name: (copy / name).read_bytes() for name in ("metrics.jsonl", "evals.jsonl", "experiment.txt")}
+    monkeypatch.setattr(evals.Retrieval, "__call__", must_not_run)
+    monkeypatch.setattr(loop.train, "compile_step", must_not_run)
+    results = loop.run(load(file, OVERRIDES), copy)
+    last = rows_of(copy / "evals.jsonl")[-1]
+    assert results == {"retrieval": {name: last[name] for name in last if name not in ("step", "eval")}}
+    assert before == {name: (copy / name).read_bytes() for name in before}
+
+
+def must_not_run(*_, **__):
+    raise AssertionError("nothing is left to do")
+
+
+def test_evaluation_that_was_killed_is_made_up_for(file, copy):
+    expected = rows_of(copy / "evals.jsonl")
+    (copy / "evals.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in expected[:-1]) + '{"step": 5, "ev'
+    )
+    (copy / "pictures" / "retrieval_image_to_text.png").unlink()
+    loop.run(load(file, OVERRIDES), copy)
+    assert rows_of(copy / "evals.jsonl") == expected
+    assert (copy / "pictures" / "retrieval_image_to_text.png").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_during_evaluation_loses_nothing(number, file, copy, monkeypatch, capsys):
+    expected = rows_of(copy / "evals.jsonl")
+    (copy / "evals.jsonl").write_text("".join(json.dumps(row) + "\n" for row in expected[:-1]))
+
+    def kill(self, predictor):
+        os.kill(os.getpid(), number)
+        return predictor(None, None, ())
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evals.Retrieval, "__call__", kill)
+        assert main(["train", str(file), *OVERRIDES, "--run-dir", str(copy)]) == 75
+    printed = capsys.readouterr().err
+    assert f"stopped by {number.name} while evaluating step 5, which is saved; the same command" in printed
+    assert signal.getsignal(number) not in (None, signal.SIG_IGN) and "Traceback" not in printed
+
+
+def test_signal_during_start_up_ends_before_the_first_step(file, tmp_path, monkeypatch, capsys):
+    def kill(*arguments, of=loop.Setup.of):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return of(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Setup, "of", kill)
+        assert main(["train", str(file), "--run-dir", str(tmp_path / "run")]) == 75
+    assert "stopped by SIGTERM before step 1; the same command goes on" in capsys.readouterr().err
+    assert not list((tmp_path / "run" / "checkpoints").iterdir())
+
+
+def test_second_signal_acts_at_once(file, tmp_path, monkeypatch, capsys):
+    def kill_twice(*_):
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(loop.Setup, "of", kill_twice)
+    assert main(["train", str(file), "--run-dir", str(tmp_path / "run")]) == 130
+
+
+def test_non_finite_loss_stops_the_run_and_keeps_the_last_good_state(file, tmp_path, capsys):
+    run_dir = tmp_path / "run"
+    # After one step the parameters are of the order of 1e17: finite, but not what the towers make of them.
+    overrides = ["save_every=1", "optimizer.peak_learning_rate=1e17"]
+    assert main(["train", str(file), *overrides, "--run-dir", str(run_dir)]) == 3
+    printed = capsys.readouterr().err
+    assert re.search("step 2: objective 'pairs' is (nan|inf); the last checkpoint is kept", printed)
+    assert "Traceback" not in printed
+    assert [p.name for p in (run_dir / "checkpoints").iterdir()] == ["1"]
+    _, state = loop.restore(run_dir)
+    assert all(np.isfinite(leaf).all() for _, leaf in flatten(state.params))
+    assert [row["step"] for row in rows_of(run_dir / "metrics.jsonl")] == [1]
+
+
+PHASES = [f"seconds/{phase}" for phase in goodput.PHASES]
+
+
+def test_metrics_say_where_the_time_went(trained):
+    rows = rows_of(trained / "metrics.jsonl")
+    for earlier, later in itertools.pairwise(rows):
+        assert all(earlier[phase] <= later[phase] for phase in PHASES)
+    # The last line is completed at the end: by the evaluation after it, say.
+    assert all(rows[-1][phase] > 0 for phase in PHASES if phase != "seconds/lost")
+    share = rows[-1]["seconds/step"] / sum(rows[-1][phase] for phase in PHASES)
+    assert rows[-1]["goodput"] == pytest.approx(share, abs=1e-3) and rows[-1]["seconds/lost"] == 0
+
+
+def test_time_that_is_spent_again_is_lost(file, copy, capsys):
+    before = rows_of(copy / "metrics.jsonl")
+    (copy / "checkpoints" / "5" / "sha256.json").unlink()
+    assert main(["train", str(file), *OVERRIDES, "--run-dir", str(copy)]) == 0
+    fourth, last = before[-2], rows_of(copy / "metrics.jsonl")[-1]
+    spent = sum(before[-1][phase] for phase in PHASES) - sum(fourth[phase] for phase in PHASES)
+    assert last["seconds/lost"] == pytest.approx(spent, abs=0.01) and spent > 0
+    assert last["seconds/compile"] > fourth["seconds/compile"], "over both starts"
+    assert re.search(r"^trained [\d.]+% of [\d,]+ s: restart .*, lost ", capsys.readouterr().out, re.M)
+
+
+def test_best_checkpoint_is_kept_over_a_resume(file, tmp_path, monkeypatch):
+    tiny.Traced().install(monkeypatch)
+    scores, asked = [0.1, 0.9, 0.3, 0.2], []
+    result = lambda *_: asked.append(1) or evals.Result({"R@1": scores[len(asked) - 1]})  # noqa: E731
+    monkeypatch.setattr(evals.Retrieval, "__call__", result)
+    kept = ["num_steps=8", "save_every=2", "eval_every=2", "max_to_keep=1"]
+
+    def train(*more: str):
+        loop.run(load(file, [*kept, *more]), tmp_path / "run", devices=jax.devices()[:1])
+
+    def stop_at_5(feed, wait=loop.Feed.next):
+        if len(asked) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return wait(feed)
+
+    with pytest.raises(InputError, match=r"expects a metric of the evaluation 'retrieval', found \['R@1'\]"):
+        train("keep_best=retrieval/R@5")
+    asked.clear()
+    with monkeypatch.context() as patch, pytest.raises(Interrupted, match="after step 5"):
+        patch.setattr(loop.Feed, "next", stop_at_5)
+        train("keep_best=retrieval/R@1")  # corrected, the same folder goes on
+    train("keep_best=retrieval/R@1")
+    assert sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir()) == ["4", "8"]
+
+
+def test_folder_of_a_version_with_fewer_fields_goes_on(file, copy):
+    text = (copy / "experiment.txt").read_text()
+    new = ("keep_every=0", "keep_best=None", "best_mode='max'", "on_nonfinite='stop'")
+    old = "".join(line for line in text.splitlines(keepends=True) if line.strip(" ,\n") not in new)
+    assert old.count("\n") == text.count("\n") - 4
+    (copy / "experiment.txt").write_text(old)
+    assert main(["eval", str(copy), "--json"]) == 0
+    assert main(["train", str(file), *OVERRIDES, "--run-dir", str(copy)]) == 0
+    assert (copy / "experiment.txt").read_text() == text
+
+
+def test_run_of_another_experiment_is_left_alone(file, copy, capsys):
+    before = {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()}
+    assert main(["train", str(file), *OVERRIDES, "optimizer.b1=0.5", "--run-dir", str(copy)]) == 2
+    printed = capsys.readouterr().err
+    assert "belongs to another experiment" in printed and "optimizer.b1: 0.9 -> 0.5" in printed
+    assert {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()} == before
+
+
+def test_read_only_folder_is_refused_for_training_and_served_for_the_rest(
+    file, copy, monkeypatch, tmp_path, capsys
+):
+    (copy / "evals.jsonl").write_text("")
+
+    def read_only(path, *_, **__):
+        raise OSError(30, "Read-only file system", str(path))
+
+    monkeypatch.setattr(Path, "touch", read_only)
+    monkeypatch.setattr(RunFolder, "write_eval", read_only)
+    assert main(["train", str(file), *OVERRIDES, "--run-dir", str(copy)]) == 2
+    assert "expected a run folder that can be written" in capsys.readouterr().err
+    assert main(["eval", str(copy), "--json"]) == 0
+    assert "retrieval" in json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+def test_full_disk_is_one_message(file, copy, monkeypatch, capsys):
+    (copy / "evals.jsonl").unlink()
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device", "evals.jsonl")
+
+    monkeypatch.setattr(RunFolder, "write_eval", full)
+    assert main(["train", str(file), *OVERRIDES, "--run-dir", str(copy)]) == 2
+    printed = capsys.readouterr().err.splitlines()[-1]
+    assert "No space left on device: 'evals.jsonl'. Nothing that was saved is lost" in printed
+
+
+def test_eval_of_another_shard_records_nothing(file, copy, capsys):
+    other = copy.parent / "other shard.npz"
+    arrays = dict(np.load(file.parent / "colours.npz"))
+    np.savez(other, **{name: array[:4] for name, array in arrays.items()})
+    before = (copy / "evals.jsonl").read_bytes()
+    assert main(["eval", str(copy), "--data", str(other), "--json"]) == 0
+    results = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert results["retrieval"]["image->text/num_queries"] == 4
+    assert (copy / "evals.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("verb", ["eval", "train"])
+def test_vocabulary_that_changed_with_the_data_is_refused(verb, file, copy, capsys):
+    kept = json.loads((copy / "vocabularies.json").read_text())
+    assert list(kept) == ["colours/text"] and len(kept["colours/text"]) == 64
+    (copy / "vocabularies.json").write_text(json.dumps({"colours/text": 64 * "0"}))
+    command = {"eval": ["eval", str(copy)], "train": ["train", str(file), *OVERRIDES, "--run-dir", str(copy)]}
+    assert main(command[verb]) == 2
+    assert "was trained with, found others for colours/text: the data or" in capsys.readouterr().err
+
+
+def test_export_of_a_step(trained, tmp_path, capsys):
+    for step in (4, 5):
+        assert main(["export", str(trained), str(tmp_path / f"{step}.safetensors"), "--step", str(step)]) == 0
+    assert "of step 5" in capsys.readouterr().out
+    fourth, fifth = (load_file(tmp_path / f"{step}.safetensors") for step in (4, 5))
+    assert fourth.keys() == fifth.keys() and any((fourth[n] != fifth[n]).any() for n in fourth)
+    assert main(["export", str(trained), str(tmp_path / "x.safetensors"), "--step", "-1"]) == 2
+    assert "expected a checkpoint of step -1" in capsys.readouterr().err
+
+
+def test_describe_counts_the_parameters_that_are_trained(file, trained, capsys):
+    assert main(["describe", str(file)]) == 0
+    printed = capsys.readouterr().out
+    _, state = loop.restore(trained)
+    total = sum(leaf.size for _, leaf in flatten(state.params))
+    assert f" {total:,}  total" in printed
+    for part in ("encoders image", "encoders text", "heads image", "FLOPs per example", "for ['pairs']"):
+        assert part in printed
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("mesh.data=0", "expected mesh sizes of at least 1"),
+        ("mesh.data=7", "expected data.batch_size to be a multiple of 7, found 8"),
+        (
+            "num_steps=99999999999999999999",
+            "num_steps expects an integer of at least 1 and at most 2147483647",
+        ),
+        ("seed=-1", "seed expects an integer of at least 0"),
+        ("data.batch_size=-8", "expected a batch_size of at least 1, found -8"),
+        ("model.encoders.image.trunk.width=17", "cannot be built for these data: ValueError: width 17"),
+        ("model.encoders.image.stem.patch=(3, 3)", "cannot be built for these data"),
+        ("model.encoders.text.vocab=3", "has a vocabulary of 41: expected at least that"),
+        ("data.datasets.colours.1.source.path=nosuch/colours.npz", "nosuch/colours.npz, found that"),
+        ("evals.retrieval.data.source.path=nosuch/test.npz", "nosuch/test.npz, found that"),
+    ],
+)
+def test_what_does_not_fit_is_one_message_before_any_step(override, message, file, tmp_path, capsys):
+    assert main(["train", str(file), override, "--run-dir", str(tmp_path / "run")]) == 2
+    printed = capsys.readouterr().err
+    assert message in printed and "Traceback" not in printed and "0/4" not in printed
+    # The folder stays free for the command put right.
+    RunFolder.claim(tmp_path / "run", "Experiment()\n").close()
+
+
+def test_too_many_bad_examples_stop_the_run(tmp_path, capsys):
+    file = tiny.write(tmp_path, replace=SMALL)
+    arrays = dict(np.load(tmp_path / "colours.npz"))
+    arrays["text"][3] = "   "
+    np.savez(tmp_path / "colours.npz", **arrays)
+    assert main(["train", str(file), "--run-dir", str(tmp_path / "run")]) == 2
+    printed = capsys.readouterr().err
+    assert "expected at most 1.00% bad examples (max_bad_share), found 1 of 8" in printed
+    assert "\n  3: " in printed or "colours.npz" in printed.split("The first:")[1]
+
+
+def test_resume_counts_bad_examples_as_if_it_had_not_stopped(file):
+    feed = loop.Feed(loop.Setup.of(load(file)), first_step=3, num_bad=2)
+    feed.close()
+    assert (feed.counter.num_bad, feed.counter.num_rows) == (2, 24)
