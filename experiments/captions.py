@@ -99,11 +99,11 @@ def experiment() -> Experiment:
             },
         ),
         objectives={
-            "image_text": objectives.InfoNCE("image", "text", same="text", label_smoothing=0.1),
-            "audio_text": objectives.InfoNCE("audio", "text", same="text", label_smoothing=0.1),
+            "image_text": objectives.InfoNCE("image", "text", match_by="text", label_smoothing=0.1),
+            "audio_text": objectives.InfoNCE("audio", "text", match_by="text", label_smoothing=0.1),
             # Twice the contrastive weight, as in the paper; each modality is missing from a part.
             "caption": objectives.CausalLanguage(
-                "caption", weight=2.0, view=views.Drop((("image", 0.3), ("audio", 0.3)))
+                "caption", weight=2.0, view=views.DropStreams((("image", 0.3), ("audio", 0.3)))
             ),
         },
         optimizer=train.AdamW(

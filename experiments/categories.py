@@ -60,8 +60,8 @@ def emoji(split: str, *, pictures: str | tuple[str, ...] = "noto.png", augment: 
 def experiment() -> Experiment:
     seen = ("image", "text")
     # Either may be missing; a picture that is cut says two things, and so the name is left out.
-    either = views.Drop((("image", 0.3), ("text", 0.3)), keep_one=True)
-    cut = views.Chain((views.CutMix("image"), views.Drop((("text", 1.0),))))
+    either = views.DropStreams((("image", 0.3), ("text", 0.3)), keep_one=True)
+    cut = views.Chain((views.CutMix("image"), views.DropStreams((("text", 1.0),))))
     test, known = emoji("test"), emoji("train")
     return Experiment(
         name="categories",

@@ -72,7 +72,7 @@ def trunk(depth: int, dropout: float = 0.1) -> Transformer:
 
 def without_some(mask: views.MaskTokens) -> views.Chain:
     """Speech and lips each missing from a part of the examples: one model learns to read any subset."""
-    return views.Chain((mask, views.Drop((("audio", 0.25), ("image", 0.45)))))
+    return views.Chain((mask, views.DropStreams((("audio", 0.25), ("image", 0.45)))))
 
 
 def experiment() -> Experiment:

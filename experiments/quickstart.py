@@ -106,15 +106,17 @@ def experiment() -> Experiment:
             },
         ),
         objectives={
-            "image_text": objectives.InfoNCE("image", "text", same="text", label_smoothing=0.1),
-            "audio_text": objectives.InfoNCE("audio", "text", weight=1.5, same="text", label_smoothing=0.1),
-            "image_audio": objectives.InfoNCE("image", "audio", same="text", label_smoothing=0.1),
-            "image_keywords": objectives.InfoNCE("image", "keywords", same="text", label_smoothing=0.1),
+            "image_text": objectives.InfoNCE("image", "text", match_by="text", label_smoothing=0.1),
+            "audio_text": objectives.InfoNCE(
+                "audio", "text", weight=1.5, match_by="text", label_smoothing=0.1
+            ),
+            "image_audio": objectives.InfoNCE("image", "audio", match_by="text", label_smoothing=0.1),
+            "image_keywords": objectives.InfoNCE("image", "keywords", match_by="text", label_smoothing=0.1),
             "masked_words": objectives.MaskedLanguage(
                 "words", weight=0.5, view=views.Chain((views.MaskTokens("text", vocab=VOCAB, rate=0.3), DROP))
             ),
             "next_sentence": objectives.NextSentence(
-                "follows", weight=0.5, view=views.Pairs("text", "keywords")
+                "follows", weight=0.5, view=views.SentencePairs("text", "keywords")
             ),
         },
         optimizer=train.AdamW(
@@ -126,11 +128,11 @@ def experiment() -> Experiment:
                 data=new_voices, heads=three, pairs=(("audio", "text"),), train=known
             ),
             "masked_words": evals.MaskedWords(data=test, context=("image", "audio"), train=known),
-            "next_sentence": evals.NextSentence(data=test, view=views.Pairs("text", "keywords")),
+            "next_sentence": evals.NextSentence(data=test, view=views.SentencePairs("text", "keywords")),
         },
         save_every=300,
     )
 
 
 # Each modality is missing from a part of the masked sentences, so that every subset can be read.
-DROP = views.Drop((("image", 0.3), ("audio", 0.3)))
+DROP = views.DropStreams((("image", 0.3), ("audio", 0.3)))

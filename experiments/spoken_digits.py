@@ -94,9 +94,9 @@ def experiment() -> Experiment:
         ),
         # A batch holds each word many times: all its rows are positives of each other.
         objectives={
-            "audio_text": objectives.InfoNCE("audio", "text", same="text"),
-            "image_text": objectives.InfoNCE("image", "text", same="text"),
-            "audio_image": objectives.InfoNCE("audio", "image", same="text"),
+            "audio_text": objectives.InfoNCE("audio", "text", match_by="text"),
+            "image_text": objectives.InfoNCE("image", "text", match_by="text"),
+            "audio_image": objectives.InfoNCE("audio", "image", match_by="text"),
         },
         optimizer=train.AdamW(
             peak_learning_rate=2e-3, schedule=train.Schedule(warmup_steps=100), weight_decay=0.05

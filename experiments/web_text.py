@@ -51,7 +51,7 @@ def sentences_alone(split: str) -> data.Dataset:
 
 def experiment() -> Experiment:
     # One view serves both objectives: the pair is masked, and encoded once.
-    pair = views.Pairs("first", "second")
+    pair = views.SentencePairs("first", "second")
     masked_pair = views.Chain((pair, views.MaskTokens("pair", vocab=VOCAB)))
     test = pairs("test")
     return Experiment(

@@ -89,7 +89,7 @@ class Tags:
 
 
 @struct.dataclass
-class Boxes:
+class BoxTargets:
     """The objects in one picture an example, each by the box around it.
 
     A picture without a box is one in which nobody has looked for objects.
@@ -106,12 +106,16 @@ class Encoded:
 
     embeddings: Array  # float "B L D"
     mask: Array  # bool "B L", False where there is nothing to attend to
-    lower: tuple[Array, ...] = ()  # float "B L D" each: what the trunk held at its `taps`, lowest first
-    places: Array | None = None  # int32 "B L", which patch a position is, -1: none; None: all, in order
+    hidden_states: tuple[
+        Array, ...
+    ] = ()  # float "B L D" each: what the trunk held at its `taps`, lowest first
+    patch_indices: Array | None = (
+        None  # int32 "B L", which patch a position is, -1: none; None: all, in order
+    )
 
 
 @struct.dataclass
-class Contested(Encoded):
+class AdversarialEncoded(Encoded):
     """What a discriminator makes of a stream, and, twice, of what a generator made up beside each example.
 
     The values of both are the same. The gradient of the first reaches the discriminator alone, that of the
@@ -132,7 +136,7 @@ class Stream(Protocol):
 Batch: TypeAlias = dict[str, Stream]
 
 
-def present(stream: Stream) -> Array:
+def is_present(stream: Stream) -> Array:
     """Which examples have this stream at all: bool ``"B"``."""
     mask = stream.mask
     return mask.reshape(mask.shape[0], -1).any(axis=-1)

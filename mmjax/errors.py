@@ -29,7 +29,7 @@ class Interrupted(Exception):
 
 
 @contextlib.contextmanager
-def naming(file: Path) -> Iterator[None]:
+def with_filename(file: Path) -> Iterator[None]:
     """An OSError that names no file, as a full disk's does not, names ``file``."""
     try:
         yield

@@ -11,7 +11,7 @@ from mmjax.batch import Array, Batch, Encoded
 from mmjax.errors import InputError
 from mmjax.model import MultimodalModel
 from mmjax.objectives import Outputs
-from mmjax.views import Clean
+from mmjax.views import Identity
 
 
 class Learner(nn.Module):
@@ -35,7 +35,7 @@ class Learner(nn.Module):
 
     def losses(self, batch: Batch, train: bool = False) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
         """{objective: loss}, not weighted, and the same metrics."""
-        outputs = self.look(batch, self.requests(), train)
+        outputs = self.forward_views(batch, self.heads_by_view(), train)
         losses, metrics = {}, {}
         for name, objective in self.objectives.items():
             with jax.named_scope(f"objective_{name}"):
@@ -45,62 +45,62 @@ class Learner(nn.Module):
         return losses, metrics
 
     def predict(
-        self, batch: Batch, view: Clean, heads: tuple[str, ...]
+        self, batch: Batch, view: Identity, heads: tuple[str, ...]
     ) -> tuple[dict[str, Array], dict[str, jax.Array]]:
         """What `heads` answer at `view`, and the view's targets. No dropout, no augmentation."""
-        outputs = self.look(batch, {view: tuple(heads)}, train=False)[view]
+        outputs = self.forward_views(batch, {view: tuple(heads)}, train=False)[view]
         return {head: outputs.predictions[head] for head in heads}, outputs.targets
 
-    def requests(self) -> dict[Clean, tuple[str, ...]]:
+    def heads_by_view(self) -> dict[Identity, tuple[str, ...]]:
         """{distinct view: the heads that objectives read there}; what a view compares joins the clean one."""
-        requests: dict[Clean, dict[str, None]] = {Clean(): {}}
+        heads_by_view: dict[Identity, dict[str, None]] = {Identity(): {}}
         for objective in self.objectives.values():
-            requests.setdefault(objective.view, {}).update(dict.fromkeys(objective.reads()))
-            requests[Clean()].update(dict.fromkeys(objective.view.compares()))
-        return {view: tuple(heads) for view, heads in requests.items()}
+            heads_by_view.setdefault(objective.view, {}).update(dict.fromkeys(objective.required_heads()))
+            heads_by_view[Identity()].update(dict.fromkeys(objective.view.compared_heads()))
+        return {view: tuple(heads) for view, heads in heads_by_view.items()}
 
-    def look(
-        self, batch: Batch, requests: Mapping[Clean, tuple[str, ...]], train: bool
-    ) -> dict[Clean, Outputs]:
+    def forward_views(
+        self, batch: Batch, heads_by_view: Mapping[Identity, tuple[str, ...]], train: bool
+    ) -> dict[Identity, Outputs]:
         """One Outputs for every requested view."""
         model, key = self.model, self.make_rng("views")
-        compared = tuple(head for view in requests for head in view.compares())
+        compared = tuple(head for view in heads_by_view for head in view.compared_heads())
         clean: dict[str, Encoded] = {}
 
         def encode_clean(stream: str) -> Encoded:
             if stream not in clean:
-                clean[stream] = model.encode(stream, take(batch, stream), train)
+                clean[stream] = model.encode(stream, stream_of(batch, stream), train)
             return clean[stream]
 
-        clean_heads = tuple(dict.fromkeys((*requests.get(Clean(), ()), *compared)))
+        clean_heads = tuple(dict.fromkeys((*heads_by_view.get(Identity(), ()), *compared)))
         encoded = {stream: encode_clean(stream) for stream in model.streams_for(clean_heads)}
         predictions = model.predict(encoded, clean_heads, train)
-        outputs = {Clean(): Outputs(predictions, {}, batch)}
-        for i, (view, heads) in enumerate(requests.items()):
-            if view == Clean():
+        outputs = {Identity(): Outputs(predictions, {}, batch)}
+        for i, (view, heads) in enumerate(heads_by_view.items()):
+            if view == Identity():
                 continue
             input_key, encoding_key = jax.random.split(jax.random.fold_in(key, i))
-            inputs, targets = view.inputs(batch, input_key)
+            inputs, targets = view.transform_batch(batch, input_key)
             encoded = {
                 stream: model.encode(stream, inputs[stream], train)
-                if stream in view.changes()
+                if stream in view.changed_streams()
                 else encode_clean(stream)
                 for stream in model.streams_for(heads)
             }
-            encoded, more = view.encodings(encoded, predictions, inputs, encoding_key)
+            encoded, more = view.transform_encoded(encoded, predictions, inputs, encoding_key)
             outputs[view] = Outputs(model.predict(encoded, heads, train), targets | more, inputs)
         return outputs
 
     def plan(self) -> list[str]:
         """A line per view: what is encoded for it, what is shared, and who looks."""
         lines, seen = [], set()
-        for view, heads in self.requests().items():
+        for view, heads in self.heads_by_view().items():
             if not heads:
                 continue
             streams = self.model.streams_for(heads)
-            fresh = [stream for stream in streams if stream in view.changes() or stream not in seen]
+            fresh = [stream for stream in streams if stream in view.changed_streams() or stream not in seen]
             reused = [stream for stream in streams if stream not in fresh]
-            seen |= {stream for stream in fresh if stream not in view.changes()}
+            seen |= {stream for stream in fresh if stream not in view.changed_streams()}
             lookers = [name for name, objective in self.objectives.items() if objective.view == view]
             fused = any(self.model.heads[head].after == "fusion" for head in heads)
             lines.append(
@@ -110,7 +110,7 @@ class Learner(nn.Module):
         return lines
 
 
-def take(batch: Batch, stream: str):
+def stream_of(batch: Batch, stream: str):
     """The stream, or an InputError that lists what the batch holds."""
     if stream not in batch:
         raise InputError(f"the model reads the stream {stream!r}, and the data gives {sorted(batch)}")

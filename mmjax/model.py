@@ -13,7 +13,7 @@ class MultimodalModel(nn.Module):
 
     encoders: {stream: module (stream value, train) -> Encoded}.
     fusion: {stream: Encoded} -> {stream: Encoded}, over `fusion.streams`; it may make streams of its own,
-      which `fusion.makes()` names.
+      which `fusion.made_streams()` names.
     heads: {name: module}; each names its `stream` and reads it `after` its "encoder" or after "fusion".
     shared: {stream: other stream}, for streams read by another stream's encoder with the same weights,
       e.g. {"keywords": "text"}.
@@ -68,9 +68,9 @@ class MultimodalModel(nn.Module):
             head = self.heads[name]
             fused = head.after == "fusion"
             needed |= dict.fromkeys(self.fusion.streams if fused else ())
-            needed |= {} if fused and head.stream in self.fusion.makes() else {head.stream: None}
+            needed |= {} if fused and head.stream in self.fusion.made_streams() else {head.stream: None}
         return tuple(needed)
 
-    def produces(self) -> tuple[str, ...]:
+    def head_names(self) -> tuple[str, ...]:
         """The names of the heads, sorted."""
         return tuple(sorted(self.heads))

@@ -56,7 +56,7 @@ def tiny_objectives() -> dict:
         "image_text": objectives.InfoNCE("image", "text"),
         "audio_text": objectives.SigmoidPairs("audio", "text"),
         "words": objectives.MaskedLanguage("words", view=views.MaskTokens("text", vocab=VOCAB)),
-        "follows": objectives.NextSentence("follows", view=views.Pairs("text", "keywords")),
+        "follows": objectives.NextSentence("follows", view=views.SentencePairs("text", "keywords")),
         "matches": objectives.Matching(
             "matches", view=views.HardNegatives("image", "text", heads=("image", "text"))
         ),

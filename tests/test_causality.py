@@ -82,7 +82,7 @@ def test_captions_know_no_later_token_through_the_whole_model(params):
         changed = jax.tree.map(lambda x: x, params)
         changed["model"]["encoders_text"]["positions"]["table"] = table
         predictions, _ = learner.apply(
-            {"params": changed}, made, views.Clean(), ("caption",),
+            {"params": changed}, made, views.Identity(), ("caption",),
             rngs={"views": jax.random.key(0)}, method="predict",
         )  # fmt: skip
         weight = jnp.cos(jnp.arange(predictions["caption"][0, 0].size, dtype=jnp.float32))
@@ -99,7 +99,7 @@ def test_captions_do_not_change_with_later_tokens_and_do_with_earlier_ones_and_t
     learner, made = coca_learner(), batch()
     run = jax.jit(
         lambda made: learner.apply(
-            {"params": params}, made, views.Clean(), ("caption",),
+            {"params": params}, made, views.Identity(), ("caption",),
             rngs={"views": jax.random.key(0)}, method="predict",
         )[0]["caption"]
     )  # fmt: skip
@@ -169,12 +169,12 @@ def test_co_attention_says_what_its_gradient_does(fields, keeps):
         return (fused["text"].embeddings[0, 0] * jnp.cos(jnp.arange(WIDTH, dtype=jnp.float32))).sum()
 
     later = jax.jit(jax.grad(first))(encoded["text"].embeddings)[0, 1:]
-    assert bool((later == 0).all()) == keeps == module.keeps_order("text")
+    assert bool((later == 0).all()) == keeps == module.is_causal_for("text")
 
 
-def leak(model: MultimodalModel, view: views.Clean | None = None, **fields) -> str | None:
-    objective = objectives.CausalLanguage("caption", view=view or views.Clean(), **fields)
-    return objective.misfit(model, {})
+def leak(model: MultimodalModel, view: views.Identity | None = None, **fields) -> str | None:
+    objective = objectives.CausalLanguage("caption", view=view or views.Identity(), **fields)
+    return objective.check_compatible(model, {})
 
 
 def test_a_model_that_would_be_told_the_answer_is_refused():
@@ -182,7 +182,7 @@ def test_a_model_that_would_be_told_the_answer_is_refused():
     assert "the tower of 'text' reads later tokens" in str(leak(coca(causal=False)))
     two_ways = dataclasses.replace(coca().fusion, causal=())
     assert "CoAttention(updated=('text',), causal=('text',))" in str(leak(coca().clone(fusion=two_ways)))
-    chain = views.Chain((views.Prefix("text"), views.Drop((("image", 0.5),))))
+    chain = views.Chain((views.Prefix("text"), views.DropStreams((("image", 0.5),))))
     assert leak(coca(causal=False), view=chain) is None
     assert "the tower" in str(leak(coca(causal=False), view=views.Prefix("keywords")))
     assert "expected one that reads 'image'" in str(leak(coca(), stream="image"))
@@ -236,7 +236,7 @@ def test_every_sequence_objective_at_once_survives_rows_that_miss_everything():
         },
     )  # fmt: skip
     assert all(
-        objective.misfit(learner.model, {}) is None
+        objective.check_compatible(learner.model, {}) is None
         for objective in learner.objectives.values()
         if hasattr(objective, "misfit")
     )

@@ -162,7 +162,7 @@ def test_objectives_with_equal_views_share_one_look():
 
 
 def test_dropping_and_pairing_anew_cost_no_encoder():
-    drop = views.Chain((views.MaskTokens("text", vocab=VOCAB), views.Drop((("image", 0.5),))))
+    drop = views.Chain((views.MaskTokens("text", vocab=VOCAB), views.DropStreams((("image", 0.5),))))
     chosen = {
         "words": objectives.MaskedLanguage("words", view=drop),
         "matches": tiny_learner().objectives["matches"],
@@ -179,10 +179,10 @@ def test_what_no_objective_reads_is_not_encoded():
 
 def test_the_plan_says_what_is_encoded_for_whom(learner):
     assert learner.plan() == [
-        "Clean: encodes ['image', 'text', 'audio'], reuses [], no fusion, heads ['image', 'text', 'audio'], "
+        "Identity: encodes ['image', 'text', 'audio'], reuses [], no fusion, heads ['image', 'text', 'audio'], "
         "for ['image_text', 'audio_text']",
         "MaskTokens: encodes ['text'], reuses ['image', 'audio'], fuses, heads ['words'], for ['words']",
-        "Pairs: encodes ['pair'], reuses [], no fusion, heads ['follows'], for ['follows']",
+        "SentencePairs: encodes ['pair'], reuses [], no fusion, heads ['follows'], for ['follows']",
         "HardNegatives: encodes [], reuses ['text', 'image', 'audio'], fuses, heads ['matches'], "
         "for ['matches']",
     ]

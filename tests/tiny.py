@@ -131,26 +131,26 @@ class Traced:
 
     def __init__(self) -> None:
         self._setups, self._state, self._steps = {}, None, {}
-        self._of, self._new_state, self._compile = loop.Setup.of, loop.Setup.new_state, train.compile_step
+        self._of, self._new_state, self._compile = loop.Session.of, loop.Session.new_state, train.compile_step
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """From now on runs take what is here. They draw no loss curves and count no FLOPs."""
-        monkeypatch.setattr(loop.Setup, "of", self.setup)
-        monkeypatch.setattr(loop.Setup, "new_state", lambda setup: self.new_state(setup))
+        monkeypatch.setattr(loop.Session, "of", self.setup)
+        monkeypatch.setattr(loop.Session, "new_state", lambda setup: self.new_state(setup))
         monkeypatch.setattr(train, "compile_step", self.step)
         monkeypatch.setattr(loop, "train_flops", lambda *_: 1.0)
         monkeypatch.setattr(loop.pictures, "loss_curves", lambda *_: None)
 
-    def setup(self, experiment: Experiment, devices: list | None = None) -> loop.Setup:
-        """In the place of Setup.of."""
+    def setup(self, experiment: Experiment, devices: list | None = None) -> loop.Session:
+        """In the place of Session.of."""
         devices = jax.devices() if devices is None else devices
         key = (experiment.mesh, experiment.rules, len(devices), repr(experiment.balance))
         if key not in self._setups:
             self._setups[key] = self._of(experiment, devices)
         return dataclasses.replace(self._setups[key], experiment=experiment)
 
-    def new_state(self, setup: loop.Setup) -> train.TrainState:
-        """In the place of Setup.new_state."""
+    def new_state(self, setup: loop.Session) -> train.TrainState:
+        """In the place of Session.new_state."""
         if self._state is None:
             self._state = jax.device_get(self._new_state(setup))
         return jax.tree.map(lambda x, like: jax.device_put(x, like.sharding), self._state, setup.abstract)

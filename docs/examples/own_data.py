@@ -41,7 +41,7 @@ def trunk() -> Transformer:  # a function: every encoder gets its own parameters
 
 def experiment() -> Experiment:
     hidden = views.Chain(
-        (views.MaskTokens("text", vocab=VOCAB), views.Drop((("image", 0.3), ("audio", 0.3))))
+        (views.MaskTokens("text", vocab=VOCAB), views.DropStreams((("image", 0.3), ("audio", 0.3))))
     )
     return Experiment(
         name="own_data",
@@ -64,8 +64,8 @@ def experiment() -> Experiment:
             | {"words": heads.TokenLogits("text")},
         ),
         objectives={
-            "image_text": objectives.InfoNCE("image", "text", same="text"),
-            "audio_text": objectives.InfoNCE("audio", "text", same="text"),
+            "image_text": objectives.InfoNCE("image", "text", match_by="text"),
+            "audio_text": objectives.InfoNCE("audio", "text", match_by="text"),
             "image_audio": objectives.InfoNCE("image", "audio"),
             "hidden_words": objectives.MaskedLanguage("words", view=hidden, weight=0.5),
         },

@@ -82,7 +82,7 @@ def word_given(stream: str) -> views.Chain:
     """The word hidden, and of the others only `stream` there."""
     other = {"audio": "image", "image": "audio"}[stream]
     mask = views.MaskTokens("text", vocab=VOCAB, unit="all", mask_share=1.0, random_share=0.0)
-    return views.Chain((mask, views.Drop(((other, 1.0),))))
+    return views.Chain((mask, views.DropStreams(((other, 1.0),))))
 
 
 def experiment(chosen: balance.Balance, num_steps: int, seed: int) -> Experiment:
@@ -110,9 +110,9 @@ def experiment(chosen: balance.Balance, num_steps: int, seed: int) -> Experiment
             | {"words": heads.TokenLogits("text")},
         ),
         objectives={
-            "audio_text": objectives.InfoNCE("audio", "text", same="text"),
-            "image_text": objectives.InfoNCE("image", "text", same="text"),
-            "audio_image": objectives.InfoNCE("audio", "image", same="text"),
+            "audio_text": objectives.InfoNCE("audio", "text", match_by="text"),
+            "image_text": objectives.InfoNCE("image", "text", match_by="text"),
+            "audio_image": objectives.InfoNCE("audio", "image", match_by="text"),
             "heard_word": objectives.MaskedLanguage("words", view=word_given("audio")),
             "seen_word": objectives.MaskedLanguage("words", view=word_given("image")),
         },
@@ -134,8 +134,10 @@ class Bench:
         self.val = [batch for batch in data.epoch(digits("val", augment=False), 100)]
         self.batches: tuple[int, list] = (-1, [])
 
-    def _setup(self, name: str) -> loop.Setup:
-        return loop.Setup.of(experiment(balances(self.num_steps)[name], self.num_steps, 0), jax.devices()[:1])
+    def _setup(self, name: str) -> loop.Session:
+        return loop.Session.of(
+            experiment(balances(self.num_steps)[name], self.num_steps, 0), jax.devices()[:1]
+        )
 
     def _step(self, name: str):
         s = self.setup(name)

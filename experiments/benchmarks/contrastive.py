@@ -29,14 +29,14 @@ PAIRS = (("image", "text"), ("audio", "text"), ("image", "audio"))
 
 
 def pairwise(**fields) -> dict:
-    return {f"{a}_{b}": objectives.InfoNCE(a, b, same="text", **fields) for a, b in PAIRS}
+    return {f"{a}_{b}": objectives.InfoNCE(a, b, match_by="text", **fields) for a, b in PAIRS}
 
 
 def halfway() -> dict:
     """The same contrast of the states after each tower's first layer, at half the weight."""
     return {
         f"{a}_{b}_halfway": objectives.InfoNCE(
-            f"{a}_halfway", f"{b}_halfway", streams=(a, b), same="text", weight=0.5
+            f"{a}_halfway", f"{b}_halfway", streams=(a, b), match_by="text", weight=0.5
         )
         for a, b in PAIRS
     }
@@ -50,9 +50,11 @@ CONTRASTS = {
     "decoupled": lambda: pairwise(decoupled=True),
     "hard": lambda: pairwise(beta=0.5),
     "debiased": lambda: pairwise(tau_plus=0.05),
-    "sigmoid": lambda: {f"{a}_{b}": objectives.SigmoidPairs(a, b, same="text") for a, b in PAIRS},
-    "each": lambda: {"all": objectives.MultiwayInfoNCE(THREE, same="text", weight=3.0)},
-    "others": lambda: {"all": objectives.MultiwayInfoNCE(THREE, against="others", same="text", weight=3.0)},
+    "sigmoid": lambda: {f"{a}_{b}": objectives.SigmoidPairs(a, b, match_by="text") for a, b in PAIRS},
+    "each": lambda: {"all": objectives.MultiwayInfoNCE(THREE, match_by="text", weight=3.0)},
+    "others": lambda: {
+        "all": objectives.MultiwayInfoNCE(THREE, against="others", match_by="text", weight=3.0)
+    },
     "layers": lambda: pairwise() | halfway(),
     "matching": lambda: pairwise() | {"matches": objectives.Matching("matches", view=HARD)},
 }

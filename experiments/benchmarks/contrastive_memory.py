@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmjax import sharding
-from mmjax.objectives.contrastive import TILE, Pairs, info_nce
+from mmjax.objectives.contrastive import TILE, PairMask, info_nce
 from mmjax.objectives.outputs import masked_mean
 from mmjax.sharding import MeshShape
 
@@ -26,7 +26,7 @@ WIDTHS = (64, 512)
 MIB = 2**20
 
 
-def dense_info_nce(first, second, scale, pairs: Pairs, label_smoothing: float = 0.0):
+def dense_info_nce(first, second, scale, pairs: PairMask, label_smoothing: float = 0.0):
     """InfoNCE as one writes it down: the reference that tiles must equal."""
     logits = scale * (first @ second.T)
     here = pairs.valid[:, None] & pairs.valid[None, :]
@@ -45,7 +45,7 @@ def dense_info_nce(first, second, scale, pairs: Pairs, label_smoothing: float = 
     return (losses[0] + losses[1]) / 2
 
 
-def tiled_info_nce(first, second, scale, pairs: Pairs, label_smoothing: float = 0.0, tile: int = TILE):
+def tiled_info_nce(first, second, scale, pairs: PairMask, label_smoothing: float = 0.0, tile: int = TILE):
     """The loss that is trained with."""
     return info_nce(first, second, scale, pairs, label_smoothing=label_smoothing, tile=tile)[0]
 
@@ -61,7 +61,7 @@ def compiled(loss, batch: int, width: int, mesh: jax.sharding.Mesh) -> jax.stage
         return loss(first, second, scale, pairs)
 
     side, scale = array(jnp.float32, width), jax.ShapeDtypeStruct((), jnp.float32)
-    pairs = Pairs(array(bool), array(jnp.uint32, 2), array(bool))
+    pairs = PairMask(array(bool), array(jnp.uint32, 2), array(bool))
     with sharding.using(mesh, sharding.REPLICATED):
         gradient = jax.jit(
             jax.value_and_grad(value, argnums=(0, 1, 2)), out_shardings=(None, (rows, rows, None))
@@ -95,7 +95,7 @@ def seconds(program: jax.stages.Compiled, batch: int, width: int, repeats: int =
     rng = np.random.default_rng(0)
     sides = [rng.normal(size=(batch, width)).astype(np.float32) / width**0.5 for _ in range(2)]
     content = rng.integers(0, 2**32, (batch, 2), dtype=np.uint32)
-    pairs = Pairs(np.ones(batch, bool), content, np.ones(batch, bool))
+    pairs = PairMask(np.ones(batch, bool), content, np.ones(batch, bool))
     arguments = jax.device_put((*sides, np.float32(10.0), pairs))
     taken = []
     for _ in range(repeats + 1):

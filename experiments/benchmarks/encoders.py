@@ -63,7 +63,7 @@ from mmjax.learner import Learner
 from mmjax.model import MultimodalModel
 from mmjax.objectives.outputs import Outputs, masked_mean
 from mmjax.train.flops import train_flops
-from mmjax.views import Clean
+from mmjax.views import Identity
 
 DATA = Path(os.environ.get("MMJAX_DATA", Path(__file__).parents[3] / "shared" / "data"))
 WIDTH, BATCH, STEPS, SEED = 64, 64, 150, 0
@@ -78,9 +78,9 @@ class Classified(nn.Module):
 
     head: str
     weight: float = 1.0
-    view: Clean = Clean()
+    view: Identity = Identity()
 
-    def reads(self) -> tuple[str, ...]:
+    def required_heads(self) -> tuple[str, ...]:
         return (self.head,)
 
     def __call__(self, outputs: Outputs) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -224,7 +224,7 @@ def measure(stream: str, num_classes: int, datasets: Callable, encoder: nn.Modul
     predict = train.Predictor(learner, params, mesh, rules)
     hits = []
     for batch in data.epoch(datasets("val"), BATCH):
-        predictions, _ = predict(batch, Clean(), ("class",))
+        predictions, _ = predict(batch, Identity(), ("class",))
         label = batch["label"]
         hits.append((predictions["class"].argmax(-1) == label.values)[np.asarray(label.mask)])
     return {

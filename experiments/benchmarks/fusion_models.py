@@ -49,11 +49,11 @@ FUSIONS: dict[str, Callable[[tuple[str, ...], int], nn.Module]] = {
     "q_former": lambda s, v: fusion.QFormer(s, depth=2, mlp_width=128, **READER),
     "prefix": lambda s, v: fusion.Prefix(s, reader="text", trunk=trunk(1, mlp_width=128)),
     "hierarchical": lambda s, v: fusion.Hierarchical(s, depth=2, mlp_width=128, **READER),
-    "votes_mean": lambda s, v: fusion.Decision(s, num_classes=v, mlp_width=56, vote="mean", **READER),
-    "votes_confidence": lambda s, v: fusion.Decision(
+    "votes_mean": lambda s, v: fusion.LateVoting(s, num_classes=v, mlp_width=56, vote="mean", **READER),
+    "votes_confidence": lambda s, v: fusion.LateVoting(
         s, num_classes=v, mlp_width=56, vote="confidence", **READER
     ),
-    "votes_product": lambda s, v: fusion.Decision(s, num_classes=v, mlp_width=56, vote="product", **READER),
+    "votes_product": lambda s, v: fusion.LateVoting(s, num_classes=v, mlp_width=56, vote="product", **READER),
 }
 # The same co-attention trained on one of them alone.
 ALONE = {"speech_alone": ("text", "audio"), "pictures_alone": ("text", "image")}
@@ -101,8 +101,8 @@ class Task:
         looks = {"both": hidden}
         if len(context) > 1:
             looks |= {
-                "speech": views.Chain((hidden, views.Drop((("image", 1.0),)))),
-                "pictures": views.Chain((hidden, views.Drop((("audio", 1.0),)))),
+                "speech": views.Chain((hidden, views.DropStreams((("image", 1.0),)))),
+                "pictures": views.Chain((hidden, views.DropStreams((("audio", 1.0),)))),
             }
         return Experiment(
             name=name,

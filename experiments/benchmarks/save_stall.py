@@ -22,20 +22,20 @@ from mmjax import train
 from mmjax.checkpoint import checksums
 from mmjax.checkpoint.manager import Checkpoints
 from mmjax.experiment import Experiment, load
-from mmjax.run.input import Feed
-from mmjax.run.session import Setup
+from mmjax.run.input import TrainInput
+from mmjax.run.session import Session
 
 QUICKSTART = Path(__file__).parents[1] / "quickstart.py"
 
 
 def measure(experiment: Experiment, num_pairs: int, num_steps: int, folder: Path) -> dict[str, list[float]]:
     """Seconds of blocks without and with a save (the stall not counted), and of stalls; megabytes saved."""
-    setup = Setup.of(experiment, jax.devices()[:1])
+    setup = Session.of(experiment, jax.devices()[:1])
     parts = setup.learner, setup.optimizer, setup.abstract, setup.mesh, experiment.rules
     step_function, state = train.compile_step(*parts), setup.new_state()
     times: dict[str, list[float]] = {"without": [], "with": [], "stall": []}
     checkpoints = Checkpoints(folder)
-    with contextlib.closing(checkpoints), contextlib.closing(Feed(setup, 0, 0)) as feed:
+    with contextlib.closing(checkpoints), contextlib.closing(TrainInput(setup, 0, 0)) as feed:
         for block in range(1 + 2 * num_pairs):  # the first compiles and fills caches
             saves = block % 2 == 0
             jax.block_until_ready(state)  # as in the loop, which reads the metrics before it saves

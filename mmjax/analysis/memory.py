@@ -12,7 +12,7 @@ import jax
 from mmjax import sharding, train
 from mmjax.analysis import cost, hlo
 from mmjax.experiment.validation import tracing
-from mmjax.run.session import Setup
+from mmjax.run.session import Session
 
 # The code that it makes is never run, so that it need not be good.
 FAST_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
@@ -36,24 +36,26 @@ class Memory:
         return self.state + self.batch + self.temporaries
 
 
-def compile_step(setup: Setup) -> jax.stages.Compiled:
+def compile_step(session: Session) -> jax.stages.Compiled:
     """The train step as XLA makes it for the set-up's mesh."""
-    experiment = setup.experiment
-    step = train.jit_step(setup.learner, setup.optimizer, setup.abstract, setup.mesh, experiment.rules)
-    with tracing(experiment), sharding.using(setup.mesh, experiment.rules):
-        lowered = step.lower(setup.abstract, experiment.data.spec())
-    simulated = setup.mesh.devices.flat[0].platform == "cpu"
+    experiment = session.experiment
+    step = train.jit_step(
+        session.learner, session.optimizer, session.abstract, session.mesh, experiment.rules
+    )
+    with tracing(experiment), sharding.using(session.mesh, experiment.rules):
+        lowered = step.lower(session.abstract, experiment.data.spec())
+    simulated = session.mesh.devices.flat[0].platform == "cpu"
     return lowered.compile(compiler_options=FAST_COMPILE if simulated else None)
 
 
-def measure(setup: Setup, compiled: jax.stages.Compiled, program: hlo.Program) -> Memory:
+def measure(session: Session, compiled: jax.stages.Compiled, program: hlo.Program) -> Memory:
     """Memory of the compiled step; `program` is its text, read."""
-    rows = sharding.batch_sharding(setup.mesh, setup.experiment.rules)
+    rows = sharding.batch_sharding(session.mesh, session.experiment.rules)
     return Memory(
-        state=sum(device_bytes(x, x.sharding) for x in jax.tree.leaves(setup.abstract)),
-        batch=sum(device_bytes(x, rows) for x in jax.tree.leaves(setup.experiment.data.spec())),
+        state=sum(device_bytes(x, x.sharding) for x in jax.tree.leaves(session.abstract)),
+        batch=sum(device_bytes(x, rows) for x in jax.tree.leaves(session.experiment.data.spec())),
         temporaries=temporary_bytes(compiled),
-        groups=groups(setup, program),
+        groups=groups(session, program),
     )
 
 
@@ -75,7 +77,7 @@ SCOPES = {"encode": "encoders", "head": "heads", "objective": "objectives"}
 PARTS = re.compile(r"\b(encoders|encode|heads|head|objectives|objective)_([\w-]+)|\b(fusion|update)\b")
 
 
-def part_of(source: str, setup: Setup) -> str:
+def part_of(source: str, session: Session) -> str:
     """The tower, fusion, head or objective that a parameter's path or a name stack belongs to."""
     found = PARTS.search(source)
     if not found:
@@ -84,11 +86,11 @@ def part_of(source: str, setup: Setup) -> str:
     if alone:
         return alone
     if kind == "encode":  # a stream, whose tower may have another name
-        name = setup.experiment.model.encoder_of(name)
+        name = session.experiment.model.encoder_of(name)
     return f"{SCOPES.get(kind, kind)} {name}"
 
 
-def groups(setup: Setup, program: hlo.Program) -> dict[str, dict[str, int]]:
+def groups(session: Session, program: hlo.Program) -> dict[str, dict[str, int]]:
     """{part of the model: {"parameters" | "optimizer" | "gradients" | "forward" | "backward": bytes}}.
 
     "forward" and "backward" (with the update) are what those made and the device holds when it is fullest.
@@ -96,9 +98,9 @@ def groups(setup: Setup, program: hlo.Program) -> dict[str, dict[str, int]]:
     table: dict[str, Counter] = {}
 
     def add(source: str, column: str, num_bytes: int) -> None:
-        table.setdefault(part_of(source, setup), Counter())[column] += num_bytes
+        table.setdefault(part_of(source, session), Counter())[column] += num_bytes
 
-    for column, tree in (("parameters", setup.abstract.params), ("optimizer", setup.abstract.opt_state)):
+    for column, tree in (("parameters", session.abstract.params), ("optimizer", session.abstract.opt_state)):
         for path, x in jax.tree.leaves_with_path(tree):
             name = train.optimizer.path_name(path)
             add(name, column, device_bytes(x, x.sharding))
@@ -111,15 +113,15 @@ def groups(setup: Setup, program: hlo.Program) -> dict[str, dict[str, int]]:
     return {name: dict(table[name]) for name in sorted(table, key=lambda n: (order.index(n.split()[0]), n))}
 
 
-def largest_batch(setup: Setup, memory: Memory, hbm_bytes: int) -> int | None:
+def largest_batch(session: Session, memory: Memory, hbm_bytes: int) -> int | None:
     """The largest global batch that fits.
 
     Temporaries are taken to be c + p b + q b^2 of b rows a device: c the gradients, whatever the batch; p
     what each row keeps; q what compares each row with those of all devices. A second compilation, at the
     batch that would fit were q 0 and so at or beyond the answer, tells p from q.
     """
-    experiment = setup.experiment
-    lies = sharding.batch_sharding(setup.mesh, experiment.rules)
+    experiment = session.experiment
+    lies = sharding.batch_sharding(session.mesh, experiment.rules)
     rows = lies.shard_shape((experiment.data.batch_size,))[0]
     ways = experiment.data.batch_size // rows
     free = hbm_bytes - memory.state
@@ -133,7 +135,7 @@ def largest_batch(setup: Setup, memory: Memory, hbm_bytes: int) -> int | None:
     curve = 0.0
     if other != rows:
         data = dataclasses.replace(experiment.data, batch_size=other * ways)
-        changed = dataclasses.replace(setup, experiment=dataclasses.replace(experiment, data=data))
+        changed = dataclasses.replace(session, experiment=dataclasses.replace(experiment, data=data))
         there = (temporary_bytes(compile_step(changed)) - constant) / other
         # Through both points; XLA's choices may bend it the other way, and then a line must do.
         curve = max(0.0, (there - slope) / (other - rows))

@@ -15,7 +15,7 @@ from mmjax.analysis.memory import Memory, compile_step, largest_batch, measure
 from mmjax.errors import InputError
 from mmjax.experiment import Experiment
 from mmjax.experiment.validation import tracing
-from mmjax.run.session import Setup
+from mmjax.run.session import Session
 from mmjax.train.accelerators import ACCELERATORS, Accelerator
 from mmjax.train.flops import train_flops
 
@@ -31,7 +31,7 @@ class Machine:
 
     @classmethod
     def of(cls, name: str, num_devices: int, hbm_bytes: int | None = None, **changes: Any) -> "Machine":
-        """`changes`: fields of the data sheet of `name`, None where it holds.
+        """`changed_streams`: fields of the data sheet of `name`, None where it holds.
 
         Raises InputError for a name without a data sheet.
         """
@@ -44,7 +44,7 @@ class Machine:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Talk:
+class CollectiveTraffic:
     """Collectives of a kind over the same mesh axes."""
 
     kind: str
@@ -55,7 +55,7 @@ class Talk:
     largest: str  # JAX's name stack of the one that sends most
 
     @classmethod
-    def of(cls, found: Sequence[Collective], node_size: int) -> list["Talk"]:
+    def of(cls, found: Sequence[Collective], node_size: int) -> list["CollectiveTraffic"]:
         """Rows by kind, axes and network, those that send most first."""
         rows: dict[tuple, list[Collective]] = {}
         for collective in found:
@@ -86,7 +86,7 @@ class Plan:
     batch_size: int
     memory: Memory
     largest_batch: int | None  # None: not even one row a device fits
-    talk: list[Talk]
+    talk: list[CollectiveTraffic]
     flops: float  # of the model, on all devices together; recomputation counts nothing
     device_flops: float  # matrix products that one device computes, repeated work included
     memory_traffic: float  # bytes read and written
@@ -137,23 +137,23 @@ def plan(experiment: Experiment, machine: Machine, devices: Sequence) -> Plan:
     Raises:
       InputError: experiment, mesh and devices do not fit; every array that does not divide is listed.
     """
-    setup = Setup.of(experiment, list(devices))
-    compiled = compile_step(setup)
+    session = Session.of(experiment, list(devices))
+    compiled = compile_step(session)
     text = compiled.as_text() or ""
     program, device = hlo.parse(text), machine.accelerator
-    memory = measure(setup, compiled, program)
-    talk = Talk.of(collectives(program, setup.mesh.shape), device.node_size)
+    memory = measure(session, compiled, program)
+    talk = CollectiveTraffic.of(collectives(program, session.mesh.shape), device.node_size)
     with tracing(experiment):
-        flops = train_flops(setup.learner, setup.abstract.params, experiment.data.spec())
+        flops = train_flops(session.learner, session.abstract.params, experiment.data.spec())
     device_flops, traffic = cost.matmul_flops(program), cost.memory_traffic(program)
     sent = {over: sum(row.sent_bytes for row in talk if row.over == over) for over in ("links", "network")}
     return Plan(
         experiment=experiment.name,
         machine=machine,
-        mesh=dict(setup.mesh.shape),
+        mesh=dict(session.mesh.shape),
         batch_size=experiment.data.batch_size,
         memory=memory,
-        largest_batch=largest_batch(setup, memory, machine.hbm_bytes),
+        largest_batch=largest_batch(session, memory, machine.hbm_bytes),
         talk=talk,
         flops=flops,
         device_flops=device_flops,

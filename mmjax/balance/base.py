@@ -13,7 +13,7 @@ from mmjax.batch import Array
 
 
 @struct.dataclass
-class Seen:
+class BalanceInputs:
     """What a step knows before it updates anything; N objectives, sorted by name."""
 
     names: tuple[str, ...] = struct.field(pytree_node=False)
@@ -24,7 +24,7 @@ class Seen:
 
 
 @struct.dataclass
-class Decision:
+class BalanceOutput:
     """How the objectives become one update."""
 
     weights: Array  # float32 "N": of the losses, on top of the objectives' own weights
@@ -42,7 +42,7 @@ class Balance(abc.ABC):
 
     shared: tuple[str, ...] | None = None
 
-    # Whether it must see `Seen.gram`: inner products of the objectives' gradients on the shared parameters.
+    # Whether it must see `BalanceInputs.gram`: inner products of the objectives' gradients on the shared parameters.
     # It costs a backward pass an objective, down to those parameters and no further.
     reads_gradients: ClassVar[bool] = False
 
@@ -55,7 +55,7 @@ class Balance(abc.ABC):
         return ()
 
     @abc.abstractmethod
-    def __call__(self, state: Any, seen: Seen) -> Decision:
+    def __call__(self, state: Any, seen: BalanceInputs) -> BalanceOutput:
         """Pure, and part of the compiled step."""
 
 
@@ -63,10 +63,10 @@ class Balance(abc.ABC):
 class Fixed(Balance):
     """The objectives' own weights."""
 
-    def __call__(self, state: Any, seen: Seen) -> Decision:
+    def __call__(self, state: Any, seen: BalanceInputs) -> BalanceOutput:
         return weighted(jnp.ones(len(seen.names), jnp.float32), state)
 
 
-def weighted(weights: Float32[jax.Array, " N"], state: Any) -> Decision:
+def weighted(weights: Float32[jax.Array, " N"], state: Any) -> BalanceOutput:
     """The same weights everywhere."""
-    return Decision(weights=weights, shared=weights, state=state)
+    return BalanceOutput(weights=weights, shared=weights, state=state)

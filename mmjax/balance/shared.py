@@ -54,7 +54,7 @@ def reached(model: Any, objectives: Mapping[str, Any]) -> dict[str, set[str]]:
     """{objective: prefixes of the modules that its loss can depend on}."""
     found = {}
     for name, objective in objectives.items():
-        heads = objective.reads()
+        heads = objective.required_heads()
         modules = {f"model/encoders_{model.encoder_of(stream)}" for stream in model.streams_for(heads)}
         modules |= {f"model/heads_{head}" for head in heads} | {f"objectives_{name}"}
         fuses = any(model.heads[head].after == "fusion" for head in heads)

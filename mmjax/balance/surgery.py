@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float32, Int32
 
-from mmjax.balance.base import Balance, Decision, Seen
+from mmjax.balance.base import Balance, BalanceInputs, BalanceOutput
 from mmjax.balance.solvers import TINY, bargain, lowest_mix, project_conflicts
 from mmjax.errors import InputError
 
@@ -27,14 +27,14 @@ class Surgery(Balance):
 
     reads_gradients: ClassVar[bool] = True
 
-    def __call__(self, state: Any, seen: Seen) -> Decision:
+    def __call__(self, state: Any, seen: BalanceInputs) -> BalanceOutput:
         assert seen.gram is not None  # the step gives what `reads_gradients` asks for
         size = jnp.maximum(jnp.diagonal(seen.gram).mean(), 1e-30)  # the rules do not depend on it
         gram = seen.gram / size
         there = jnp.diagonal(seen.gram) > 0
         coefficients = jnp.where(there, self.coefficients(gram, there, seen.key), 0.0)
         ones = jnp.ones(len(seen.names), jnp.float32)
-        return Decision(weights=ones, shared=coefficients, state=state)
+        return BalanceOutput(weights=ones, shared=coefficients, state=state)
 
     @abc.abstractmethod
     def coefficients(

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mmjax.balance.base import Balance, Decision, Seen, weighted
+from mmjax.balance.base import Balance, BalanceInputs, BalanceOutput, weighted
 from mmjax.errors import InputError
 
 LEAST_WEIGHT = 1e-3  # of GradNorm: at 0 or below, an objective would be unlearned
@@ -45,7 +45,7 @@ class Scheduled(Balance):
     def objectives(self) -> tuple[str, ...]:
         return tuple(self.schedules)
 
-    def __call__(self, state: Any, seen: Seen) -> Decision:
+    def __call__(self, state: Any, seen: BalanceInputs) -> BalanceOutput:
         weights = [
             self._at(seen.step, self.schedules[name]) if name in self.schedules else jnp.float32(1.0)
             for name in seen.names
@@ -75,7 +75,7 @@ class Uncertainty(Balance):
         zeros = jnp.zeros(num_objectives, jnp.float32)
         return {"log_variance": zeros, "adam": adam(self.learning_rate).init(zeros)}
 
-    def __call__(self, state: Any, seen: Seen) -> Decision:
+    def __call__(self, state: Any, seen: BalanceInputs) -> BalanceOutput:
         before = state["log_variance"]
         slope = jnp.where(seen.losses != 0, 0.5 - jnp.exp(-before) * seen.losses, 0.0)
         change, adam_state = adam(self.learning_rate).update(slope, state["adam"])
@@ -105,7 +105,7 @@ class DynamicWeightAverage(Balance):
         zeros = jnp.zeros(num_objectives, jnp.float32)
         return {"sum": zeros, "count": zeros, "last": zeros, "before": zeros}
 
-    def __call__(self, state: Any, seen: Seen) -> Decision:
+    def __call__(self, state: Any, seen: BalanceInputs) -> BalanceOutput:
         last, before = state["last"], state["before"]
         known = (last > 0) & (before > 0)
         ratio = jnp.where(known, last / jnp.where(known, before, 1.0), 1.0)
@@ -141,7 +141,7 @@ class GradNorm(Balance):
             "adam": adam(self.learning_rate).init(ones),
         }
 
-    def __call__(self, state: Any, seen: Seen) -> Decision:
+    def __call__(self, state: Any, seen: BalanceInputs) -> BalanceOutput:
         weights, norms = state["weights"], jnp.sqrt(jnp.diagonal(seen.gram).clip(0))
         there = (seen.losses > 0) & (norms > 0)
         first = jnp.where(there & (state["first_losses"] == 0), seen.losses, state["first_losses"])

@@ -131,7 +131,7 @@ class Checkpoints:
             ) from error
 
     def _walk(self, step: int | None, read: Any, at_most: int | None = None) -> Any | None:
-        steps = [s for s in processes.from_first(self.steps) if at_most is None or s <= at_most]
+        steps = [s for s in processes.broadcast_from_first(self.steps) if at_most is None or s <= at_most]
         if step is not None and step not in steps:
             raise InputError(
                 f"expected a checkpoint of step {step} in {self.folder}, found {steps or 'none'}"
@@ -139,7 +139,9 @@ class Checkpoints:
         faults = []
         for candidate in reversed(steps) if step is None else [step]:
             # One process reads it all: the others would wait for the same disk.
-            fault = processes.from_first(lambda step=candidate: checksums.fault(self.folder / str(step)))
+            fault = processes.broadcast_from_first(
+                lambda step=candidate: checksums.fault(self.folder / str(step))
+            )
             if fault is None:
                 try:
                     with jax.transfer_guard("allow"):

@@ -125,7 +125,7 @@ def train(arguments: argparse.Namespace) -> None:
         from mmjax.run import loop
 
         _introduce(processes.start())
-        with processes.together():
+        with processes.fail_together():
             experiment = load(arguments.experiment, arguments.overrides)
         run_dir = arguments.run_dir or Path("runs") / experiment.name
         results = loop.run(experiment, run_dir, stop, goodput=goodput)
@@ -232,7 +232,7 @@ def doctor(arguments: argparse.Namespace) -> None:
     facts = examine.gather(arguments.data)
     faults = [finding.found for finding in examine.findings(facts) if finding.fault]
     print(examine.to_json(facts) if arguments.json else examine.report(facts), flush=True)
-    with processes.together():
+    with processes.fail_together():
         if faults:
             raise InputError(
                 f"expected no fault on {facts.host}, found {len(faults)}: each is listed with its remedy"

@@ -1,8 +1,8 @@
 """Several processes as one: starting jax.distributed, deciding together, and leaving together.
 
 The processes run the same program and meet in collectives. What one finds out alone (a full disk, a signal, a
-folder that is refused) must reach the others before the next meeting, or they would wait for it: `together`,
-`from_first` and `Vote` carry it. A process that can go on no longer leaves at once (`leave`), and the others
+folder that is refused) must reach the others before the next meeting, or they would wait for it: `fail_together`,
+`broadcast_from_first` and `StopVote` carry it. A process that can go on no longer leaves at once (`leave`), and the others
 end, at the latest when it has been silent for HEARTBEAT_SECONDS; the launcher starts them all again.
 """
 
@@ -136,7 +136,7 @@ def _several() -> bool:
 
 
 @contextlib.contextmanager
-def together() -> Iterator[None]:
+def fail_together() -> Iterator[None]:
     """Every process runs the block for itself; where one of them is refused, all are.
 
     The block must not contain collectives.
@@ -168,12 +168,12 @@ def together() -> Iterator[None]:
             raise SharedRefusal(f"process {process} was refused: {text}")
 
 
-def from_first(function: Callable[[], T]) -> T:
+def broadcast_from_first(function: Callable[[], T]) -> T:
     """What `function` returns in process 0, a JSON value, in every process; what it raises too."""
     if not _several():
         return function()
     text = b""
-    with together():
+    with fail_together():
         if is_first():
             text = json.dumps(function()).encode()
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
@@ -194,7 +194,7 @@ def any_process(flag: bool) -> bool:
     return total(int(flag))[0] > 0
 
 
-class Vote:
+class StopVote:
     """Whether some process asks to stop: known to all at the same step; no device waits for the answer."""
 
     def __init__(self) -> None:

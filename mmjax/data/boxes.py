@@ -5,7 +5,7 @@ from typing import Literal
 
 import numpy as np
 
-from mmjax.batch import Boxes
+from mmjax.batch import BoxTargets
 from mmjax.data.records import BadExample, Record, lookup
 from mmjax.errors import InputError
 
@@ -63,14 +63,14 @@ class BoxesTransform:
             )
         return boxes, np.array([self.classes.index(name) for name in names], np.int32)
 
-    def augment(self, decoded: tuple[np.ndarray, np.ndarray], rng: np.random.Generator | None) -> Boxes:
+    def augment(self, decoded: tuple[np.ndarray, np.ndarray], rng: np.random.Generator | None) -> BoxTargets:
         """Filled up to `most`: nothing here is random."""
         boxes, classes = decoded
         left = self.most - len(boxes)
         mask = np.arange(self.most) < len(boxes)
-        return Boxes(np.pad(boxes, ((0, left), (0, 0))), np.pad(classes, (0, left)), mask)
+        return BoxTargets(np.pad(boxes, ((0, left), (0, 0))), np.pad(classes, (0, left)), mask)
 
-    def empty(self) -> Boxes:
+    def empty(self) -> BoxTargets:
         """No box."""
         return self.augment((np.zeros((0, 4), np.float32), np.zeros(0, np.int32)), None)
 

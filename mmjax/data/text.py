@@ -75,15 +75,15 @@ class TextTransform:
 
     def encode(self, text: str, key: str = "text") -> Text:
         """The stream of any text, such as a prompt. Raises BadExample when it holds no token."""
-        return self._laid_out(*self.tokenizer.open().encode(text), text, key)
+        return self._to_tokens(*self.tokenizer.open().encode(text), text, key)
 
     def _encode_words(self, words: list[str], key: str) -> Text:
         vocabulary = self.tokenizer.open()
         ids = [vocabulary.encode(word)[0] for word in words]
         numbers = [number for number, tokens in enumerate(ids) for _ in tokens]
-        return self._laid_out([token for tokens in ids for token in tokens], numbers, " ".join(words), key)
+        return self._to_tokens([token for tokens in ids for token in tokens], numbers, " ".join(words), key)
 
-    def _laid_out(self, ids: list[int], words: list[int], text: str, key: str) -> Text:
+    def _to_tokens(self, ids: list[int], words: list[int], text: str, key: str) -> Text:
         vocabulary = self.tokenizer.open()
         if not ids:
             raise BadExample(

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from mmjax.batch import Audio, Contested
+from mmjax.batch import AdversarialEncoded, Audio
 from mmjax.encoders.convolutional import ConvSpectrogram
 from mmjax.encoders.spectrogram import LogMel, SpecAugment
 from mmjax.layers import Conv2d, Einsum, LayerNorm
@@ -54,7 +54,7 @@ class AdversarialSpectrogram(nn.Module):
     """The encoding is a discriminator's features (Radford et al. 2016, section 5); a generator trains it.
 
     Needs `heads.RealOrGenerated` and `objectives.Adversarial`, whose losses reach each of the two through
-    `batch.Contested`: the generator is held constant where the discriminator learns, and the discriminator's
+    `batch.AdversarialEncoded`: the generator is held constant where the discriminator learns, and the discriminator's
     parameters where the generator learns. XLA finds the two passes over generated spectrograms to be one
     forward; backward they differ. A generated spectrogram has its example's mask, so that length gives
     nothing away. Without training the noise is one fixed draw, and readers of the encoding never see it.
@@ -68,8 +68,8 @@ class AdversarialSpectrogram(nn.Module):
     augment: SpecAugment | None = None
 
     @nn.compact
-    def __call__(self, audio: Audio, train: bool = False) -> Contested:
-        """Audio ``"B samples"`` -> Contested ``"B L D"``."""
+    def __call__(self, audio: Audio, train: bool = False) -> AdversarialEncoded:
+        """Audio ``"B samples"`` -> AdversarialEncoded ``"B L D"``."""
         mel, frames = self.mel(audio.samples, audio.mask)
         if train and self.augment is not None:
             mel, frames = self.augment(mel, frames, self.make_rng("views"))
@@ -85,4 +85,6 @@ class AdversarialSpectrogram(nn.Module):
         constant = {"params": jax.lax.stop_gradient(self.discriminator.variables["params"])}
         judge = self.discriminator.clone(parent=None)
         for_generator, _ = judge.apply(constant, made, frames, self.width)
-        return Contested(real, mask, for_discriminator=for_discriminator, for_generator=for_generator)
+        return AdversarialEncoded(
+            real, mask, for_discriminator=for_discriminator, for_generator=for_generator
+        )

@@ -107,7 +107,7 @@ class SpectrogramTransformer(nn.Module):
         if self.mask_token:
             token = self.param("mask_token", param_axes(nn.initializers.normal(0.02), "embed"), x.shape[-1:])
             x = stand_in(x, audio.visible, token)
-        x, places = LearnedPositions(x.shape[1], self.position_scale, name="positions")(x), None
+        x, patch_indices = LearnedPositions(x.shape[1], self.position_scale, name="positions")(x), None
         if audio.visible is not None and not self.mask_token:
-            x, mask, places = only_visible(x, mask, audio.visible)
-        return self.trunk.encode(x, mask, train).replace(places=places)
+            x, mask, patch_indices = only_visible(x, mask, audio.visible)
+        return self.trunk.encode(x, mask, train).replace(patch_indices=patch_indices)

@@ -95,9 +95,9 @@ class ViT(nn.Module):
             token = self.param("mask_token", param_axes(nn.initializers.normal(0.02), "embed"), x.shape[-1:])
             x = stand_in(x, image.visible, token)
         x = LearnedPositions(x.shape[1], self.position_scale, name="positions")(x)
-        mask, places = jnp.broadcast_to(image.mask[:, None], x.shape[:2]), None
+        mask, patch_indices = jnp.broadcast_to(image.mask[:, None], x.shape[:2]), None
         if image.visible is not None and not self.mask_token:
-            x, mask, places = only_visible(x, mask, image.visible)
+            x, mask, patch_indices = only_visible(x, mask, image.visible)
         if self.num_registers:
             init = param_axes(nn.initializers.normal(0.02), "positions", "embed")
             registers = self.param("registers", init, (self.num_registers, self.trunk.width))
@@ -105,6 +105,6 @@ class ViT(nn.Module):
                 [jnp.broadcast_to(registers, (x.shape[0], *registers.shape)).astype(x.dtype), x], 1
             )
             mask = jnp.broadcast_to(image.mask[:, None], x.shape[:2])
-            if places is not None:
-                places = jnp.pad(places, ((0, 0), (self.num_registers, 0)), constant_values=-1)
-        return self.trunk.encode(x, mask, train).replace(places=places)
+            if patch_indices is not None:
+                patch_indices = jnp.pad(patch_indices, ((0, 0), (self.num_registers, 0)), constant_values=-1)
+        return self.trunk.encode(x, mask, train).replace(patch_indices=patch_indices)

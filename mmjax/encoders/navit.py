@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from mmjax.batch import Encoded, Patches
 from mmjax.encoders.packing import Packing
 from mmjax.layers import Einsum, Transformer
-from mmjax.sharding import param_axes, whole_rows
+from mmjax.sharding import gather_table, param_axes
 
 
 class NaViT(nn.Module):
@@ -36,7 +36,7 @@ class NaViT(nn.Module):
         )(jnp.where(image.mask[..., None], image.patches, 0))
         init = param_axes(nn.initializers.normal(self.position_scale), None, "embed")
         for name, index in (("rows", image.rows), ("columns", image.columns)):
-            table = whole_rows(self.param(name, init, (length, self.trunk.width)), None)
+            table = gather_table(self.param(name, init, (length, self.trunk.width)), None)
             x = x + jnp.take(table, index, axis=0, mode="clip").astype(x.dtype)
         if self.packing is None:
             return self.trunk.encode(x, image.mask, train)

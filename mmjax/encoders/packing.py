@@ -67,8 +67,8 @@ class Packing:
         def unpack(y: jax.Array) -> jax.Array:
             return jnp.take_along_axis(y, group[..., None], axis=1).reshape(x.shape)
 
-        lower = tuple(unpack(y) for y in encoded.lower)
-        return Encoded(unpack(encoded.embeddings), places.kept, lower)
+        hidden_states = tuple(unpack(y) for y in encoded.hidden_states)
+        return Encoded(unpack(encoded.embeddings), places.kept, hidden_states)
 
     def rows_of(self, x: jax.Array) -> jax.Array:
         """``"B L D" -> "R (G L) D"``."""

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from mmjax.batch import Encoded, Text
 from mmjax.layers import Recurrent
-from mmjax.sharding import param_axes, whole_rows
+from mmjax.sharding import gather_table, param_axes
 
 
 class RecurrentText(nn.Module):
@@ -24,9 +24,9 @@ class RecurrentText(nn.Module):
         init = param_axes(nn.initializers.normal(width**-0.5), "vocab", "embed")
         self.table = self.param("table", init, (self.vocab, width))
         init = param_axes(nn.initializers.normal(0.02), None, "embed")
-        self.types = whole_rows(self.param("types", init, (self.num_token_types, width)), None)
+        self.types = gather_table(self.param("types", init, (self.num_token_types, width)), None)
 
     def __call__(self, text: Text, train: bool = False) -> Encoded:
         """Text ``"B L"`` -> Encoded ``"B L D"``."""
-        x = jnp.take(whole_rows(self.table), text.tokens, axis=0) * self.trunk.width**0.5
+        x = jnp.take(gather_table(self.table), text.tokens, axis=0) * self.trunk.width**0.5
         return self.trunk.encode(x + jnp.take(self.types, text.token_types, axis=0), text.mask, train)

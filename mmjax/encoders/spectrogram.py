@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Float32
 
-from mmjax.sharding import by_rows
+from mmjax.sharding import map_batch_shards
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ class LogMel:
         pieces = pieces.reshape(samples.shape[0], -1, hop)
         frames = jnp.concatenate([pieces[:, i : i + num_frames] for i in range(pieces_per_window)], axis=-1)
         frames = frames[..., :window] * np.hanning(window + 1)[None, None, :-1].astype(np.float32)
-        spectrum = by_rows(lambda frames: jnp.fft.rfft(frames, n=fft), frames)
+        spectrum = map_batch_shards(lambda frames: jnp.fft.rfft(frames, n=fft), frames)
         # Not abs(): its guarded square root costs more than the transform.
         power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
         high = self.sample_rate_hz / 2 if self.high_hz is None else self.high_hz

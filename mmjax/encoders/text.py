@@ -7,7 +7,7 @@ from jaxtyping import Bool, Int, Int32
 
 from mmjax.batch import Encoded, Text
 from mmjax.layers import LearnedPositions, Transformer
-from mmjax.sharding import param_axes, whole_rows
+from mmjax.sharding import gather_table, param_axes
 
 
 class TextTransformer(nn.Module):
@@ -37,12 +37,12 @@ class TextTransformer(nn.Module):
         init = param_axes(nn.initializers.normal(width**-0.5), "vocab", "embed")
         self.table = self.param("table", init, (self.vocab, width))
         init = param_axes(nn.initializers.normal(0.02), None, "embed")
-        self.types = whole_rows(self.param("types", init, (self.num_token_types, width)), None)
+        self.types = gather_table(self.param("types", init, (self.num_token_types, width)), None)
         if self.hash_ngrams:
             # Near zero: an n-gram never seen in training must say nothing.
             init = param_axes(nn.initializers.normal(0.02), "vocab", "embed")
             rows = len(self.hash_ngrams) * self.hash_buckets
-            self.ngrams = whole_rows(self.param("ngrams", init, (rows, width)))
+            self.ngrams = gather_table(self.param("ngrams", init, (rows, width)))
         self.positions = LearnedPositions(self.max_length, self.position_scale)
 
     def __call__(self, text: Text, train: bool = False) -> Encoded:
@@ -50,7 +50,7 @@ class TextTransformer(nn.Module):
         width = self.trunk.width
         # An n-gram may reach back over padding between two sentences.
         tokens = jnp.where(text.mask, text.tokens, 0)
-        x = jnp.take(whole_rows(self.table), tokens, axis=0) * width**0.5
+        x = jnp.take(gather_table(self.table), tokens, axis=0) * width**0.5
         x = x + jnp.take(self.types, text.token_types, axis=0)
         for i, n in enumerate(self.hash_ngrams):
             bucket = hash_ngram(tokens, n, self.hash_buckets) + i * self.hash_buckets

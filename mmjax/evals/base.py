@@ -9,9 +9,9 @@ from typing import Protocol
 import numpy as np
 
 from mmjax import data
-from mmjax.batch import Batch, present
+from mmjax.batch import Batch, is_present
 from mmjax.errors import InputError, NonFiniteError
-from mmjax.views import Clean
+from mmjax.views import Identity
 
 # Writes one PNG to the path that it is given. Put off, because not every evaluation of a run is drawn.
 Picture = Callable[[Path], None]
@@ -21,7 +21,7 @@ class Predictor(Protocol):
     """``(batch, view, heads, seed) -> ({head: array}, targets)``, all NumPy: ``train.Predictor``."""
 
     def __call__(
-        self, batch: Batch, view: Clean, heads: tuple[str, ...], seed: int = 0
+        self, batch: Batch, view: Identity, heads: tuple[str, ...], seed: int = 0
     ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]: ...
 
     def losses(self, batch: Batch, seed: int = 0) -> dict[str, np.ndarray]:
@@ -49,7 +49,7 @@ class Eval(abc.ABC):
     subsets_of: tuple[str, ...] = ()
 
     @abc.abstractmethod
-    def reads(self) -> tuple[str, ...]:
+    def required_heads(self) -> tuple[str, ...]:
         """Names of the heads that it needs."""
 
     @abc.abstractmethod
@@ -81,7 +81,7 @@ class Eval(abc.ABC):
 
 def rows_present(batch: Batch, *streams: str) -> np.ndarray:
     """Which rows have all these streams: bool ``"B"``."""
-    return np.logical_and.reduce([np.asarray(present(batch[stream])) for stream in streams])
+    return np.logical_and.reduce([np.asarray(is_present(batch[stream])) for stream in streams])
 
 
 def finite(name: str, values: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ from mmjax.evals import pictures
 from mmjax.evals.base import Eval, Predictor, Result, finite, rows_present
 from mmjax.evals.cards import Card, cards
 from mmjax.evals.precision import Found, average_precision, iou
-from mmjax.views import Clean
+from mmjax.views import Identity
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class Boxes(Eval):
     def __post_init__(self):
         self.needs(self.image, self.boxes)
 
-    def reads(self) -> tuple[str, ...]:
+    def required_heads(self) -> tuple[str, ...]:
         return (self.head,)
 
     def __call__(self, predictor: Predictor) -> Result:
@@ -42,7 +42,7 @@ class Boxes(Eval):
         claims, truths, shown, num = [], [], [], 0
         for batch in self.batches():
             rows = np.flatnonzero(rows_present(batch, self.image, self.boxes))
-            outputs, _ = predictor(batch, Clean(), (self.head,))
+            outputs, _ = predictor(batch, Identity(), (self.head,))
             predicted = finite(self.head, outputs[self.head][rows])
             claims.append(claimed(predicted, num))
             truths.append(marked(batch[self.boxes], rows, num))

@@ -19,7 +19,7 @@ from mmjax.errors import InputError
 from mmjax.evals.base import Eval, Predictor, Result, finite, rows_present
 from mmjax.evals.edits import baselines, rates, token_lists
 from mmjax.evals.subsets import missing, named, subsets
-from mmjax.views import Clean
+from mmjax.views import Identity
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class Captions(Eval):
         self.needs(self.stream, *self.context)
         self.refuse_subsets_of("Set `subsets=True`: it takes those of `context`")
 
-    def reads(self) -> tuple[str, ...]:
+    def required_heads(self) -> tuple[str, ...]:
         return (self.head,)
 
     def __call__(self, predictor: Predictor) -> Result:
@@ -79,7 +79,7 @@ class Captions(Eval):
         return subsets(self.context) if self.subsets else [self.context]
 
     def _logits(self, predictor: Predictor, batch: Batch, text: Text, there: np.ndarray) -> np.ndarray:
-        outputs, _ = predictor(batch | {self.stream: text}, Clean(), (self.head,))
+        outputs, _ = predictor(batch | {self.stream: text}, Identity(), (self.head,))
         return finite(self.head, outputs[self.head][there])
 
     def _next_tokens(self, predictor: Predictor, batch: Batch, there: np.ndarray) -> np.ndarray:

@@ -25,7 +25,7 @@ from mmjax.errors import InputError
 from mmjax.evals import baseline, pictures
 from mmjax.evals.base import Eval, Picture, Predictor, Result, accuracy_with_interval, finite, rows_present
 from mmjax.evals.subsets import missing, named, subsets
-from mmjax.views import Clean
+from mmjax.views import Identity
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class Classification(Eval):
         if not self.streams:
             raise InputError("Classification expects the streams that its head looks at, found none")
 
-    def reads(self) -> tuple[str, ...]:
+    def required_heads(self) -> tuple[str, ...]:
         return (self.head,)
 
     def __call__(self, predictor: Predictor) -> Result:
@@ -141,7 +141,7 @@ class MultiLabel(Eval):
         self.needs(*self.streams, self.labels)
         self.refuse_subsets_of("Set `subsets=True`: it takes those of `streams`")
 
-    def reads(self) -> tuple[str, ...]:
+    def required_heads(self) -> tuple[str, ...]:
         return (self.head,)
 
     def __call__(self, predictor: Predictor) -> Result:
@@ -197,7 +197,7 @@ def logits_given(
 ) -> np.ndarray:
     """The head's logits "B classes" of the clean view, with the evaluation's other streams missing."""
     hidden = {stream: missing(batch[stream]) for stream in evaluation.streams if stream not in given}
-    return predictor(batch | hidden, Clean(), (evaluation.head,))[0][evaluation.head]
+    return predictor(batch | hidden, Identity(), (evaluation.head,))[0][evaluation.head]
 
 
 def macro_f1(counts: np.ndarray) -> float:

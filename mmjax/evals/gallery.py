@@ -12,7 +12,7 @@ from mmjax.evals import baseline, pictures
 from mmjax.evals.base import Eval, Predictor, finite, rows_present
 from mmjax.evals.cards import Card, cards, texts
 from mmjax.evals.ranking import Answers, identities
-from mmjax.views import Clean
+from mmjax.views import Identity
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,7 @@ def galleries(
     parts: dict[str, list[tuple]] = {stream: [] for stream in heads}
     seen = 0
     for batch in measure.batches():
-        outputs, _ = predictor(batch, Clean(), tuple(heads.values()))
+        outputs, _ = predictor(batch, Identity(), tuple(heads.values()))
         num_rows = len(next(iter(outputs.values())))
         captions = [f"#{seen + row}" for row in range(num_rows)]
         if written:

@@ -10,7 +10,7 @@ import dataclasses
 
 import numpy as np
 
-from mmjax.batch import present
+from mmjax.batch import is_present
 from mmjax.errors import InputError
 from mmjax.evals.base import Eval, Predictor, Result, finite
 
@@ -26,14 +26,14 @@ class Losses(Eval):
 
     seed: int = 0
 
-    def reads(self) -> tuple[str, ...]:
+    def required_heads(self) -> tuple[str, ...]:
         return ()
 
     def __call__(self, predictor: Predictor) -> Result:
         sums: dict[str, float] = collections.defaultdict(float)
         total = 0
         for number, batch in enumerate(self.batches()):
-            rows = np.logical_or.reduce([np.asarray(present(stream)) for stream in batch.values()]).sum()
+            rows = np.logical_or.reduce([np.asarray(is_present(stream)) for stream in batch.values()]).sum()
             for name, value in predictor.losses(batch, seed=self.seed + number).items():
                 sums[name] += float(finite(name, value)) * int(rows)
             total += int(rows)

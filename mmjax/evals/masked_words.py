@@ -22,7 +22,7 @@ from mmjax.errors import InputError
 from mmjax.evals import pictures
 from mmjax.evals.base import Eval, Picture, Predictor, Result, finite, rows_present
 from mmjax.evals.subsets import missing, named, subsets
-from mmjax.views import Clean
+from mmjax.views import Identity
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class MaskedWords(Eval):
         self.needs(self.stream, *self.context)
         self.refuse_subsets_of("Name these streams in `context`")
 
-    def reads(self) -> tuple[str, ...]:
+    def required_heads(self) -> tuple[str, ...]:
         return (self.head,)
 
     def __call__(self, predictor: Predictor) -> Result:
@@ -68,7 +68,7 @@ class MaskedWords(Eval):
                 )
                 for given in subsets(self.context):
                     seen = {stream: missing(batch[stream]) for stream in self.context if stream not in given}
-                    outputs, _ = predictor(batch | seen | {self.stream: text}, Clean(), (self.head,))
+                    outputs, _ = predictor(batch | seen | {self.stream: text}, Identity(), (self.head,))
                     right = finite(self.head, outputs[self.head]).argmax(axis=-1) == tokens
                     self._count(scores, kind + named(given), slot, batch[self.stream], hidden, right)
                 if not kind:

@@ -25,8 +25,8 @@ class Matching(Eval):
     def __post_init__(self):
         self.needs(self.view.first, self.view.second)
 
-    def reads(self) -> tuple[str, ...]:
-        return (self.head, *self.view.compares())
+    def required_heads(self) -> tuple[str, ...]:
+        return (self.head, *self.view.compared_heads())
 
     def __call__(self, predictor: Predictor) -> Result:
         said, true = [], []

@@ -11,7 +11,7 @@ import numpy as np
 from mmjax.errors import InputError
 from mmjax.evals import baseline
 from mmjax.evals.base import Eval, Predictor, Result, accuracy_with_interval, finite
-from mmjax.views import Pairs
+from mmjax.views import SentencePairs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,13 +22,13 @@ class NextSentence(Eval):
     style gives every mismatch away.
     """
 
-    view: Pairs
+    view: SentencePairs
     head: str = "follows"
 
     def __post_init__(self):
         self.needs(self.view.first, self.view.second)
 
-    def reads(self) -> tuple[str, ...]:
+    def required_heads(self) -> tuple[str, ...]:
         return (self.head,)
 
     def __call__(self, predictor: Predictor) -> Result:

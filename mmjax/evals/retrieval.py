@@ -44,7 +44,7 @@ class Retrieval(Eval):
                 + ": add the missing ones to `heads`"
             )
 
-    def reads(self) -> tuple[str, ...]:
+    def required_heads(self) -> tuple[str, ...]:
         return tuple(head_of(self.heads).values())
 
     def __call__(self, predictor: Predictor) -> Result:

@@ -17,7 +17,7 @@ from mmjax import data
 from mmjax.batch import Batch
 from mmjax.errors import InputError
 from mmjax.evals.base import Eval, Predictor, Result, finite, rows_present
-from mmjax.views import Clean
+from mmjax.views import Identity
 
 Word = tuple[int, ...]  # its tokens
 
@@ -38,14 +38,14 @@ class Tags(Eval):
     def __post_init__(self):
         self.needs(self.text, self.stream)
 
-    def reads(self) -> tuple[str, ...]:
+    def required_heads(self) -> tuple[str, ...]:
         return (self.head,)
 
     def __call__(self, predictor: Predictor) -> Result:
         names = self.data.streams[self.stream].classes
         said, true, words = [], [], []
         for batch in self.batches():
-            outputs, _ = predictor(batch, Clean(), (self.head,))
+            outputs, _ = predictor(batch, Identity(), (self.head,))
             tagged = sentences(batch, self.text, self.stream)
             numbers = np.where(rows_present(batch, self.stream)[:, None, None], outputs[self.head], 0)
             numbers = finite(self.head, numbers).argmax(axis=-1)

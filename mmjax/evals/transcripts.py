@@ -15,7 +15,7 @@ from mmjax import data
 from mmjax.errors import InputError
 from mmjax.evals.base import Eval, Predictor, Result, finite, rows_present
 from mmjax.evals.edits import baselines, rates, token_lists
-from mmjax.views import Clean
+from mmjax.views import Identity
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,14 +32,14 @@ class Transcripts(Eval):
     def __post_init__(self):
         self.needs(self.source, self.stream)
 
-    def reads(self) -> tuple[str, ...]:
+    def required_heads(self) -> tuple[str, ...]:
         return (self.head,)
 
     def __call__(self, predictor: Predictor) -> Result:
         said, true = [], []
         for batch in self.batches():
             there = rows_present(batch, self.source, self.stream)
-            outputs, _ = predictor(batch, Clean(), (self.head,))
+            outputs, _ = predictor(batch, Identity(), (self.head,))
             frames = outputs[self.head]
             tokens = finite(self.head, frames.logits[there]).argmax(axis=-1)
             said += best_path(tokens, np.asarray(frames.mask)[there], self.blank_id)

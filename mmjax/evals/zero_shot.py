@@ -23,7 +23,7 @@ from mmjax.evals.base import (
     head_of,
     rows_present,
 )
-from mmjax.views import Clean
+from mmjax.views import Identity
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class ZeroShot(Eval):
                 f"{list(streams)}: add the missing ones to `heads`"
             )
 
-    def reads(self) -> tuple[str, ...]:
+    def required_heads(self) -> tuple[str, ...]:
         return tuple(head_of(self.heads).values())
 
     def __call__(self, predictor: Predictor) -> Result:
@@ -59,7 +59,7 @@ class ZeroShot(Eval):
         prompts = self.prompt_embeddings(predictor, names)
         parts = {stream: ([], [], []) for stream in heads}  # predicted, true, raw features; a part per batch
         for batch in self.batches():
-            outputs, _ = predictor(batch, Clean(), tuple(heads.values()))
+            outputs, _ = predictor(batch, Identity(), tuple(heads.values()))
             for stream, head in heads.items():
                 there = rows_present(batch, stream, self.labels)
                 embeddings = finite(head, np.where(there[:, None], outputs[head], 0))
@@ -124,7 +124,7 @@ class ZeroShot(Eval):
             some = prompts[start : start + self.batch_size]
             rows: list = [{self.text: transform.encode(prompt, key=f"prompt {prompt!r}")} for prompt in some]
             batch = data.collate(rows + [{}] * (self.batch_size - len(rows)), self.data.empty())
-            chunks.append(predictor(batch, Clean(), (head,))[0][head][: len(some)])
+            chunks.append(predictor(batch, Identity(), (head,))[0][head][: len(some)])
         return finite(head, np.concatenate(chunks))
 
     def _by_raw_neighbour(self, train: data.Dataset, stream: str, rows: np.ndarray) -> np.ndarray:

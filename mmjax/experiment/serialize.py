@@ -32,8 +32,11 @@ def fields(value: Any) -> tuple[dataclasses.Field, ...]:
     return tuple(f for f in dataclasses.fields(value) if f.init and f.name not in hidden)
 
 
-def to_text(value: Any) -> str:
+def to_text(value: Any, *, defaults: bool = True) -> str:
     """``value`` as a stable expression, a field per line; ``from_text`` reads it if its classes are ours.
+
+    Args:
+      defaults: also print fields that have their default value.
 
     >>> from mmjax.sharding import MeshShape
     >>> print(to_text(MeshShape(fsdp=8)), end="")
@@ -45,10 +48,10 @@ def to_text(value: Any) -> str:
         slices=1,
     )
     """
-    return _print(value, 0) + "\n"
+    return _print(value, 0, defaults) + "\n"
 
 
-def _print(value: Any, indent: int) -> str:
+def _print(value: Any, indent: int, defaults: bool) -> str:
     import numpy as np  # here, so that a command line that only reads paths does not wait for it
 
     match value:
@@ -59,18 +62,19 @@ def _print(value: Any, indent: int) -> str:
         case enum.Enum():
             return f"{_qualified(type(value))}.{value.name}"
         case Mapping():
-            return _block("{", [(f"{key!r}: ", item) for key, item in value.items()], "}", indent)
+            return _block("{", [(f"{key!r}: ", item) for key, item in value.items()], "}", indent, defaults)
         case tuple() if not dataclasses.is_dataclass(value):
             end = ",)" if len(value) == 1 else ")"
-            return _block("(", [("", item) for item in value], end, indent)
+            return _block("(", [("", item) for item in value], end, indent, defaults)
         case list():
-            return _block("[", [("", item) for item in value], "]", indent)
+            return _block("[", [("", item) for item in value], "]", indent, defaults)
         case np.ndarray():
             digest = hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()[:16]
             return f"array(shape={value.shape}, dtype={value.dtype.name!r}, sha256={digest!r})"
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        parts = [(f"{f.name}=", getattr(value, f.name)) for f in fields(value)]
-        return _block(_qualified(type(value)) + "(", parts, ")", indent)
+        shown = [f for f in fields(value) if defaults or getattr(value, f.name) != _default(f)]
+        parts = [(f"{f.name}=", getattr(value, f.name)) for f in shown]
+        return _block(_qualified(type(value)) + "(", parts, ")", indent, defaults)
     name = _dtype_name(value)
     if name is not None:
         return f"jnp.{name}"
@@ -82,10 +86,15 @@ def _print(value: Any, indent: int) -> str:
     )
 
 
-def _block(start: str, parts: list[tuple[str, Any]], end: str, indent: int) -> str:
+def _default(field: dataclasses.Field) -> Any:
+    made = field.default_factory is not dataclasses.MISSING
+    return field.default_factory() if made else field.default
+
+
+def _block(start: str, parts: list[tuple[str, Any]], end: str, indent: int, defaults: bool) -> str:
     nested = any(dataclasses.is_dataclass(item) for _, item in parts)
     if not nested:
-        line = start + ", ".join(prefix + _print(item, indent) for prefix, item in parts) + end
+        line = start + ", ".join(prefix + _print(item, indent, defaults) for prefix, item in parts) + end
         if (
             "\n" not in line
             and 4 * indent + len(line) <= WIDTH
@@ -101,7 +110,7 @@ def _block(start: str, parts: list[tuple[str, Any]], end: str, indent: int) -> s
         return (
             f"{start}\n{_fill([repr(item) for _, item in parts], pad)}\n" + "    " * indent + end.lstrip(",")
         )
-    lines = [f"{pad}{prefix}{_print(item, indent + 1)},\n" for prefix, item in parts]
+    lines = [f"{pad}{prefix}{_print(item, indent + 1, defaults)},\n" for prefix, item in parts]
     return start + "\n" + "".join(lines) + "    " * indent + end.lstrip(",")
 
 
@@ -266,8 +275,7 @@ def _completed(node: ast.expr) -> ast.expr:
             continue
         given = {keyword.arg for keyword in call.keywords}
         for field in fields(cls) if isinstance(cls, type) else ():
-            made = field.default_factory is not dataclasses.MISSING
-            default = field.default_factory() if made else field.default
+            default = _default(field)
             if field.name not in given and default is not dataclasses.MISSING:
                 call.keywords.append(ast.keyword(field.name, _parsed(to_text(default))))
     return node

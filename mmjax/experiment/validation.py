@@ -90,12 +90,12 @@ def _refuse_unread_streams(experiment: Experiment) -> None:
     """What an objective's heads need must be given by the data or the view, and read by a tower."""
     model, sources = experiment.model, _given(experiment)
     for name, objective in experiment.objectives.items():
-        streams = model.streams_for(objective.reads())
-        for stream in objective.view.encodes():
+        streams = model.streams_for(objective.required_heads())
+        for stream in objective.view.required_streams():
             if stream not in streams:
                 raise InputError(
                     f"the view of objective {name!r} needs the encoding of {stream!r}, but the heads "
-                    f"{list(objective.reads())} read only {list(streams)}: take it out of the view, or have "
+                    f"{list(objective.required_heads())} read only {list(streams)}: take it out of the view, or have "
                     "the fusion read it"
                 )
         for stream in streams:
@@ -105,7 +105,7 @@ def _refuse_unread_streams(experiment: Experiment) -> None:
                     f"{sorted(model.encoders)}: add an encoder, or name in `shared` one that reads it"
                 )
             for data, given in sources.items():
-                if stream not in given | set(objective.view.changes()):
+                if stream not in given | set(objective.view.changed_streams()):
                     raise InputError(
                         f"objective {name!r} needs the stream {stream!r}, but {data} give {sorted(given)}: "
                         "add a transform that makes it"
@@ -127,7 +127,7 @@ def _refuse_unmade_streams(experiment: Experiment) -> None:
     model = experiment.model
     towers = sorted({*model.encoders, *(model.shared or {})})
     fusion = f"model.fusion ({type(model.fusion).__name__})"
-    made = model.fusion.makes()
+    made = model.fusion.made_streams()
     for stream in model.fusion.streams:
         if model.encoder_of(stream) not in model.encoders:
             raise InputError(
@@ -163,7 +163,7 @@ def _refuse_missing_targets(experiment: Experiment) -> None:
         targets = getattr(objective, "targets", tuple)()
         for stream in targets:
             for data, given in sources.items():
-                if stream not in given | set(objective.view.changes()):
+                if stream not in given | set(objective.view.changed_streams()):
                     raise InputError(
                         f"objective {name!r} has its targets in the stream {stream!r}, but {data} give "
                         f"{sorted(given)}: add a transform that makes it, or name another stream"
@@ -171,11 +171,11 @@ def _refuse_missing_targets(experiment: Experiment) -> None:
 
 
 def _refuse_unread_heads(experiment: Experiment) -> None:
-    made = sorted(experiment.model.produces())
+    made = sorted(experiment.model.head_names())
     readers = [("objective", *item) for item in experiment.objectives.items()]
     readers += [("eval", *item) for item in experiment.evals.items()]
     for kind, name, reader in readers:
-        reads = sorted(reader.reads())
+        reads = sorted(reader.required_heads())
         if not set(reads) <= set(made):
             raise InputError(f"{kind} {name!r} reads {reads}, but the model's heads produce {made}")
 
@@ -251,9 +251,11 @@ def _refuse_small_tables(experiment: Experiment) -> None:
 def _refuse_misfits(experiment: Experiment) -> None:
     """What an objective itself finds wrong with the model, or with a stream of the data."""
     for name, objective in experiment.objectives.items():
-        misfit = getattr(objective, "misfit", None)
+        check_compatible = getattr(objective, "misfit", None)
         for _, dataset in experiment.data.datasets.values():
-            if misfit is not None and (reason := misfit(experiment.model, dataset.streams)):
+            if check_compatible is not None and (
+                reason := check_compatible(experiment.model, dataset.streams)
+            ):
                 raise InputError(f"objective {name!r}: {reason}")
 
 

@@ -4,10 +4,10 @@ from mmjax.fusion.bottleneck import Bottleneck
 from mmjax.fusion.channel_cross import ChannelCross
 from mmjax.fusion.co_attention import CoAttention
 from mmjax.fusion.concat import ConcatMlp
-from mmjax.fusion.decision import Decision
 from mmjax.fusion.gated import GatedSum
 from mmjax.fusion.hierarchical import Hierarchical
 from mmjax.fusion.late import Late
+from mmjax.fusion.late_voting import LateVoting
 from mmjax.fusion.mean import Mean
 from mmjax.fusion.prefix import Prefix
 from mmjax.fusion.q_former import QFormer
@@ -15,6 +15,6 @@ from mmjax.fusion.resampler import Resampler
 from mmjax.fusion.single_stream import SingleStream
 
 __all__ = [
-    "Bottleneck", "ChannelCross", "CoAttention", "ConcatMlp", "Decision", "GatedSum", "Hierarchical", "Late",
+    "Bottleneck", "ChannelCross", "CoAttention", "ConcatMlp", "LateVoting", "GatedSum", "Hierarchical", "Late",
     "Mean", "Prefix", "QFormer", "Resampler", "SingleStream",
 ]  # fmt: skip

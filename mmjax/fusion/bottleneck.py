@@ -5,9 +5,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
-from mmjax.batch import Encoded, present
+from mmjax.batch import Encoded, is_present
 from mmjax.errors import InputError
-from mmjax.fusion.join import any_present, apart, check_names, chosen, end_to_end, learned, tagged
+from mmjax.fusion.join import (
+    add_modality_embedding,
+    any_present,
+    check_names,
+    concat_streams,
+    learned_tokens,
+    select_streams,
+    split_streams,
+)
 from mmjax.layers import Block, LayerNorm
 
 
@@ -34,7 +42,7 @@ class Bottleneck(nn.Module):
     dropout: float = 0.0
     dtype: str = "float32"
 
-    def makes(self) -> tuple[str, ...]:
+    def made_streams(self) -> tuple[str, ...]:
         """The stream that it adds."""
         return () if self.reader else (self.into,)
 
@@ -48,21 +56,23 @@ class Bottleneck(nn.Module):
                 f"with first_mixing={self.first_mixing}: one layer writes into the tokens, the next reads "
                 "them"
             )
-        streams = tagged(self, chosen(self, self.streams, encoded), self.width, self.dtype)
-        there = jnp.stack([present(value) for value in streams.values()], axis=1)
-        tokens = learned(self, "bottleneck", self.num_bottlenecks, streams[self.streams[0]])
+        streams = add_modality_embedding(
+            self, select_streams(self, self.streams, encoded), self.width, self.dtype
+        )
+        there = jnp.stack([is_present(value) for value in streams.values()], axis=1)
+        tokens = learned_tokens(self, "bottleneck", self.num_bottlenecks, streams[self.streams[0]])
         for layer in range(self.depth):
             # What the reader will not see any more is not computed.
             last = layer == self.depth - 1 and self.reader is not None
             votes = []
             for stream in (self.reader,) if last else self.streams:
                 own = {"own": streams[stream]} | ({"tokens": tokens} if layer >= self.first_mixing else {})
-                joined = end_to_end(own.values())
+                joined = concat_streams(own.values())
                 x = Block(
                     num_heads=self.num_heads, mlp_width=self.mlp_width, dropout=self.dropout,
                     dtype=self.dtype, name=f"{stream}_{layer}",
                 )(joined.embeddings, joined.mask, train)  # fmt: skip
-                parts = apart(x, own)
+                parts = split_streams(x, own)
                 streams |= {stream: streams[stream].replace(embeddings=parts["own"])}
                 votes += [parts["tokens"]] if "tokens" in parts else []
             if votes and not last:

@@ -3,7 +3,14 @@
 import flax.linen as nn
 
 from mmjax.batch import Encoded
-from mmjax.fusion.join import check_names, chosen, end_to_end, learned, look, tagged
+from mmjax.fusion.join import (
+    add_modality_embedding,
+    check_names,
+    concat_streams,
+    cross_attend,
+    learned_tokens,
+    select_streams,
+)
 from mmjax.layers import Block, LayerNorm
 
 
@@ -31,11 +38,11 @@ class CoAttention(nn.Module):
     dropout: float = 0.0
     dtype: str = "float32"
 
-    def makes(self) -> tuple[str, ...]:
+    def made_streams(self) -> tuple[str, ...]:
         """It adds no stream."""
         return ()
 
-    def keeps_order(self, stream: str) -> bool:
+    def is_causal_for(self, stream: str) -> bool:
         """Whether no position of `stream` comes to know of a later one: what a causal objective asks."""
         if stream not in self.streams:
             return True
@@ -49,7 +56,9 @@ class CoAttention(nn.Module):
         """{stream: Encoded "B L D"} -> {stream: Encoded "B L width"} for `streams`; others pass unchanged."""
         updated = self.streams if self.updated is None else self.updated
         check_names(self, self.streams, {"updated": updated, "causal": self.causal}, into=None)
-        joined = tagged(self, chosen(self, self.streams, encoded), self.width, self.dtype)
+        joined = add_modality_embedding(
+            self, select_streams(self, self.streams, encoded), self.width, self.dtype
+        )
         for layer in range(self.depth):
             joined |= {
                 stream: self.read_others(f"{stream}_{layer}", stream, joined, train) for stream in updated
@@ -66,8 +75,8 @@ class CoAttention(nn.Module):
         """One layer of one stream."""
         own = joined[stream]
         others = [joined[other] for other in self.streams if other != stream]
-        context = end_to_end([learned(self, f"{name}_null", 1, own), *others])
-        x = look(
+        context = concat_streams([learned_tokens(self, f"{name}_null", 1, own), *others])
+        x = cross_attend(
             name, own.embeddings, context, train,
             num_heads=self.num_heads, dropout=self.dropout, dtype=self.dtype,
         )  # fmt: skip

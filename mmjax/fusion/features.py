@@ -5,8 +5,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
-from mmjax.batch import Encoded, present
-from mmjax.fusion.join import any_present, check_names, check_trunk, chosen, think, widened
+from mmjax.batch import Encoded, is_present
+from mmjax.fusion.join import any_present, check_names, check_trunk, mlp_residual, project, select_streams
 from mmjax.layers import LayerNorm, Transformer, mean_pool
 
 
@@ -29,11 +29,11 @@ class FeatureFusion(nn.Module):
     dropout: float = 0.0
     dtype: str = "float32"
 
-    def makes(self) -> tuple[str, ...]:
+    def made_streams(self) -> tuple[str, ...]:
         """The stream that it adds."""
         return () if self.reader else (self.into,)
 
-    def keeps_order(self, stream: str) -> bool:
+    def is_causal_for(self, stream: str) -> bool:
         """Whether no position of `stream` comes to know of a later one: what a causal objective asks."""
         return stream != self.reader or self.trunk is None or self.trunk.causal
 
@@ -41,7 +41,7 @@ class FeatureFusion(nn.Module):
     def __call__(self, encoded: dict[str, Encoded], train: bool = False) -> dict[str, Encoded]:
         """{stream: Encoded "B L D"} -> the reader or `into` as "B L width"; others pass unchanged."""
         check_names(self, self.streams, {"reader": (self.reader,)}, None if self.reader else self.into)
-        streams = chosen(self, self.streams, encoded)
+        streams = select_streams(self, self.streams, encoded)
         vectors, there = self.vectors(streams, train)
         x = self.combine(vectors, there)
         mask = streams[self.reader].mask if self.reader else any_present(streams)
@@ -59,12 +59,14 @@ class FeatureFusion(nn.Module):
         length = streams[self.reader].mask.shape[1] if self.reader else 1
         vectors, there = [], []
         for stream, value in streams.items():
-            x, mask = widened(value.embeddings, self.width, f"{stream}_in", self.dtype), value.mask
+            x, mask = project(value.embeddings, self.width, f"{stream}_in", self.dtype), value.mask
             if self.mlp_width:
-                x = think(stream, x, train, mlp_width=self.mlp_width, dropout=self.dropout, dtype=self.dtype)
+                x = mlp_residual(
+                    stream, x, train, mlp_width=self.mlp_width, dropout=self.dropout, dtype=self.dtype
+                )
             if stream != self.reader:
                 x = mean_pool(x, mask)[:, None].astype(self.dtype)
-                mask = present(value)[:, None]
+                mask = is_present(value)[:, None]
             x = jnp.where(mask[..., None], x, 0)
             vectors.append(jnp.broadcast_to(x, (x.shape[0], length, self.width)))
             there.append(jnp.broadcast_to(mask, (x.shape[0], length)))

@@ -7,7 +7,16 @@ import jax
 
 from mmjax.batch import Encoded
 from mmjax.errors import InputError
-from mmjax.fusion.join import any_present, check_names, chosen, end_to_end, learned, look, tagged, think
+from mmjax.fusion.join import (
+    add_modality_embedding,
+    any_present,
+    check_names,
+    concat_streams,
+    cross_attend,
+    learned_tokens,
+    mlp_residual,
+    select_streams,
+)
 from mmjax.layers import Block, LayerNorm
 
 
@@ -32,7 +41,7 @@ class Hierarchical(nn.Module):
     dropout: float = 0.0
     dtype: str = "float32"
 
-    def makes(self) -> tuple[str, ...]:
+    def made_streams(self) -> tuple[str, ...]:
         """The stream that it adds."""
         return () if self.reader else (self.into,)
 
@@ -40,9 +49,11 @@ class Hierarchical(nn.Module):
     def __call__(self, encoded: dict[str, Encoded], train: bool = False) -> dict[str, Encoded]:
         """{stream: Encoded "B L D"} -> the reader or `into` as "B L width"; others pass unchanged."""
         check_names(self, self.streams, {"reader": (self.reader,)}, None if self.reader else self.into)
-        streams = {name: self.levels(name, x) for name, x in chosen(self, self.streams, encoded).items()}
+        streams = {
+            name: self.levels(name, x) for name, x in select_streams(self, self.streams, encoded).items()
+        }
         levels = [
-            tagged(
+            add_modality_embedding(
                 self, {name: states[level] for name, states in streams.items()}, self.width, self.dtype,
                 suffix=f"_{level}",
             )
@@ -53,31 +64,31 @@ class Hierarchical(nn.Module):
             if self.reader and level > 0:
                 fused = fused.replace(embeddings=fused.embeddings + states[self.reader].embeddings)
             others = [value for name, value in states.items() if name != self.reader]
-            context = end_to_end([learned(self, f"level_{level}_null", 1, fused), *others])
-            fused = fused.replace(embeddings=self.climb(f"level_{level}", fused, context, train))
+            context = concat_streams([learned_tokens(self, f"level_{level}_null", 1, fused), *others])
+            fused = fused.replace(embeddings=self.read_level(f"level_{level}", fused, context, train))
         fused = fused.replace(embeddings=LayerNorm(dtype=self.dtype, name="norm")(fused.embeddings))
         return encoded | {self.reader or self.into: fused}
 
-    def climb(self, name: str, fused: Encoded, context: Encoded, train: bool) -> jax.Array:
+    def read_level(self, name: str, fused: Encoded, context: Encoded, train: bool) -> jax.Array:
         """What is fused so far reads one level: ``"B L D"``."""
         options: dict[str, Any] = {"dropout": self.dropout, "dtype": self.dtype}
-        x = look(name, fused.embeddings, context, train, num_heads=self.num_heads, **options)
+        x = cross_attend(name, fused.embeddings, context, train, num_heads=self.num_heads, **options)
         if self.reader is None:  # one position has nothing to say to itself
-            return think(name, x, train, mlp_width=self.mlp_width, **options)
+            return mlp_residual(name, x, train, mlp_width=self.mlp_width, **options)
         block = Block(num_heads=self.num_heads, mlp_width=self.mlp_width, name=f"{name}_block", **options)
         return block(x, fused.mask, train)
 
     def levels(self, stream: str, value: Encoded) -> list[Encoded]:
         """The states of a stream, lowest first; an InputError if they are not `depth`."""
-        if len(value.lower) != self.depth - 1:
+        if len(value.hidden_states) != self.depth - 1:
             taps = tuple(range(1, self.depth))
             raise InputError(
                 f"Hierarchical with depth={self.depth} expects {self.depth - 1} states of {stream!r} below "
-                f"its last, found {len(value.lower)}: give its encoder's trunk as many taps, such as {taps}"
+                f"its last, found {len(value.hidden_states)}: give its encoder's trunk as many taps, such as {taps}"
             )
-        return [Encoded(state, value.mask) for state in (*value.lower, value.embeddings)]
+        return [Encoded(state, value.mask) for state in (*value.hidden_states, value.embeddings)]
 
     def question(self, states: dict[str, Encoded]) -> Encoded:
         """The learned position that reads where there is no reader."""
-        question = learned(self, "question", 1, next(iter(states.values())))
+        question = learned_tokens(self, "question", 1, next(iter(states.values())))
         return question.replace(mask=any_present(states))

@@ -7,13 +7,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Float32
 
-from mmjax.batch import Encoded, present
+from mmjax.batch import Encoded, is_present
 from mmjax.errors import InputError
 from mmjax.layers import Einsum, LayerNorm, Mlp, MultiHeadAttention
 from mmjax.sharding import param_axes, shard
 
 
-def chosen(fusion: nn.Module, streams: Iterable[str], encoded: Mapping[str, Encoded]) -> dict[str, Encoded]:
+def select_streams(
+    fusion: nn.Module, streams: Iterable[str], encoded: Mapping[str, Encoded]
+) -> dict[str, Encoded]:
     """The streams that `fusion` reads, in its order; an InputError where one was not encoded."""
     streams = tuple(streams)
     missing = sorted(set(streams) - set(encoded))
@@ -57,7 +59,7 @@ def check_trunk(fusion: nn.Module, trunk_width: int, width: int) -> None:
         )
 
 
-def widened(x: Float[jax.Array, "B L C"], width: int, name: str, dtype: str) -> Float[jax.Array, "B L D"]:
+def project(x: Float[jax.Array, "B L C"], width: int, name: str, dtype: str) -> Float[jax.Array, "B L D"]:
     """x mapped linearly to `width`, in a module `name` of the compact method that calls."""
     return Einsum(
         "B L D, D M -> B L M",
@@ -68,7 +70,7 @@ def widened(x: Float[jax.Array, "B L C"], width: int, name: str, dtype: str) -> 
     )(x)
 
 
-def tagged(
+def add_modality_embedding(
     fusion: nn.Module, streams: Mapping[str, Encoded], width: int, dtype: str, suffix: str = ""
 ) -> dict[str, Encoded]:
     """Every stream at `width`, mapped where it must be, with a learned vector of its own added.
@@ -79,16 +81,16 @@ def tagged(
     for stream, value in streams.items():
         x = value.embeddings
         if x.shape[-1] != width:
-            x = widened(x, width, f"{stream}{suffix}_in", dtype)
+            x = project(x, width, f"{stream}{suffix}_in", dtype)
         # A vector per stream: without it the readers could not tell whose token they attend to.
         init = param_axes(nn.initializers.normal(0.02), "embed")
         tag = fusion.param(f"{stream}{suffix}_tag", init, (width,))
         x = x.astype(dtype) + tag[None, None].astype(dtype)
-        joined[stream] = Encoded(x, value.mask, places=value.places)
+        joined[stream] = Encoded(x, value.mask, patch_indices=value.patch_indices)
     return joined
 
 
-def learned(fusion: nn.Module, name: str, num: int, like: Encoded, scale: float = 1.0) -> Encoded:
+def learned_tokens(fusion: nn.Module, name: str, num: int, like: Encoded, scale: float = 1.0) -> Encoded:
     """`num` learned positions, the same for every row of `like`, always there."""
     rows, width = like.embeddings.shape[0], like.embeddings.shape[-1]
     init = param_axes(nn.initializers.normal(scale), None, "embed")
@@ -96,7 +98,7 @@ def learned(fusion: nn.Module, name: str, num: int, like: Encoded, scale: float 
     return Encoded(jnp.broadcast_to(table, (rows, num, width)), jnp.ones((rows, num), bool))
 
 
-def end_to_end(parts: Iterable[Encoded]) -> Encoded:
+def concat_streams(parts: Iterable[Encoded]) -> Encoded:
     """Positions of all parts, one after another."""
     parts = tuple(parts)
     return Encoded(
@@ -105,7 +107,7 @@ def end_to_end(parts: Iterable[Encoded]) -> Encoded:
     )
 
 
-def apart(joined: jax.Array, parts: Mapping[str, Encoded]) -> dict[str, jax.Array]:
+def split_streams(joined: jax.Array, parts: Mapping[str, Encoded]) -> dict[str, jax.Array]:
     """The inverse of `end_to_end`: {name: its own positions}."""
     found, start = {}, 0
     for name, part in parts.items():
@@ -116,7 +118,7 @@ def apart(joined: jax.Array, parts: Mapping[str, Encoded]) -> dict[str, jax.Arra
 
 def any_present(streams: Mapping[str, Encoded], num: int = 1) -> Bool[jax.Array, "B {num}"]:
     """The mask of `num` positions that are there where any of the streams is."""
-    there = jnp.stack([present(value) for value in streams.values()], axis=-1).any(axis=-1)
+    there = jnp.stack([is_present(value) for value in streams.values()], axis=-1).any(axis=-1)
     return jnp.broadcast_to(there[:, None], (there.shape[0], num))
 
 
@@ -128,7 +130,7 @@ def over_present(
     return jnp.where(there, jax.nn.log_softmax(logits, axis=-1), -1e9)
 
 
-def look(
+def cross_attend(
     name: str,
     x: Float[jax.Array, "B L D"],
     context: Encoded,
@@ -148,7 +150,7 @@ def look(
     return shard(x, "act_batch", "act_length", "act_embed")
 
 
-def think(
+def mlp_residual(
     name: str,
     x: Float[jax.Array, "B L D"],
     train: bool,

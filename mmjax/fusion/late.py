@@ -10,11 +10,11 @@ class Late(nn.Module):
 
     streams: tuple[str, ...] = ()
 
-    def makes(self) -> tuple[str, ...]:
+    def made_streams(self) -> tuple[str, ...]:
         """It adds no stream."""
         return ()
 
-    def keeps_order(self, stream: str) -> bool:
+    def is_causal_for(self, stream: str) -> bool:
         """It tells no position of any other."""
         return True
 

@@ -7,7 +7,13 @@ from jaxtyping import Bool
 
 from mmjax.batch import Encoded
 from mmjax.errors import InputError
-from mmjax.fusion.join import apart, check_names, chosen, end_to_end, tagged
+from mmjax.fusion.join import (
+    add_modality_embedding,
+    check_names,
+    concat_streams,
+    select_streams,
+    split_streams,
+)
 from mmjax.layers import Transformer
 
 
@@ -26,11 +32,11 @@ class Prefix(nn.Module):
     reader: str
     trunk: Transformer
 
-    def makes(self) -> tuple[str, ...]:
+    def made_streams(self) -> tuple[str, ...]:
         """It adds no stream."""
         return ()
 
-    def keeps_order(self, stream: str) -> bool:
+    def is_causal_for(self, stream: str) -> bool:
         """Whether no position of `stream` comes to know of a later one: its reader is a decoder."""
         return True
 
@@ -43,12 +49,14 @@ class Prefix(nn.Module):
                 "Prefix expects a trunk with causal=False, found True: it makes its own mask, and under "
                 "another the prefix could not see itself whole"
             )
-        streams = tagged(self, chosen(self, self.streams, encoded), self.trunk.width, self.trunk.dtype)
+        streams = add_modality_embedding(
+            self, select_streams(self, self.streams, encoded), self.trunk.width, self.trunk.dtype
+        )
         streams |= {self.reader: streams.pop(self.reader)}  # last
-        joined = end_to_end(streams.values())
+        joined = concat_streams(streams.values())
         length = streams[self.reader].mask.shape[1]
         allowed = prefix_mask(joined.mask.shape[1] - length, length)
-        x = apart(self.trunk(joined.embeddings, joined.mask, train, allowed), streams)[self.reader]
+        x = split_streams(self.trunk(joined.embeddings, joined.mask, train, allowed), streams)[self.reader]
         return encoded | {self.reader: Encoded(x, streams[self.reader].mask)}
 
 

@@ -7,15 +7,15 @@ import jax.numpy as jnp
 from mmjax.batch import Encoded
 from mmjax.errors import InputError
 from mmjax.fusion.join import (
+    add_modality_embedding,
     any_present,
-    apart,
     check_names,
-    chosen,
-    end_to_end,
-    learned,
-    look,
-    tagged,
-    think,
+    concat_streams,
+    cross_attend,
+    learned_tokens,
+    mlp_residual,
+    select_streams,
+    split_streams,
 )
 from mmjax.layers import LayerNorm, MultiHeadAttention
 from mmjax.sharding import shard
@@ -46,11 +46,11 @@ class QFormer(nn.Module):
     dropout: float = 0.0
     dtype: str = "float32"
 
-    def makes(self) -> tuple[str, ...]:
+    def made_streams(self) -> tuple[str, ...]:
         """The stream that it adds."""
         return () if self.reader else (self.into,)
 
-    def keeps_order(self, stream: str) -> bool:
+    def is_causal_for(self, stream: str) -> bool:
         """Whether no position of `stream` comes to know of a later one: what a causal objective asks."""
         return self.causal or stream != self.reader
 
@@ -63,11 +63,13 @@ class QFormer(nn.Module):
                 f"QFormer with a reader expects a depth of at least 2, found {self.depth}: what the queries "
                 "read in one layer, the reader reads in the next"
             )
-        streams = tagged(self, chosen(self, self.streams, encoded), self.width, self.dtype)
-        queries = learned(self, "queries", self.num_queries, streams[self.streams[0]])
-        null = learned(self, "null", 1, queries)
+        streams = add_modality_embedding(
+            self, select_streams(self, self.streams, encoded), self.width, self.dtype
+        )
+        queries = learned_tokens(self, "queries", self.num_queries, streams[self.streams[0]])
+        null = learned_tokens(self, "null", 1, queries)
         others = [value for stream, value in streams.items() if stream != self.reader]
-        context = end_to_end([null, *others])
+        context = concat_streams([null, *others])
         options = {"dropout": self.dropout, "dtype": self.dtype}
         parts = {"queries": queries} | ({"reader": streams[self.reader]} if self.reader else {})
         for layer in range(self.depth):
@@ -75,14 +77,14 @@ class QFormer(nn.Module):
             # In the last layer nobody reads the queries any more, unless they are the result.
             if self.reader is None or layer < self.depth - 1:
                 if layer % self.cross_every == 0:
-                    x["queries"] = look(
+                    x["queries"] = cross_attend(
                         f"queries_{layer}", x["queries"], context, train, num_heads=self.num_heads, **options
                     )
-                x["queries"] = think(
+                x["queries"] = mlp_residual(
                     f"queries_{layer}", x["queries"], train, mlp_width=self.mlp_width, **options
                 )
             if self.reader is not None:
-                x["reader"] = think(
+                x["reader"] = mlp_residual(
                     f"reader_{layer}", x["reader"], train, mlp_width=self.mlp_width, **options
                 )
             parts = {name: parts[name].replace(embeddings=x[name]) for name in parts}
@@ -93,13 +95,13 @@ class QFormer(nn.Module):
 
     def read_each_other(self, layer: int, parts: dict[str, Encoded], train: bool) -> dict[str, jax.Array]:
         """Self-attention of queries and reader together."""
-        joined = end_to_end(parts.values())
+        joined = concat_streams(parts.values())
         x = joined.embeddings
         y = LayerNorm(dtype=self.dtype, name=f"self_{layer}_norm")(x)
         attention = MultiHeadAttention(num_heads=self.num_heads, dtype=self.dtype, name=f"self_{layer}")
         y = attention(y, y, joined.mask, self.allowed(x.shape[1]))
         x = x + nn.Dropout(self.dropout, deterministic=not train)(y)
-        return apart(shard(x, "act_batch", "act_length", "act_embed"), parts)
+        return split_streams(shard(x, "act_batch", "act_length", "act_embed"), parts)
 
     def allowed(self, length: int) -> jax.Array | None:
         """Who may see whom: bool ``"1 L L"``."""

@@ -5,7 +5,15 @@ import jax
 import jax.numpy as jnp
 
 from mmjax.batch import Encoded
-from mmjax.fusion.join import any_present, check_names, chosen, end_to_end, learned, tagged, think
+from mmjax.fusion.join import (
+    add_modality_embedding,
+    any_present,
+    check_names,
+    concat_streams,
+    learned_tokens,
+    mlp_residual,
+    select_streams,
+)
 from mmjax.layers import Block, LayerNorm, Mlp, MultiHeadAttention
 from mmjax.sharding import param_axes, shard
 
@@ -33,7 +41,7 @@ class Resampler(nn.Module):
     dropout: float = 0.0
     dtype: str = "float32"
 
-    def makes(self) -> tuple[str, ...]:
+    def made_streams(self) -> tuple[str, ...]:
         """The stream that it adds."""
         return () if self.reader else (self.into,)
 
@@ -41,9 +49,11 @@ class Resampler(nn.Module):
     def __call__(self, encoded: dict[str, Encoded], train: bool = False) -> dict[str, Encoded]:
         """{stream: Encoded "B L D"} -> the reader or `into` as "B L width"; others pass unchanged."""
         check_names(self, self.streams, {"reader": (self.reader,)}, None if self.reader else self.into)
-        streams = tagged(self, chosen(self, self.streams, encoded), self.width, self.dtype)
+        streams = add_modality_embedding(
+            self, select_streams(self, self.streams, encoded), self.width, self.dtype
+        )
         others = [value for stream, value in streams.items() if stream != self.reader]
-        latents = learned(self, "latents", self.num_latents, streams[self.streams[0]])
+        latents = learned_tokens(self, "latents", self.num_latents, streams[self.streams[0]])
         for layer in range(self.depth):
             latents = self.resample(layer, latents, others, train)
         norm = LayerNorm(dtype=self.dtype, name="latents_norm")
@@ -65,15 +75,15 @@ class Resampler(nn.Module):
         own = latents.replace(embeddings=self.norm(f"latents_{layer}_query_norm", latents.embeddings))
         context = [latents.replace(embeddings=own.embeddings)]
         if others:
-            joined = end_to_end(others)
+            joined = concat_streams(others)
             joined = joined.replace(embeddings=self.norm(f"latents_{layer}_context_norm", joined.embeddings))
             context = [joined, *context]
-        keys = end_to_end(context)
+        keys = concat_streams(context)
         x = latents.embeddings + self.drop(
             self.attention(f"latents_{layer}_cross")(own.embeddings, keys.embeddings, keys.mask), train
         )
         x = shard(x, "act_batch", "act_length", "act_embed")
-        x = think(
+        x = mlp_residual(
             f"latents_{layer}", x, train, mlp_width=self.mlp_width, dropout=self.dropout, dtype=self.dtype
         )
         return latents.replace(embeddings=x)

@@ -3,7 +3,13 @@
 import flax.linen as nn
 
 from mmjax.batch import Encoded
-from mmjax.fusion.join import apart, check_names, chosen, end_to_end, tagged
+from mmjax.fusion.join import (
+    add_modality_embedding,
+    check_names,
+    concat_streams,
+    select_streams,
+    split_streams,
+)
 from mmjax.layers import Transformer
 
 
@@ -17,7 +23,7 @@ class SingleStream(nn.Module):
     streams: tuple[str, ...]
     trunk: Transformer
 
-    def makes(self) -> tuple[str, ...]:
+    def made_streams(self) -> tuple[str, ...]:
         """It adds no stream."""
         return ()
 
@@ -25,7 +31,9 @@ class SingleStream(nn.Module):
     def __call__(self, encoded: dict[str, Encoded], train: bool = False) -> dict[str, Encoded]:
         """{stream: Encoded "B L D"} -> {stream: Encoded "B L width"} for `streams`; others pass unchanged."""
         check_names(self, self.streams, {}, into=None)
-        streams = tagged(self, chosen(self, self.streams, encoded), self.trunk.width, self.trunk.dtype)
-        joined = end_to_end(streams.values())
-        parts = apart(self.trunk(joined.embeddings, joined.mask, train), streams)
+        streams = add_modality_embedding(
+            self, select_streams(self, self.streams, encoded), self.trunk.width, self.trunk.dtype
+        )
+        joined = concat_streams(streams.values())
+        parts = split_streams(self.trunk(joined.embeddings, joined.mask, train), streams)
         return encoded | {stream: Encoded(x, streams[stream].mask) for stream, x in parts.items()}

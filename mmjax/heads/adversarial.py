@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float32
 
-from mmjax.batch import Contested, Encoded
+from mmjax.batch import AdversarialEncoded, Encoded
 from mmjax.heads.pooling import pool
 from mmjax.layers import Einsum
 
@@ -24,7 +24,7 @@ class RealOrGenerated(nn.Module):
 
     @nn.compact
     def __call__(self, encoded: Encoded, table: jax.Array | None = None) -> Float32[jax.Array, "B 3"]:
-        if not isinstance(encoded, Contested):
+        if not isinstance(encoded, AdversarialEncoded):
             raise ValueError(
                 f"RealOrGenerated reads stream {self.stream!r}, whose encoder generates nothing: expected an "
                 "encoder such as AdversarialSpectrogram, and a head after='encoder'"

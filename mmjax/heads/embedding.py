@@ -35,13 +35,13 @@ class PooledEmbedding(nn.Module):
         self, encoded: Encoded, table: jax.Array | None = None
     ) -> Float32[jax.Array, "B {self.dim}"]:
         if self.depth is not None:
-            if not 0 <= self.depth < len(encoded.lower):
+            if not 0 <= self.depth < len(encoded.hidden_states):
                 raise InputError(
                     f"PooledEmbedding with depth={self.depth} reads the stream {self.stream!r}, which comes "
-                    f"with {len(encoded.lower)} lower states: give its encoder's trunk more `taps`, or name "
+                    f"with {len(encoded.hidden_states)} lower states: give its encoder's trunk more `taps`, or name "
                     "one of those, counted from 0"
                 )
-            encoded = encoded.replace(embeddings=encoded.lower[self.depth])
+            encoded = encoded.replace(embeddings=encoded.hidden_states[self.depth])
         x = pool(encoded, self.pooling)
         x = Einsum(
             "B D, D E -> B E",

@@ -33,7 +33,7 @@ class Reconstruction(nn.Module):
         x, mask = encoded.embeddings, encoded.mask
         found = x.shape[1]
         if self.trunk is None:
-            if encoded.places is not None:
+            if encoded.patch_indices is not None:
                 raise ValueError(
                     f"Reconstruction of {self.stream!r} is one linear map, and the encoder was not shown the "
                     "hidden patches: give it a `trunk`, or the encoder `mask_token=True`"
@@ -46,7 +46,7 @@ class Reconstruction(nn.Module):
                 dtype=self.trunk.dtype,
                 name="in",
             )(x)
-        if encoded.places is None:
+        if encoded.patch_indices is None:
             if found < self.num_patches:
                 raise ValueError(
                     f"Reconstruction of {self.stream!r} expects num_patches={self.num_patches} positions, or "
@@ -57,8 +57,8 @@ class Reconstruction(nn.Module):
             token = self.param(
                 "mask_token", param_axes(nn.initializers.normal(0.02), "embed"), (self.trunk.width,)
             )
-            if encoded.places is not None:
-                x = put_in_place(x, mask, encoded.places, token, self.num_patches)
+            if encoded.patch_indices is not None:
+                x = put_in_place(x, mask, encoded.patch_indices, token, self.num_patches)
                 mask = jnp.broadcast_to(mask.any(1, keepdims=True), x.shape[:2])
             x = LearnedPositions(self.num_patches, self.position_scale, name="positions")(x)
             x = self.trunk(x, mask)
@@ -67,9 +67,9 @@ class Reconstruction(nn.Module):
         )(x)
 
 
-def put_in_place(x: Array, mask: Array, places: Array, token: Array, num_patches: int) -> jax.Array:
+def put_in_place(x: Array, mask: Array, patch_indices: Array, token: Array, num_patches: int) -> jax.Array:
     """``"B visible D" -> "B L D"``: each vector at its place, `token` at the places that have none."""
-    patch = jnp.arange(num_patches, dtype=places.dtype)
-    here = (places[:, :, None] == patch[None, None, :]) & mask[:, :, None]
+    patch = jnp.arange(num_patches, dtype=patch_indices.dtype)
+    here = (patch_indices[:, :, None] == patch[None, None, :]) & mask[:, :, None]
     source = jnp.take_along_axis(x, here.argmax(1)[..., None], axis=1)
     return jnp.where(here.any(1)[..., None], source, token.astype(x.dtype)[None, None, :])

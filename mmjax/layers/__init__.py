@@ -2,7 +2,7 @@
 
 from mmjax.layers.attention import MultiHeadAttention
 from mmjax.layers.conv import Conv1d, Conv2d, DepthwiseConv2d
-from mmjax.layers.einsum import Einsum, together
+from mmjax.layers.einsum import Einsum, stacked_projection
 from mmjax.layers.mlp import ACTIVATIONS, Mlp
 from mmjax.layers.norm import GroupNorm, LayerNorm
 from mmjax.layers.pooling import mean_pool
@@ -13,5 +13,5 @@ from mmjax.layers.transformer import Block, Transformer
 __all__ = [
     "ACTIVATIONS", "Block", "Conv1d", "Conv2d", "DepthwiseConv2d", "Einsum", "GroupNorm", "LayerNorm",
     "LearnedPositions", "Mlp", "MultiHeadAttention", "Recurrent", "SinusoidalPositions", "Transformer",
-    "mean_pool", "together",
+    "mean_pool", "stacked_projection",
 ]  # fmt: skip

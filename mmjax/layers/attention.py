@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 from jaxtyping import Bool, Float
 
-from mmjax.layers.einsum import Einsum, together
+from mmjax.layers.einsum import Einsum, stacked_projection
 from mmjax.sharding import shard
 
 BESIDE_ATTENTION = ("act_batch", "act_length", "act_heads", "act_head_width")
@@ -47,10 +47,12 @@ class MultiHeadAttention(nn.Module):
             )  # fmt: skip
 
         if context is x:
-            query, key, value = together([projection(name, x) for name in ("query", "key", "value")], x)
+            query, key, value = stacked_projection(
+                [projection(name, x) for name in ("query", "key", "value")], x
+            )
         else:
             query = projection("query", x)(x)
-            key, value = together([projection(name, context) for name in ("key", "value")], context)
+            key, value = stacked_projection([projection(name, context) for name in ("key", "value")], context)
         # Named twice: positions are exchanged for heads here, rather than inputs gathered before products.
         query, key, value = (shard(y, *BESIDE_ATTENTION) for y in (query, key, value))
         mask = context_mask[:, None, None, :]

@@ -56,7 +56,7 @@ class Einsum(nn.Module):
         return y + bias.astype(self.dtype).reshape((1,) * (y.ndim - bias.ndim) + bias.shape)
 
 
-def together(maps: Sequence[Einsum], x: jax.Array) -> list[jax.Array]:
+def stacked_projection(maps: Sequence[Einsum], x: jax.Array) -> list[jax.Array]:
     """What each of several maps of one kind makes of ``x``, by one product over their stacked kernels.
 
     One product fills a device better than several. And where devices hold parts of the outputs (tensor

@@ -118,8 +118,8 @@ class Transformer(nn.Module):
         allowed: Bool[jax.Array, "#B L L"] | None = None,
     ) -> Encoded:
         """The same as an encoder's result, with the states at `taps`."""
-        x, lower = self.states(x, mask, train, allowed)
-        return Encoded(x, mask, lower)
+        x, hidden_states = self.states(x, mask, train, allowed)
+        return Encoded(x, mask, hidden_states)
 
     @nn.compact
     def states(
@@ -158,8 +158,8 @@ class Transformer(nn.Module):
             for i in range(self.depth):
                 x = block(**options, name=f"layer_{i}")(x, mask, train, allowed)
                 depths.append(x)
-        lower = tuple(depths[tap - 1] for tap in self.taps)
+        hidden_states = tuple(depths[tap - 1] for tap in self.taps)
         if self.norm == "pre":
             norm = LayerNorm(self.epsilon, use_bias=self.use_bias, dtype=self.dtype, name="final_norm")
             x = norm(x)
-        return x, lower
+        return x, hidden_states

@@ -5,9 +5,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Float32
 
-from mmjax.batch import present
+from mmjax.batch import is_present
 from mmjax.objectives.outputs import Outputs, masked_mean
-from mmjax.views import Clean
+from mmjax.views import Identity
 
 
 class Adversarial(nn.Module):
@@ -22,18 +22,18 @@ class Adversarial(nn.Module):
     stream: str
     weight: float = 1.0
     generator_weight: float = 1.0
-    view: Clean = Clean()
+    view: Identity = Identity()
 
-    def reads(self) -> tuple[str, ...]:
+    def required_heads(self) -> tuple[str, ...]:
         """The heads that it needs."""
         return (self.head,)
 
-    def targets(self) -> tuple[str, ...]:
+    def target_streams(self) -> tuple[str, ...]:
         """The stream whose presence counts."""
         return (self.stream,)
 
     def __call__(self, outputs: Outputs) -> tuple[jax.Array, dict[str, jax.Array]]:
-        logits, valid = outputs.predictions[self.head], present(outputs.batch[self.stream])
+        logits, valid = outputs.predictions[self.head], is_present(outputs.batch[self.stream])
         discriminator, generator = adversarial(logits, valid)
         right = jnp.stack([logits[:, 0] > 0, logits[:, 1] < 0], axis=1).astype(jnp.float32).mean(1)
         return discriminator + self.generator_weight * generator, {

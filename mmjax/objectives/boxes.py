@@ -6,18 +6,17 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Float, Float32, Int
 
-from mmjax.batch import Boxes as Marked
-from mmjax.batch import present
+from mmjax.batch import BoxTargets, is_present
 from mmjax.errors import InputError
 from mmjax.objectives.outputs import Outputs, masked_mean
-from mmjax.sharding import by_rows
-from mmjax.views import Clean
+from mmjax.sharding import map_batch_shards
+from mmjax.views import Identity
 
 
 class Boxes(nn.Module):
     """Set prediction (Carion et al. 2020, DETR, section 3.1): each object is matched to one query.
 
-    head: a `heads.Boxes`. boxes: the stream of `batch.Boxes`.
+    head: a `heads.Boxes`. boxes: the stream of `batch.BoxTargets`.
     l1, giou: weights of the absolute difference and of the generalised IoU, in the matching and in the loss.
     no_object: weight in the class cross-entropy of queries that no object is matched to.
     """
@@ -28,13 +27,13 @@ class Boxes(nn.Module):
     giou: float = 2.0
     no_object: float = 0.1
     weight: float = 1.0
-    view: Clean = Clean()
+    view: Identity = Identity()
 
-    def reads(self) -> tuple[str, ...]:
+    def required_heads(self) -> tuple[str, ...]:
         """The heads that it needs."""
         return (self.head,)
 
-    def targets(self) -> tuple[str, ...]:
+    def target_streams(self) -> tuple[str, ...]:
         """The streams that the data must hold."""
         return (self.boxes,)
 
@@ -52,7 +51,7 @@ class Boxes(nn.Module):
         wanted = jnp.full(boxes.shape[:2], nothing)
         wanted = wanted.at[rows, queries].set(jnp.where(marked.mask, marked.classes, nothing))
         surprise = -jnp.take_along_axis(jax.nn.log_softmax(logits), wanted[..., None], axis=-1)[..., 0]
-        counted = jnp.where(wanted == nothing, self.no_object, 1.0) * present(marked)[:, None]
+        counted = jnp.where(wanted == nothing, self.no_object, 1.0) * is_present(marked)[:, None]
         # Weighted mean; without an example it is 0.
         classes = (surprise * counted).sum() / jnp.maximum(counted.sum(), 1e-6)
         found = jnp.take_along_axis(boxes, queries[..., None], axis=1)
@@ -69,7 +68,7 @@ class Boxes(nn.Module):
 def match(
     boxes: Float[jax.Array, "B Q 4"],
     logits: Float[jax.Array, "B Q C"],
-    marked: Marked,
+    marked: BoxTargets,
     l1: float,
     giou: float,
 ) -> Int[jax.Array, "B N"]:
@@ -81,7 +80,7 @@ def match(
     cost = l1 * jnp.abs(one - other).sum(-1) - giou * overlaps(one, other)[1] - likely
     # The same cost everywhere decides nothing.
     cost = jnp.where(marked.mask[..., None], jax.lax.stop_gradient(cost), 0.0)
-    return by_rows(assign, cost, check=False)
+    return map_batch_shards(assign, cost, check=False)
 
 
 def assign(cost: Float[jax.Array, "B N Q"]) -> Int[jax.Array, "B N"]:

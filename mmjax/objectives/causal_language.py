@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from mmjax.objectives.masked_language import masked_cross_entropy
 from mmjax.objectives.outputs import Outputs, masked_mean
-from mmjax.views import Clean, gives_prefix
+from mmjax.views import Identity, gives_prefix
 
 
 class CausalLanguage(nn.Module):
@@ -26,17 +26,17 @@ class CausalLanguage(nn.Module):
     head: str
     stream: str = "text"
     weight: float = 1.0
-    view: Clean = Clean()
+    view: Identity = Identity()
 
-    def reads(self) -> tuple[str, ...]:
+    def required_heads(self) -> tuple[str, ...]:
         """The heads that it needs."""
         return (self.head,)
 
-    def targets(self) -> tuple[str, ...]:
+    def target_streams(self) -> tuple[str, ...]:
         """The streams that it reads itself, which the data or the view must give."""
         return (self.stream,)
 
-    def misfit(self, model: Any, streams: Mapping[str, Any]) -> str | None:
+    def check_compatible(self, model: Any, streams: Mapping[str, Any]) -> str | None:
         """Why a position of the model could know the token that it is asked for; None: it cannot."""
         head = model.heads[self.head]
         if head.stream != self.stream:
@@ -48,11 +48,11 @@ class CausalLanguage(nn.Module):
                 f"the tower of {self.stream!r} reads later tokens, and would be told the answer: expected a "
                 "trunk with causal=True, or the view Prefix"
             )
-        keeps_order = getattr(model.fusion, "keeps_order", lambda stream: False)
-        if head.after == "fusion" and not keeps_order(self.stream):
+        is_causal_for = getattr(model.fusion, "is_causal_for", lambda stream: False)
+        if head.after == "fusion" and not is_causal_for(self.stream):
             return (
                 f"the fusion {type(model.fusion).__name__} lets {self.stream!r} read its later tokens, and "
-                f"tells the answer: expected one that keeps_order({self.stream!r}), such as "
+                f"tells the answer: expected one that is_causal_for({self.stream!r}), such as "
                 f"CoAttention(updated=({self.stream!r},), causal=({self.stream!r},))"
             )
         return None

@@ -5,9 +5,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Float32, Int
 
-from mmjax.batch import Labels, MultiLabels, present
+from mmjax.batch import Labels, MultiLabels, is_present
 from mmjax.objectives.outputs import Outputs, masked_mean
-from mmjax.views import Clean
+from mmjax.views import Identity
 
 
 class Classification(nn.Module):
@@ -23,14 +23,14 @@ class Classification(nn.Module):
     labels: str = "label"
     streams: tuple[str, ...] | None = None
     label_smoothing: float = 0.0
-    view: Clean = Clean()
+    view: Identity = Identity()
     weight: float = 1.0
 
-    def reads(self) -> tuple[str, ...]:
+    def required_heads(self) -> tuple[str, ...]:
         """The heads that it needs."""
         return (self.head,)
 
-    def targets(self) -> tuple[str, ...]:
+    def target_streams(self) -> tuple[str, ...]:
         """The labels, and the streams that say which rows count."""
         return (self.labels, *(self.streams or ()))
 
@@ -62,14 +62,14 @@ class MultiLabel(nn.Module):
     labels: str = "labels"
     streams: tuple[str, ...] | None = None
     label_smoothing: float = 0.0
-    view: Clean = Clean()
+    view: Identity = Identity()
     weight: float = 1.0
 
-    def reads(self) -> tuple[str, ...]:
+    def required_heads(self) -> tuple[str, ...]:
         """The heads that it needs."""
         return (self.head,)
 
-    def targets(self) -> tuple[str, ...]:
+    def target_streams(self) -> tuple[str, ...]:
         """The labels, and the streams that say which rows count."""
         return (self.labels, *(self.streams or ()))
 
@@ -96,7 +96,7 @@ def rows_that_count(outputs: Outputs, streams: tuple[str, ...] | None) -> Bool[j
     """Which rows have any of the streams."""
     if streams is None:
         return jnp.asarray(True)[None]
-    return jnp.stack([present(outputs.batch[stream]) for stream in streams]).any(0)
+    return jnp.stack([is_present(outputs.batch[stream]) for stream in streams]).any(0)
 
 
 def cross_entropy(

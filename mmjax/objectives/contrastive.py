@@ -8,13 +8,13 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Float, Float32
 
-from mmjax.batch import Array, Batch, present
+from mmjax.batch import Array, Batch, is_present
 from mmjax.errors import InputError
 from mmjax.objectives.outputs import Outputs, masked_mean
 from mmjax.objectives.scalars import learned_scale
-from mmjax.objectives.tiles import LEAST, Rows, Terms, reduce_pairs
+from mmjax.objectives.tiles import NEG_INF, Rows, Terms, reduce_pairs
 from mmjax.sharding import param_axes
-from mmjax.views import Clean, row_checksums
+from mmjax.views import Identity, row_checksums
 
 TILE = 1024  # 4 MiB a matrix: on CPU shapes larger ones are no faster (docs/contrastive.md)
 
@@ -23,7 +23,7 @@ class InfoNCE(nn.Module):
     """Symmetric softmax over the batch (van den Oord et al. 2018; CLIP) between two embedding heads.
 
     first, second: names of heads, and of their streams unless `streams` says otherwise.
-    same: a stream; rows that hold the same input there are positives of each other (Yang et al. 2022, UniCL).
+    match_by: a stream; rows that hold the same input there are positives of each other (Yang et al. 2022, UniCL).
       Use it where a batch repeats captions, or repetitions are pushed apart.
     decoupled: a row's positives are left out of its denominator (Yeh et al. 2022, DCL, section 3).
     beta: the weight of a negative in the denominator grows with exp(beta x logit), 0 is even (Robinson et al.
@@ -35,7 +35,7 @@ class InfoNCE(nn.Module):
     first: str
     second: str
     streams: tuple[str, str] | None = None
-    same: str | None = None
+    match_by: str | None = None
     weight: float = 1.0
     initial_temperature: float = 0.07
     label_smoothing: float = 0.0
@@ -43,22 +43,22 @@ class InfoNCE(nn.Module):
     beta: float = 0.0
     tau_plus: float = 0.0
     tile: int = TILE
-    view: Clean = Clean()
+    view: Identity = Identity()
 
-    def reads(self) -> tuple[str, ...]:
+    def required_heads(self) -> tuple[str, ...]:
         """The heads that it needs."""
         return (self.first, self.second)
 
-    def targets(self) -> tuple[str, ...]:
+    def target_streams(self) -> tuple[str, ...]:
         """The streams that say which rows count and which are alike."""
-        return (*(self.streams or self.reads()), *((self.same,) if self.same else ()))
+        return (*(self.streams or self.required_heads()), *((self.match_by,) if self.match_by else ()))
 
     @nn.compact
     def __call__(self, outputs: Outputs) -> tuple[jax.Array, dict[str, jax.Array]]:
         scale = learned_scale(self, self.initial_temperature, most=100.0)
-        refuse_different_widths(outputs, self.reads())
+        check_equal_widths(outputs, self.required_heads())
         first, second = outputs.predictions[self.first], outputs.predictions[self.second]
-        pairs = Pairs.of(outputs.batch, self.streams or (self.first, self.second), self.same)
+        pairs = PairMask.of(outputs.batch, self.streams or (self.first, self.second), self.match_by)
         loss, accuracy = info_nce(
             first,
             second,
@@ -82,33 +82,33 @@ class SigmoidPairs(nn.Module):
     first: str
     second: str
     streams: tuple[str, str] | None = None
-    same: str | None = None
+    match_by: str | None = None
     weight: float = 1.0
     initial_temperature: float = 0.1
     initial_bias: float = -10.0
     tile: int = TILE
-    view: Clean = Clean()
+    view: Identity = Identity()
 
-    def reads(self) -> tuple[str, ...]:
+    def required_heads(self) -> tuple[str, ...]:
         """The heads that it needs."""
         return (self.first, self.second)
 
-    def targets(self) -> tuple[str, ...]:
+    def target_streams(self) -> tuple[str, ...]:
         """The streams that say which rows count and which are alike."""
-        return (*(self.streams or self.reads()), *((self.same,) if self.same else ()))
+        return (*(self.streams or self.required_heads()), *((self.match_by,) if self.match_by else ()))
 
     @nn.compact
     def __call__(self, outputs: Outputs) -> tuple[jax.Array, dict[str, jax.Array]]:
         scale = learned_scale(self, self.initial_temperature)
         bias = self.param("bias", param_axes(nn.initializers.constant(self.initial_bias)), ())
-        refuse_different_widths(outputs, self.reads())
+        check_equal_widths(outputs, self.required_heads())
         first, second = outputs.predictions[self.first], outputs.predictions[self.second]
-        pairs = Pairs.of(outputs.batch, self.streams or (self.first, self.second), self.same)
+        pairs = PairMask.of(outputs.batch, self.streams or (self.first, self.second), self.match_by)
         loss = sigmoid_pairs(first, second, scale, bias, pairs, tile=self.tile)
         return loss, {"temperature": 1 / scale, "bias": bias}
 
 
-def refuse_different_widths(outputs: Outputs, heads: tuple[str, ...]) -> None:
+def check_equal_widths(outputs: Outputs, heads: tuple[str, ...]) -> None:
     """Raises InputError unless the heads' embeddings can be compared."""
     widths = {head: outputs.predictions[head].shape[-1] for head in heads}
     if len(set(widths.values())) > 1:
@@ -118,7 +118,7 @@ def refuse_different_widths(outputs: Outputs, heads: tuple[str, ...]) -> None:
 
 
 @struct.dataclass
-class Pairs:
+class PairMask:
     """Who is there, and who belongs together: row i and column i, and rows of equal content."""
 
     valid: Array  # bool "B", both sides exist
@@ -126,12 +126,12 @@ class Pairs:
     known: Array | None = None  # bool "B", where `content` means anything
 
     @classmethod
-    def of(cls, batch: Batch, streams: tuple[str, ...], same: str | None) -> "Pairs":
+    def of(cls, batch: Batch, streams: tuple[str, ...], match_by: str | None) -> "PairMask":
         """Of rows that have all of `streams`."""
-        valid = functools.reduce(jnp.logical_and, [present(batch[stream]) for stream in streams])
-        if same is None:
+        valid = functools.reduce(jnp.logical_and, [is_present(batch[stream]) for stream in streams])
+        if match_by is None:
             return cls(valid)
-        return cls(valid, row_checksums(batch[same]), present(batch[same]))
+        return cls(valid, row_checksums(batch[match_by]), is_present(batch[match_by]))
 
     def rows(self, embeddings: jax.Array) -> Rows:
         """One side of them, as `reduce_pairs` takes it."""
@@ -156,7 +156,7 @@ def info_nce(
     first: Float[jax.Array, "B E"],
     second: Float[jax.Array, "B E"],
     scale: Array | float,
-    pairs: Pairs,
+    pairs: PairMask,
     *,
     label_smoothing: float = 0.0,
     decoupled: bool = False,
@@ -202,12 +202,12 @@ def softmax_terms(rows: Rows, columns: Rows, *, even: bool, smooth: bool, beta: 
     if smooth:
         sums["all"] = jnp.where(here, logits, 0.0)
     if even:
-        logs = {"all": jnp.where(here, logits, LEAST)}
+        logs = {"all": jnp.where(here, logits, NEG_INF)}
     else:
-        logs = {"wanted": jnp.where(wanted, logits, LEAST)}
-        logs["others"] = jnp.where(others, (1 + beta) * logits, LEAST)
+        logs = {"wanted": jnp.where(wanted, logits, NEG_INF)}
+        logs["others"] = jnp.where(others, (1 + beta) * logits, NEG_INF)
         if beta:
-            logs["weights"] = jnp.where(others, beta * logits, LEAST)
+            logs["weights"] = jnp.where(others, beta * logits, NEG_INF)
         sums["num_others"] = others.astype(jnp.float32)
     maxima = {
         "wanted": jnp.where(wanted, logits, -jnp.inf),
@@ -236,7 +236,7 @@ def log_negatives(
         floor = jnp.log(jnp.maximum(num, 1)) - scale
         log_sum = jnp.where(left > 0, log_sum + jnp.log(jnp.where(left > 0, left, 1.0)), floor)
         log_sum = jnp.maximum(log_sum, floor)
-    return jnp.where(num > 0, log_sum, LEAST)
+    return jnp.where(num > 0, log_sum, NEG_INF)
 
 
 def sigmoid_pairs(
@@ -244,7 +244,7 @@ def sigmoid_pairs(
     second: Float[jax.Array, "B E"],
     scale: Array | float,
     bias: Array | float,
-    pairs: Pairs,
+    pairs: PairMask,
     *,
     tile: int = TILE,
 ) -> Float32[jax.Array, ""]:

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Float32, Int
 
 from mmjax.batch import Text
 from mmjax.objectives.outputs import Outputs, masked_mean
-from mmjax.views import Clean
+from mmjax.views import Identity
 
 
 class CTC(nn.Module):
@@ -28,17 +28,17 @@ class CTC(nn.Module):
     stream: str = "text"
     weight: float = 1.0
     blank_id: int = 0  # [PAD]
-    view: Clean = Clean()
+    view: Identity = Identity()
 
-    def reads(self) -> tuple[str, ...]:
+    def required_heads(self) -> tuple[str, ...]:
         """The heads that it needs."""
         return (self.head,)
 
-    def targets(self) -> tuple[str, ...]:
+    def target_streams(self) -> tuple[str, ...]:
         """The streams that it reads itself, which the data or the view must give."""
         return (self.stream,)
 
-    def misfit(self, model: Any, streams: Mapping[str, Any]) -> str | None:
+    def check_compatible(self, model: Any, streams: Mapping[str, Any]) -> str | None:
         """Why the head cannot say the text; None: it can."""
         tokenizer = getattr(streams.get(self.stream), "tokenizer", None)
         found = getattr(model.heads[self.head], "vocab", None)

@@ -5,9 +5,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Float32
 
-from mmjax.batch import present
+from mmjax.batch import is_present
 from mmjax.objectives.outputs import Outputs, masked_mean
-from mmjax.views import Clean
+from mmjax.views import Identity
 
 
 class Distillation(nn.Module):
@@ -27,19 +27,19 @@ class Distillation(nn.Module):
     positions: str | None = None
     temperature: float = 2.0
     weight: float = 1.0
-    view: Clean = Clean()
+    view: Identity = Identity()
 
-    def reads(self) -> tuple[str, ...]:
+    def required_heads(self) -> tuple[str, ...]:
         """The heads that it needs."""
         return (self.student, self.teacher)
 
-    def targets(self) -> tuple[str, ...]:
+    def target_streams(self) -> tuple[str, ...]:
         """The streams that the data must hold."""
-        return self.streams or self.reads()
+        return self.streams or self.required_heads()
 
     def __call__(self, outputs: Outputs) -> tuple[jax.Array, dict[str, jax.Array]]:
-        student, teacher = (outputs.predictions[head] for head in self.reads())
-        counted = jnp.stack([present(outputs.batch[stream]) for stream in self.targets()]).all(0)
+        student, teacher = (outputs.predictions[head] for head in self.required_heads())
+        counted = jnp.stack([is_present(outputs.batch[stream]) for stream in self.target_streams()]).all(0)
         counted = counted.reshape(-1, *(1,) * (student.ndim - 2)) & jnp.ones(student.shape[:-1], bool)
         if self.positions is not None:
             counted &= outputs.targets[self.positions]

@@ -11,7 +11,7 @@ from mmjax.encoders.audio import split_frames
 from mmjax.encoders.image import split_patches
 from mmjax.objectives.masked_language import masked_cross_entropy
 from mmjax.objectives.outputs import Outputs, masked_mean
-from mmjax.views import Clean
+from mmjax.views import Identity
 
 
 class MaskedPatches(nn.Module):
@@ -25,22 +25,22 @@ class MaskedPatches(nn.Module):
     head: str
     stream: str
     patch: tuple[int, int]
-    view: Clean
+    view: Identity
     normalise: bool = False
     weight: float = 1.0
 
-    def reads(self) -> tuple[str, ...]:
+    def required_heads(self) -> tuple[str, ...]:
         """The heads that it needs."""
         return (self.head,)
 
-    def targets(self) -> tuple[str, ...]:
+    def target_streams(self) -> tuple[str, ...]:
         """The picture itself."""
         return (self.stream,)
 
     def __call__(self, outputs: Outputs) -> tuple[jax.Array, dict[str, jax.Array]]:
         patches = image_patches(outputs.batch[self.stream].pixels, self.patch)
         hidden = hidden_of(outputs, patches)
-        return guessed(
+        return reconstruction_loss(
             self.head,
             outputs.predictions[self.head],
             standard(patches) if self.normalise else patches,
@@ -59,23 +59,23 @@ class MaskedSpectrogram(nn.Module):
     stream: str
     mel: LogMel
     frames: int
-    view: Clean
+    view: Identity
     mels: int | None = None
     normalise: bool = False
     weight: float = 1.0
 
-    def reads(self) -> tuple[str, ...]:
+    def required_heads(self) -> tuple[str, ...]:
         """The heads that it needs."""
         return (self.head,)
 
-    def targets(self) -> tuple[str, ...]:
+    def target_streams(self) -> tuple[str, ...]:
         """The recording itself."""
         return (self.stream,)
 
     def __call__(self, outputs: Outputs) -> tuple[jax.Array, dict[str, jax.Array]]:
         audio = outputs.batch[self.stream]
         patches, valid = split_frames(*self.mel(audio.samples, audio.mask), self.frames, self.mels)
-        return guessed(
+        return reconstruction_loss(
             self.head,
             outputs.predictions[self.head],
             standard(patches, valid) if self.normalise else patches,
@@ -92,14 +92,14 @@ class MaskedCodes(nn.Module):
 
     head: str
     quantiser: str
-    view: Clean
+    view: Identity
     weight: float = 1.0
 
-    def reads(self) -> tuple[str, ...]:
+    def required_heads(self) -> tuple[str, ...]:
         """The heads that it needs."""
         return (self.head, self.quantiser)
 
-    def targets(self) -> tuple[str, ...]:
+    def target_streams(self) -> tuple[str, ...]:
         """None: the quantiser gives them."""
         return ()
 
@@ -145,7 +145,7 @@ def standard(
     return centred * jax.lax.rsqrt(variance + 1e-6)
 
 
-def guessed(
+def reconstruction_loss(
     head: str,
     guess: Float[jax.Array, "B L P"],
     patches: Float[jax.Array, "B M Q"],

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from mmjax.objectives.outputs import Outputs, masked_mean
-from mmjax.views import Clean
+from mmjax.views import Identity
 
 
 class Matching(nn.Module):
@@ -15,14 +15,14 @@ class Matching(nn.Module):
     """
 
     head: str
-    view: Clean
+    view: Identity
     weight: float = 1.0
 
-    def reads(self) -> tuple[str, ...]:
+    def required_heads(self) -> tuple[str, ...]:
         """The heads that it needs."""
         return (self.head,)
 
-    def targets(self) -> tuple[str, ...]:
+    def target_streams(self) -> tuple[str, ...]:
         """None: the view gives them."""
         return ()
 

@@ -7,11 +7,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mmjax.batch import present
-from mmjax.objectives.contrastive import TILE, Pairs, info_nce, refuse_different_widths
+from mmjax.batch import is_present
+from mmjax.objectives.contrastive import TILE, PairMask, check_equal_widths, info_nce
 from mmjax.objectives.outputs import Outputs
 from mmjax.objectives.scalars import learned_scale
-from mmjax.views import Clean, row_checksums
+from mmjax.views import Identity, row_checksums
 
 
 class MultiwayInfoNCE(nn.Module):
@@ -28,32 +28,35 @@ class MultiwayInfoNCE(nn.Module):
     heads: tuple[str, ...]
     against: Literal["each", "others"] = "each"
     streams: tuple[str, ...] | None = None
-    same: str | None = None
+    match_by: str | None = None
     weight: float = 1.0
     initial_temperature: float = 0.07
     label_smoothing: float = 0.0
     tile: int = TILE
-    view: Clean = Clean()
+    view: Identity = Identity()
 
-    def reads(self) -> tuple[str, ...]:
+    def required_heads(self) -> tuple[str, ...]:
         """The heads that it needs."""
         return self.heads
 
-    def targets(self) -> tuple[str, ...]:
+    def target_streams(self) -> tuple[str, ...]:
         """The streams that the data must hold."""
-        return (*(self.streams or self.heads), *((self.same,) if self.same else ()))
+        return (*(self.streams or self.heads), *((self.match_by,) if self.match_by else ()))
 
     @nn.compact
     def __call__(self, outputs: Outputs) -> tuple[jax.Array, dict[str, jax.Array]]:
         there = {
-            head: present(outputs.batch[stream])
+            head: is_present(outputs.batch[stream])
             for head, stream in zip(self.heads, self.streams or self.heads, strict=True)
         }
-        refuse_different_widths(outputs, self.heads)
+        check_equal_widths(outputs, self.heads)
         embeddings = {head: outputs.predictions[head] for head in self.heads}
         content, known = None, None
-        if self.same is not None:
-            content, known = row_checksums(outputs.batch[self.same]), present(outputs.batch[self.same])
+        if self.match_by is not None:
+            content, known = (
+                row_checksums(outputs.batch[self.match_by]),
+                is_present(outputs.batch[self.match_by]),
+            )
         contrasts = {}
         if self.against == "each":
             for a, b in itertools.combinations(self.heads, 2):
@@ -72,7 +75,7 @@ class MultiwayInfoNCE(nn.Module):
                 first,
                 second,
                 scale,
-                Pairs(valid, content, known),
+                PairMask(valid, content, known),
                 label_smoothing=self.label_smoothing,
                 tile=self.tile,
             )

@@ -5,24 +5,24 @@ import jax
 import jax.numpy as jnp
 
 from mmjax.objectives.outputs import Outputs, masked_mean
-from mmjax.views import Clean
+from mmjax.views import Identity
 
 
 class NextSentence(nn.Module):
     """Two-way cross-entropy (Devlin et al. 2019, section 3.1, task 2).
 
-    head: a Classes head of two classes, 1 = follows. view: one with targets `is_next` and `valid`, as Pairs.
+    head: a Classes head of two classes, 1 = follows. view: one with targets `is_next` and `valid`, as SentencePairs.
     """
 
     head: str
-    view: Clean
+    view: Identity
     weight: float = 1.0
 
-    def reads(self) -> tuple[str, ...]:
+    def required_heads(self) -> tuple[str, ...]:
         """The heads that it needs."""
         return (self.head,)
 
-    def targets(self) -> tuple[str, ...]:
+    def target_streams(self) -> tuple[str, ...]:
         """None: the view gives them."""
         return ()
 

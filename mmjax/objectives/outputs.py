@@ -5,7 +5,7 @@ from typing import Protocol
 from flax import struct
 
 from mmjax.batch import Array, Batch
-from mmjax.views import Clean
+from mmjax.views import Identity
 
 
 @struct.dataclass
@@ -30,7 +30,7 @@ class Objective(Protocol):
     """A module that turns what one view showed into a loss and metrics."""
 
     @property
-    def view(self) -> Clean:
+    def view(self) -> Identity:
         """What it looks at."""
         ...
 
@@ -39,11 +39,11 @@ class Objective(Protocol):
         """Its share in the sum of losses."""
         ...
 
-    def reads(self) -> tuple[str, ...]:
+    def required_heads(self) -> tuple[str, ...]:
         """The heads that it needs."""
         ...
 
-    def targets(self) -> tuple[str, ...]:
+    def target_streams(self) -> tuple[str, ...]:
         """The streams that it reads itself, which the data or the view must give."""
         ...
 

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from flax import struct
 
 from mmjax.batch import Array
-from mmjax.sharding import around
+from mmjax.sharding import ring_exchange
 
-LEAST = -1e9  # finite, for what a log-sum-exp leaves out: a row with nothing to sum gives no NaN
+NEG_INF = -1e9  # finite, for what a log-sum-exp leaves out: a row with nothing to sum gives no NaN
 
 Rows = dict[str, Array]  # what is known of the rows of one side: arrays "B ..."
 
@@ -62,7 +62,7 @@ def _reduce(terms, tile, rows, row_facts, columns, column_facts):
     like = jax.eval_shape(
         terms, {name: x[:1] for name, x in rows.items()}, {name: x[:1] for name, x in columns.items()}
     )
-    home, guests = around(meet, (rows, _start(like, rows)), (columns, _start(like, columns)))
+    home, guests = ring_exchange(meet, (rows, _start(like, rows)), (columns, _start(like, columns)))
     return _finish(home[1]), _finish(guests[1])
 
 
@@ -91,7 +91,7 @@ def _backward(terms, tile, kept, cotangents):
 
         return _over_tiles(pair, home, guests, tile)
 
-    home, guests = around(
+    home, guests = ring_exchange(
         meet,
         side(rows, row_facts, totals[0], cotangents[0]),
         side(columns, column_facts, totals[1], cotangents[1]),
@@ -141,7 +141,7 @@ def _start(like: Terms, rows: Rows) -> Terms:
         return jnp.full((num,), value, jnp.float32)
 
     return Terms(
-        {name: (full(LEAST), full(0.0)) for name in like.logsumexp},
+        {name: (full(NEG_INF), full(0.0)) for name in like.logsumexp},
         {name: full(0.0) for name in like.sums},
         {name: full(-jnp.inf) for name in like.maxima},
     )

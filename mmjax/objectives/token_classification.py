@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from mmjax.objectives.masked_language import masked_cross_entropy
 from mmjax.objectives.outputs import Outputs, masked_mean
-from mmjax.views import Clean
+from mmjax.views import Identity
 
 
 class TokenClassification(nn.Module):
@@ -21,17 +21,17 @@ class TokenClassification(nn.Module):
     head: str
     stream: str = "tags"
     weight: float = 1.0
-    view: Clean = Clean()
+    view: Identity = Identity()
 
-    def reads(self) -> tuple[str, ...]:
+    def required_heads(self) -> tuple[str, ...]:
         """The heads that it needs."""
         return (self.head,)
 
-    def targets(self) -> tuple[str, ...]:
+    def target_streams(self) -> tuple[str, ...]:
         """The streams that it reads itself, which the data or the view must give."""
         return (self.stream,)
 
-    def misfit(self, model: Any, streams: Mapping[str, Any]) -> str | None:
+    def check_compatible(self, model: Any, streams: Mapping[str, Any]) -> str | None:
         """Why the head cannot give the tags; None: it can."""
         classes = getattr(streams.get(self.stream), "classes", None)
         found = getattr(model.heads[self.head], "num_classes", None)

@@ -6,9 +6,9 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Float32, Int
 
 from mmjax.heads import Quantised
-from mmjax.objectives.masked_patches import guessed, image_patches
+from mmjax.objectives.masked_patches import image_patches, reconstruction_loss
 from mmjax.objectives.outputs import Outputs, masked_mean
-from mmjax.views import Clean
+from mmjax.views import Identity
 
 
 class VectorQuantised(nn.Module):
@@ -23,14 +23,14 @@ class VectorQuantised(nn.Module):
     stream: str
     patch: tuple[int, int]
     commitment: float = 0.25
-    view: Clean = Clean()
+    view: Identity = Identity()
     weight: float = 1.0
 
-    def reads(self) -> tuple[str, ...]:
+    def required_heads(self) -> tuple[str, ...]:
         """The heads that it needs."""
         return (self.head,)
 
-    def targets(self) -> tuple[str, ...]:
+    def target_streams(self) -> tuple[str, ...]:
         """The picture itself."""
         return (self.stream,)
 
@@ -39,7 +39,7 @@ class VectorQuantised(nn.Module):
         patches = image_patches(outputs.batch[self.stream].pixels, self.patch)
         mask = quantised.mask
         counted = jnp.broadcast_to(mask[..., None], (*mask.shape, patches.shape[-1]))
-        loss, metrics = guessed(self.head, quantised.patches, patches, counted)
+        loss, metrics = reconstruction_loss(self.head, quantised.patches, patches, counted)
         loss += code_distance(quantised.found, quantised.nearest, mask, self.commitment)
         return loss, metrics | usage(quantised.codes, mask, quantised.num_codes)
 

@@ -9,7 +9,7 @@ from mmjax.errors import InputError
 from mmjax.experiment import Experiment
 from mmjax.experiment.validation import best_metric
 from mmjax.run.folder import RunFolder
-from mmjax.run.session import Setup
+from mmjax.run.session import Session
 from mmjax.run.signals import StopSignal
 
 Results = dict[str, dict[str, float]]
@@ -27,15 +27,15 @@ def due(experiment: Experiment, step: int) -> dict[str, evals.Eval]:
 
 
 def evaluate_due(
-    setup: Setup, state: train.TrainState, step: int, folder: RunFolder, stop: StopSignal
+    session: Session, state: train.TrainState, step: int, folder: RunFolder, stop: StopSignal
 ) -> Results:
     """Runs the evals that are due and not recorded yet, records their numbers and draws their pictures."""
-    watched, results = Watched(setup.predictor(state), stop, step), {}
-    for name, evaluation in due(setup.experiment, step).items():
-        results[name] = processes.from_first(lambda name=name: folder.recorded(step, name))
+    watched, results = InterruptiblePredictor(session.predictor(state), stop, step), {}
+    for name, evaluation in due(session.experiment, step).items():
+        results[name] = processes.broadcast_from_first(lambda name=name: folder.recorded(step, name))
         if results[name] is None:
             result = evals.measure(evaluation, watched)
-            refuse_unknown_best(setup.experiment, name, result.metrics)
+            refuse_unknown_best(session.experiment, name, result.metrics)
             results[name] = result.metrics
             folder.write_pictures(name, result.pictures)
             folder.write_eval(step, name, result.metrics)  # last: the record says that it is all there
@@ -43,7 +43,7 @@ def evaluate_due(
 
 
 @dataclasses.dataclass(frozen=True)
-class Watched:
+class InterruptiblePredictor:
     """A predictor that ends the run when it is asked to stop."""
 
     predictor: train.Predictor

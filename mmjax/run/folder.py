@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mmjax.errors import InputError, naming
+from mmjax.errors import InputError, with_filename
 from mmjax.experiment.serialize import differences
 from mmjax.run.tensorboard import Events
 
@@ -20,7 +20,7 @@ EVALS = "evals.jsonl"
 VOCABULARIES = "vocabularies.json"
 # A run may go on with other devices, keep other checkpoints, or meet its next bad step otherwise: what it has
 # learned so far is the same.
-MOVABLE = (
+CHANGEABLE_ON_RESUME = (
     "mesh",
     "rules",
     "max_to_keep",
@@ -227,7 +227,10 @@ class RunFolder:
 
     def _append(self, name: str, row: dict[str, Any]) -> None:
         file = self.path / name
-        with naming(file), file.open("a") as stream:  # opened anew: a line is on disk when the call returns
+        with (
+            with_filename(file),
+            file.open("a") as stream,
+        ):  # opened anew: a line is on disk when the call returns
             stream.write(json.dumps(row) + "\n")
 
     def _add_scalars(self, step: int, metrics: Mapping[str, float], *, prefix: str) -> None:
@@ -308,7 +311,7 @@ def _has_records(path: Path) -> bool:
 
 def _refuse_another_experiment(path: Path, text: str) -> None:
     try:
-        changed = differences(_read(path / EXPERIMENT), text, ignore=MOVABLE)
+        changed = differences(_read(path / EXPERIMENT), text, ignore=CHANGEABLE_ON_RESUME)
     except InputError as error:
         raise InputError(
             f"{path / EXPERIMENT} is damaged, so {path} cannot be told to be this experiment's: {error}"
@@ -316,7 +319,7 @@ def _refuse_another_experiment(path: Path, text: str) -> None:
     if changed:
         shown = "".join(f"\n  {line}" for line in changed[:12]) + ("\n  ..." if len(changed) > 12 else "")
         raise InputError(
-            f"{path} belongs to another experiment: expected the same (only {', '.join(MOVABLE)} may "
+            f"{path} belongs to another experiment: expected the same (only {', '.join(CHANGEABLE_ON_RESUME)} may "
             f"differ), found (the run's -> this one's){shown}\n"
             "Choose another with --run-dir, or delete this one"
         )
@@ -337,7 +340,7 @@ def _lock(path: Path) -> Any:
 
 def _write_atomically(file: Path, text: str) -> None:
     new = file.with_name(file.name + ".new")
-    with naming(new), new.open("w", encoding="utf-8") as stream:
+    with with_filename(new), new.open("w", encoding="utf-8") as stream:
         stream.write(text)
         stream.flush()
         os.fsync(stream.fileno())

@@ -5,16 +5,16 @@ import time
 from mmjax import data, sharding
 from mmjax.batch import Batch
 from mmjax.cluster import processes
-from mmjax.run.session import Setup
+from mmjax.run.session import Session
 
 
-class Feed:
+class TrainInput:
     """Global batches on the mesh, from a step on, with the time spent waiting for them."""
 
-    def __init__(self, setup: Setup, first_step: int, num_bad: int):
-        experiment = setup.experiment
+    def __init__(self, session: Session, first_step: int, num_bad: int):
+        experiment = session.experiment
         self.batch_size = experiment.data.batch_size
-        self.sharding = sharding.batch_sharding(setup.mesh, experiment.rules)
+        self.sharding = sharding.batch_sharding(session.mesh, experiment.rules)
         rows = sharding.local_rows(self.sharding, self.batch_size)
         self.counter = data.BadCounter(experiment.data)
         # A resumed run judges the share of bad examples as if it had never stopped; a process, its part.

@@ -23,10 +23,10 @@ from mmjax.learner import Learner
 from mmjax.run.evaluation import Results, due, evaluate_due
 from mmjax.run.folder import EXPERIMENT, METRICS, RunFolder
 from mmjax.run.goodput import Goodput
-from mmjax.run.input import Feed
+from mmjax.run.input import TrainInput
 from mmjax.run.report import progress
 from mmjax.run.rollback import roll_back
-from mmjax.run.session import Setup
+from mmjax.run.session import Session
 from mmjax.run.signals import StopSignal
 from mmjax.train.flops import train_flops
 from mmjax.train.metrics import Meter
@@ -59,26 +59,26 @@ def run(
     with contextlib.ExitStack() as opened:
         stop = opened.enter_context(StopSignal()) if stop is None else stop
         goodput = Goodput() if goodput is None else goodput
-        with processes.together():
-            setup, text = Setup.of(experiment, devices), to_text(experiment)
+        with processes.fail_together():
+            session, text = Session.of(experiment, devices), to_text(experiment)
         # In this order on resume: the folder proves to be this experiment's, its state, its data.
         folder = claim(run_dir, text, opened)
         checkpoints = Checkpoints(folder.checkpoints, keep=retention(experiment, folder), experiment=text)
         opened.enter_context(contextlib.closing(checkpoints))
-        state = checkpoints.restore(setup.abstract)
+        state = checkpoints.restore(session.abstract)
         if state is None:
-            with processes.together():
+            with processes.fail_together():
                 open_data(experiment)
-            state = setup.new_state()
+            state = session.new_state()
         first = int(state.step)
         goodput.carry_on(folder.metrics() if folder.writes else [], first)
-        if processes.from_first(lambda: folder.resume(first)):
+        if processes.broadcast_from_first(lambda: folder.resume(first)):
             # At once: a process that dies before its first log line must not hide it.
             folder.amend_metrics(goodput.row())
         keep_vocabularies(experiment, folder)
-        state = train_steps(setup, state, folder, checkpoints, stop, goodput)
+        state = train_steps(session, state, folder, checkpoints, stop, goodput)
         with goodput.during("evaluation"):
-            results = evaluate_due(setup, state, experiment.num_steps, folder, stop)
+            results = evaluate_due(session, state, experiment.num_steps, folder, stop)
         if first < experiment.num_steps:
             folder.amend_metrics(goodput.row())
         if folder.writes:
@@ -102,10 +102,10 @@ def retention(experiment: Experiment, folder: RunFolder) -> Retention:
 
 def claim(run_dir: str | Path, text: str, opened: contextlib.ExitStack) -> RunFolder:
     """The run's folder, claimed by the first process and closed with `opened`; one's refusal is all's."""
-    with processes.together():
+    with processes.fail_together():
         writes = processes.is_first()
         folder = opened.enter_context(RunFolder.claim(run_dir, text, writes=writes))
-    with processes.together():
+    with processes.fail_together():
         if not folder.path.is_dir():
             raise InputError(
                 f"expected the run's folder on a disk that all processes share, found no {run_dir} here: "
@@ -117,7 +117,7 @@ def claim(run_dir: str | Path, text: str, opened: contextlib.ExitStack) -> RunFo
 def keep_vocabularies(experiment: Experiment, folder: RunFolder) -> None:
     """The first process records, then the others compare: each trains them on the data that it sees."""
     for turn in (True, False):
-        with processes.together():
+        with processes.fail_together():
             if processes.is_first() == turn:
                 folder.keep_vocabularies(experiment.data.vocabularies())
 
@@ -131,7 +131,7 @@ def open_data(experiment: Experiment) -> None:
 
 
 def train_steps(
-    setup: Setup,
+    session: Session,
     state: train.TrainState,
     folder: RunFolder,
     checkpoints: Checkpoints,
@@ -139,28 +139,28 @@ def train_steps(
     goodput: Goodput,
 ) -> train.TrainState:
     """Steps from the state's to the experiment's last, and back where one is not finite, if so asked."""
-    experiment, first = setup.experiment, int(state.step)
+    experiment, first = session.experiment, int(state.step)
     if first >= experiment.num_steps:
         return state
     if processes.any_process(stop.requested):
         stop.end(f"before step {first + 1}")
     step_function = train.compile_step(
-        setup.learner,
-        setup.optimizer,
-        setup.abstract,
-        setup.mesh,
+        session.learner,
+        session.optimizer,
+        session.abstract,
+        session.mesh,
         experiment.rules,
         skip_nonfinite=experiment.on_nonfinite == "skip",
     )
-    report = train.compile_conflicts(setup.learner, setup.abstract, setup.mesh, experiment.rules)
-    flops = train_flops(setup.learner, setup.abstract.params, experiment.data.spec())
+    report = train.compile_conflicts(session.learner, session.abstract, session.mesh, experiment.rules)
+    flops = train_flops(session.learner, session.abstract.params, experiment.data.spec())
     meter = Meter(experiment.data.batch_size, flops, num_skipped=counted(folder)["skipped_steps"])
     while int(state.step) < experiment.num_steps:
         try:
-            state = steps(setup, state, step_function, report, meter, folder, checkpoints, stop, goodput)
+            state = steps(session, state, step_function, report, meter, folder, checkpoints, stop, goodput)
         except NonFiniteError as error:
             with goodput.during("restart"):
-                state = roll_back(setup, folder, checkpoints, goodput, error)
+                state = roll_back(session, folder, checkpoints, goodput, error)
             meter.num_skipped = counted(folder)["skipped_steps"]
     with goodput.during("save_stall"):
         checkpoints.wait()
@@ -168,7 +168,7 @@ def train_steps(
 
 
 def steps(
-    setup: Setup,
+    session: Session,
     state: train.TrainState,
     step_function: Callable,
     report: Callable,
@@ -179,16 +179,16 @@ def steps(
     goodput: Goodput,
 ) -> train.TrainState:
     """As `train_steps`, up to the first NonFiniteError: with logs, checkpoints and evaluations on the way."""
-    experiment, first, num_steps = setup.experiment, int(state.step), setup.experiment.num_steps
+    experiment, first, num_steps = session.experiment, int(state.step), session.experiment.num_steps
     shown = dict(desc=experiment.name, unit="step", dynamic_ncols=True, disable=not folder.writes)
     counts, reports = counted(folder), []
-    feed, vote = Feed(setup, first, counts["bad_examples"]), processes.Vote()
+    feed, vote = TrainInput(session, first, counts["bad_examples"]), processes.StopVote()
     meter.restart()
     with contextlib.closing(feed), tqdm(total=num_steps, initial=first, **shown) as bar:
         for step in range(first + 1, num_steps + 1):
             if due(experiment, step - 1):  # after a resume too: the kill may have come before or within it
                 with goodput.during("evaluation"):
-                    evaluate_due(setup, state, step - 1, folder, stop)
+                    evaluate_due(session, state, step - 1, folder, stop)
                 meter.restart()
             with goodput.during("input_wait"):
                 batch, waited = feed.next()
@@ -235,10 +235,10 @@ def steps(
 def counted(folder: RunFolder) -> dict[str, int]:
     """What the run has counted until its last logged step, as process 0 reads it."""
     names = ("bad_examples", "skipped_steps", "rollbacks")
-    return processes.from_first(lambda: {name: folder.counted(name) for name in names})
+    return processes.broadcast_from_first(lambda: {name: folder.counted(name) for name in names})
 
 
-def open_run(run_dir: str | Path, experiment: Experiment | None = None) -> tuple[Setup, train.TrainState]:
+def open_run(run_dir: str | Path, experiment: Experiment | None = None) -> tuple[Session, train.TrainState]:
     """The set-up and newest state of a run; `experiment` only if its text names classes not mmjax's."""
     folder = RunFolder(run_dir)
     if experiment is None:
@@ -248,31 +248,31 @@ def open_run(run_dir: str | Path, experiment: Experiment | None = None) -> tuple
             raise InputError(f"{folder.path / EXPERIMENT}: {error}") from error
     # Whatever mesh the run used, one device serves to look at it.
     experiment = dataclasses.replace(experiment, mesh=sharding.MeshShape(), rules=sharding.REPLICATED)
-    setup = Setup.of(experiment, jax.local_devices()[:1])
+    session = Session.of(experiment, jax.local_devices()[:1])
     state = None
     if folder.checkpoints.is_dir():
         with contextlib.closing(Checkpoints(folder.checkpoints, read_only=True)) as checkpoints:
-            state = checkpoints.restore(setup.abstract)
+            state = checkpoints.restore(session.abstract)
     if state is None:
         raise InputError(
             f"expected a checkpoint in {run_dir}, found none yet: train until the first is saved"
         )
-    return setup, state
+    return session, state
 
 
 def restore(run_dir: str | Path, experiment: Experiment | None = None) -> tuple[Learner, train.TrainState]:
     """(learner, state) of a run's newest checkpoint, for notebooks."""
-    setup, state = open_run(run_dir, experiment)
-    return setup.learner, state
+    session, state = open_run(run_dir, experiment)
+    return session.learner, state
 
 
 def evaluate(run_dir: str | Path, path: str | None = None, experiment: Experiment | None = None) -> Results:
     """The experiment's evals on a run's newest checkpoint, on data in the same layout at `path` if given."""
-    setup, state = open_run(run_dir, experiment)
-    predictor, step, results = setup.predictor(state), int(state.step), {}
+    session, state = open_run(run_dir, experiment)
+    predictor, step, results = session.predictor(state), int(state.step), {}
     with RunFolder(run_dir) as folder:
-        folder.keep_vocabularies(setup.experiment.data.vocabularies())
-        for name, evaluation in setup.experiment.evals.items():
+        folder.keep_vocabularies(session.experiment.data.vocabularies())
+        for name, evaluation in session.experiment.evals.items():
             if path is not None:
                 evaluation = dataclasses.replace(evaluation, data=data.with_path(evaluation.data, path))
             results[name] = evals.measure(evaluation, predictor).metrics

@@ -11,7 +11,7 @@ from mmjax.cluster import processes
 from mmjax.errors import NonFiniteError
 from mmjax.run.folder import RunFolder
 from mmjax.run.goodput import Goodput, newest
-from mmjax.run.session import Setup
+from mmjax.run.session import Session
 from mmjax.train import TrainState
 from mmjax.train.nonfinite import MAX_ROLLBACKS_IN_A_ROW
 
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 def roll_back(
-    setup: Setup, folder: RunFolder, checkpoints: Checkpoints, goodput: Goodput, error: NonFiniteError
+    session: Session, folder: RunFolder, checkpoints: Checkpoints, goodput: Goodput, error: NonFiniteError
 ) -> TrainState:
     """The state of a checkpoint before the bad step, at the position behind that step, and saved there.
 
@@ -30,8 +30,8 @@ def roll_back(
 
     Raises `error` if it is not to be rolled back, or after MAX_ROLLBACKS_IN_A_ROW without a finite log line.
     """
-    experiment, bad = setup.experiment, error.step
-    rows = processes.from_first(folder.metrics)
+    experiment, bad = session.experiment, error.step
+    rows = processes.broadcast_from_first(folder.metrics)
     if experiment.on_nonfinite != "rollback" or bad is None:
         raise error
     in_a_row = len(list(itertools.takewhile(lambda row: "rolled_back_to" in row, reversed(rows))))
@@ -39,7 +39,7 @@ def roll_back(
         raise NonFiniteError(f"rolled back {in_a_row} times in a row, to no avail: {error}") from error
     target = (bad - 1) // experiment.save_every * experiment.save_every
     checkpoints.wait()
-    state = checkpoints.restore(setup.abstract, at_most=target) if target else setup.new_state()
+    state = checkpoints.restore(session.abstract, at_most=target) if target else session.new_state()
     if state is None:
         raise NonFiniteError(f"no checkpoint at or before step {target} to roll back to: {error}") from error
     step = int(state.step)

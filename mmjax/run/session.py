@@ -13,7 +13,7 @@ from mmjax.learner import Learner
 
 
 @dataclasses.dataclass(frozen=True)
-class Setup:
+class Session:
     """What an experiment becomes on the devices at hand."""
 
     experiment: Experiment
@@ -23,7 +23,7 @@ class Setup:
     abstract: train.TrainState  # shapes and shardings
 
     @classmethod
-    def of(cls, experiment: Experiment, devices: list | None = None) -> "Setup":
+    def of(cls, experiment: Experiment, devices: list | None = None) -> "Session":
         """Validates and plans; computes nothing. Raises InputError if experiment and devices do not fit."""
         devices = jax.devices() if devices is None else devices
         validate(experiment, len(devices))

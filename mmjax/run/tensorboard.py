@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from mmjax.errors import naming
+from mmjax.errors import with_filename
 
 
 class Events:
@@ -22,7 +22,7 @@ class Events:
 
         folder.mkdir(exist_ok=True)
         self._prefix = folder / "events"
-        with naming(self._prefix):
+        with with_filename(self._prefix):
             # The suffix keeps two files of one second apart.
             self._writer = EventsWriter(str(self._prefix), f".{os.getpid()}.{time.monotonic_ns()}")
             if purge_step is not None:
@@ -40,11 +40,11 @@ class Events:
             for tag, value in numbers.items()
             if math.isfinite(value)
         ]
-        with naming(self._prefix):
+        with with_filename(self._prefix):
             self._writer.write_event(Event(step=step, wall_time=time.time(), summary=Summary(value=values)))
             self._writer.flush()
 
     def close(self) -> None:
         """Flushes and closes the file."""
-        with naming(self._prefix):
+        with with_filename(self._prefix):
             self._writer.close()

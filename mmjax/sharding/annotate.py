@@ -55,7 +55,7 @@ def mesh_axes_of(axis: str | None) -> tuple[str, ...]:
     return tuple(mesh_axis for mesh_axis in axes if sizes.get(mesh_axis, 1) > 1)
 
 
-def by_rows(function: Callable, x: Array, *, check: bool = True) -> Array:
+def map_batch_shards(function: Callable, x: Array, *, check: bool = True) -> Array:
     """`function(x)`, where each device computes its own examples of ``"act_batch ..."``.
 
     For what XLA would gather all examples for (the FFT, with jax 0.10). Where devices do not divide the
@@ -77,7 +77,7 @@ def tell_padded(axis: str, size: int, mesh_axes: tuple[str, ...], parts: int) ->
     )  # fmt: skip
 
 
-def whole_rows(table: Array, rows: str | None = "vocab") -> Array:
+def gather_table(table: Array, rows: str | None = "vocab") -> Array:
     """A parameter ``(rows, "embed")`` with its rows whole, for looking them up.
 
     Rows that are split along the width would make XLA gather, for the whole batch, what was looked up, and in

@@ -12,7 +12,7 @@ Home = TypeVar("Home")
 Guests = TypeVar("Guests")
 
 
-def around(
+def ring_exchange(
     meet: Callable[[Home, Guests], tuple[Home, Guests]], home: Home, guests: Guests
 ) -> tuple[Home, Guests]:
     """``meet(home, guests) -> (home, guests)`` for each device's rows of `home` and all devices' of `guests`.

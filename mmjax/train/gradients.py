@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float32
 
-from mmjax.balance import Fixed, Seen
+from mmjax.balance import BalanceInputs, Fixed
 from mmjax.balance.shared import Arrays, split
 from mmjax.batch import Batch
 from mmjax.learner import Learner
@@ -16,24 +16,28 @@ from mmjax.train.state import TrainState
 Losses = dict[str, jax.Array]
 
 
-def balanced(learner: Learner, state: TrainState, batch: Batch) -> tuple[dict, dict[str, jax.Array], Any]:
+def balanced_grads(
+    learner: Learner, state: TrainState, batch: Batch
+) -> tuple[dict, dict[str, jax.Array], Any]:
     """(gradient, metrics with "loss", the balance's next state)."""
     balance, names, key = learner.balance, tuple(sorted(learner.objectives)), step_key(state)
     losses_of = losses_function(learner, batch, key)
     # 2: beyond the keys that dropout and views split off.
-    seen = Seen(names=names, step=state.step, key=jax.random.fold_in(key, 2), losses=jnp.zeros(len(names)))
+    seen = BalanceInputs(
+        names=names, step=state.step, key=jax.random.fold_in(key, 2), losses=jnp.zeros(len(names))
+    )
     if balance.reads_gradients:
         shared, rest, merge = split(state.params, balance)
         losses, pull, metrics = jax.vjp(lambda s, r: losses_of(merge(s, r)), shared, rest, has_aux=True)
         grads = [shared_gradient(pull, losses, name) for name in names]
         decision = balance(state.balance, seen.replace(losses=stack(losses, names), gram=gram_of(grads)))
-        _, rest_grads = pull(of(decision.weights, losses, names))
-        grad = merge(mixed(grads, decision.shared), rest_grads)
+        _, rest_grads = pull(cotangents(decision.weights, losses, names))
+        grad = merge(weighted_sum(grads, decision.shared), rest_grads)
     else:
         losses, pull, metrics = jax.vjp(losses_of, state.params, has_aux=True)
         decision = balance(state.balance, seen.replace(losses=stack(losses, names)))
-        (grad,) = pull(of(decision.weights, losses, names))
-    weights, total = of(decision.weights, losses, names), jnp.zeros((), jnp.float32)
+        (grad,) = pull(cotangents(decision.weights, losses, names))
+    weights, total = cotangents(decision.weights, losses, names), jnp.zeros((), jnp.float32)
     for name in learner.objectives:  # in the order of the learner's own sum
         total += weights[name] * losses[name]
     metrics = {"loss": total} | metrics
@@ -77,7 +81,7 @@ def shared_gradient(pull: Callable, losses: Losses, name: str) -> Arrays:
     return jax.jvp(along, (one,), (one,))[1]
 
 
-def mixed(grads: list[Arrays], coefficients: Float32[jax.Array, " N"]) -> Arrays:
+def weighted_sum(grads: list[Arrays], coefficients: Float32[jax.Array, " N"]) -> Arrays:
     """The sum of the gradients, each times its coefficient."""
     return {
         path: sum(c.astype(g[path].dtype) * g[path] for c, g in zip(coefficients, grads, strict=True))
@@ -100,6 +104,6 @@ def stack(losses: Losses, names: tuple[str, ...]) -> Float32[jax.Array, " N"]:
     return jnp.stack([losses[name] for name in names])
 
 
-def of(weights: Float32[jax.Array, " N"], losses: Losses, names: tuple[str, ...]) -> Losses:
+def cotangents(weights: Float32[jax.Array, " N"], losses: Losses, names: tuple[str, ...]) -> Losses:
     """By name: the cotangent of the losses."""
     return {name: weight.astype(losses[name].dtype) for name, weight in zip(names, weights, strict=True)}

@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from mmjax.batch import Batch
 from mmjax.learner import Learner
 from mmjax.sharding import Rules, batch_sharding, using
-from mmjax.train.gradients import balanced
+from mmjax.train.gradients import balanced_grads
 from mmjax.train.nonfinite import all_finite
 from mmjax.train.state import TrainState
 
@@ -32,7 +32,7 @@ def train_step(
     are and only the step goes on; the metric "skipped" (0 or 1) tells.
     """
     with jax.named_scope("forward_backward"):
-        grads, metrics, balance = balanced(learner, state, batch)
+        grads, metrics, balance = balanced_grads(learner, state, batch)
     with jax.named_scope("update"):
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -64,7 +64,7 @@ def jit_step(
     The state is donated: its memory becomes that of the next state.
     """
     state_sharding = jax.tree.map(lambda x: x.sharding, abstract)
-    optimizer = where_moments_are(optimizer, state_sharding.opt_state)
+    optimizer = shard_like_moments(optimizer, state_sharding.opt_state)
     replicated = NamedSharding(mesh, PartitionSpec())
     return jax.jit(
         functools.partial(train_step, learner=learner, optimizer=optimizer, skip_nonfinite=skip_nonfinite),
@@ -93,7 +93,7 @@ def compile_step(
     return step
 
 
-def where_moments_are(optimizer: optax.GradientTransformation, shardings) -> optax.GradientTransformation:
+def shard_like_moments(optimizer: optax.GradientTransformation, shardings) -> optax.GradientTransformation:
     """The optimizer, with gradients laid out as its moments: summed and split in one exchange.
 
     Under ZeRO-1 each device then updates the part whose moments it holds; XLA by itself may sum all of it

@@ -5,12 +5,12 @@ re-pairs or drops what has been encoded already, which costs no encoder. The Lea
 input once and shares it. Views are hashable values; everything random comes from a key made of (seed, step).
 """
 
-from mmjax.views.base import Chain, Clean, Targets
+from mmjax.views.base import Chain, Identity, Targets
 from mmjax.views.cutmix import CutMix
 from mmjax.views.mirror import Mirror
-from mmjax.views.missing import Drop
+from mmjax.views.missing import DropStreams
 from mmjax.views.mixup import Mixup
-from mmjax.views.pairs import HardNegatives, Pairs
+from mmjax.views.pairs import HardNegatives, SentencePairs
 from mmjax.views.patches import MaskPatches
 from mmjax.views.prefix import Prefix, gives_prefix
 from mmjax.views.same import row_checksums, same_content
@@ -18,7 +18,7 @@ from mmjax.views.spans import CorruptSpans, MaskSpans
 from mmjax.views.tokens import MaskTokens
 
 __all__ = [
-    "Chain", "Clean", "CorruptSpans", "CutMix", "Drop", "HardNegatives", "MaskPatches", "MaskSpans",
-    "MaskTokens", "Mirror", "Mixup", "Pairs", "Prefix", "Targets", "gives_prefix", "row_checksums",
+    "Chain", "Identity", "CorruptSpans", "CutMix", "DropStreams", "HardNegatives", "MaskPatches", "MaskSpans",
+    "MaskTokens", "Mirror", "Mixup", "SentencePairs", "Prefix", "Targets", "gives_prefix", "row_checksums",
     "same_content",
 ]  # fmt: skip

@@ -10,26 +10,26 @@ Targets = dict[str, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
-class Clean:
+class Identity:
     """The batch as it is. Every view has these methods."""
 
-    def changes(self) -> tuple[str, ...]:
+    def changed_streams(self) -> tuple[str, ...]:
         """The streams that `inputs` remakes, and that must be encoded again."""
         return ()
 
-    def compares(self) -> tuple[str, ...]:
+    def compared_heads(self) -> tuple[str, ...]:
         """The heads of the clean view whose predictions `encodings` needs."""
         return ()
 
-    def encodes(self) -> tuple[str, ...]:
+    def required_streams(self) -> tuple[str, ...]:
         """The streams whose encodings `encodings` needs, so that some head must read them."""
         return ()
 
-    def inputs(self, batch: Batch, key: jax.Array) -> tuple[Batch, Targets]:
+    def transform_batch(self, batch: Batch, key: jax.Array) -> tuple[Batch, Targets]:
         """The remade batch, and what a model that looks at it should answer."""
         return batch, {}
 
-    def encodings(
+    def transform_encoded(
         self, encoded: dict[str, Encoded], predictions: dict[str, Array], batch: Batch, key: jax.Array
     ) -> tuple[dict[str, Encoded], Targets]:
         """Encodings and the clean view's predictions -> encodings anew, and targets."""
@@ -37,30 +37,30 @@ class Clean:
 
 
 @dataclasses.dataclass(frozen=True)
-class Chain(Clean):
+class Chain(Identity):
     """Views one after the other, e.g. words masked and then modalities dropped."""
 
-    views: tuple[Clean, ...]
+    views: tuple[Identity, ...]
 
-    def changes(self):
-        return tuple(stream for view in self.views for stream in view.changes())
+    def changed_streams(self):
+        return tuple(stream for view in self.views for stream in view.changed_streams())
 
-    def compares(self):
-        return tuple(head for view in self.views for head in view.compares())
+    def compared_heads(self):
+        return tuple(head for view in self.views for head in view.compared_heads())
 
-    def encodes(self):
-        return tuple(stream for view in self.views for stream in view.encodes())
+    def required_streams(self):
+        return tuple(stream for view in self.views for stream in view.required_streams())
 
-    def inputs(self, batch, key):
+    def transform_batch(self, batch, key):
         targets: Targets = {}
         for i, view in enumerate(self.views):
-            batch, more = view.inputs(batch, jax.random.fold_in(key, i))
+            batch, more = view.transform_batch(batch, jax.random.fold_in(key, i))
             targets |= more
         return batch, targets
 
-    def encodings(self, encoded, predictions, batch, key):
+    def transform_encoded(self, encoded, predictions, batch, key):
         targets: Targets = {}
         for i, view in enumerate(self.views):
-            encoded, more = view.encodings(encoded, predictions, batch, jax.random.fold_in(key, i))
+            encoded, more = view.transform_encoded(encoded, predictions, batch, jax.random.fold_in(key, i))
             targets |= more
         return encoded, targets

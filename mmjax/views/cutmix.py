@@ -5,13 +5,13 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from mmjax.batch import Image, present
+from mmjax.batch import Image, is_present
 from mmjax.errors import InputError
-from mmjax.views.base import Clean
+from mmjax.views.base import Identity
 
 
 @dataclasses.dataclass(frozen=True)
-class CutMix(Clean):
+class CutMix(Identity):
     """A rectangle of each picture comes from another row's (Yun et al. 2019, section 3.1), for soft labels.
 
     The rectangle has the picture's aspect and the area 1 - Beta(alpha, alpha), its centre is anywhere, and
@@ -31,17 +31,17 @@ class CutMix(Clean):
                 f"CutMix expects alpha > 0 and a rate from 0 to 1, found {self.alpha} and {self.rate}"
             )
 
-    def changes(self):
+    def changed_streams(self):
         return (self.stream,)
 
-    def inputs(self, batch, key):
+    def transform_batch(self, batch, key):
         image: Image = batch[self.stream]
         rows, height, width = image.pixels.shape[:3]
         other_key, area_key, place_key, choose_key = jax.random.split(key, 4)
         # One random rotation: every row gives a piece once, and none to itself.
         own = jnp.arange(rows)
         partner = (own + jax.random.randint(other_key, (), 1, max(rows, 2))) % rows
-        there = present(image)
+        there = is_present(image)
         mixed = there & there[partner] & (jax.random.uniform(choose_key, (rows,)) < self.rate)
         partner = jnp.where(mixed, partner, own).astype(jnp.int32)
         side = jnp.sqrt(1 - jax.random.beta(area_key, self.alpha, self.alpha, (rows,)))

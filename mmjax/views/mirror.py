@@ -5,11 +5,11 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from mmjax.views.base import Clean
+from mmjax.views.base import Identity
 
 
 @dataclasses.dataclass(frozen=True)
-class Mirror(Clean):
+class Mirror(Identity):
     """Half of the pictures left to right, half upside down, and their boxes with them.
 
     Only where neither direction means anything. image, boxes: names of streams.
@@ -20,10 +20,10 @@ class Mirror(Clean):
     left_right: bool = True
     up_down: bool = True
 
-    def changes(self):
+    def changed_streams(self):
         return (self.image, self.boxes)
 
-    def inputs(self, batch, key):
+    def transform_batch(self, batch, key):
         image, marked = batch[self.image], batch[self.boxes]
         rows = image.pixels.shape[0]
         flips = jax.random.bernoulli(key, 0.5, (2, rows)) & jnp.array([[self.left_right], [self.up_down]])

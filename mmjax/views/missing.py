@@ -5,13 +5,13 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from mmjax.batch import present
+from mmjax.batch import is_present
 from mmjax.errors import InputError
-from mmjax.views.base import Clean
+from mmjax.views.base import Identity
 
 
 @dataclasses.dataclass(frozen=True)
-class Drop(Clean):
+class DropStreams(Identity):
     """Whole streams missing, each example and stream by itself (Neverova et al. 2016, ModDrop).
 
     A dropped stream is a mask that is False, as if it had never been. The view's batch says so too, without
@@ -30,19 +30,19 @@ class Drop(Clean):
         streams = [stream for stream, _ in self.rates]
         if not streams or len(set(streams)) < len(streams):
             raise InputError(
-                f"Drop expects each stream once, and at least one, found {streams}: name one rate for each"
+                f"DropStreams expects each stream once, and at least one, found {streams}: name one rate for each"
             )
         wrong = [(stream, rate) for stream, rate in self.rates if not 0 <= rate <= 1]
         if wrong:
-            raise InputError(f"Drop expects probabilities from 0 to 1, found {wrong}")
+            raise InputError(f"DropStreams expects probabilities from 0 to 1, found {wrong}")
 
-    def encodes(self):
+    def required_streams(self):
         return tuple(stream for stream, _ in self.rates)
 
-    def inputs(self, batch, key):
+    def transform_batch(self, batch, key):
         there, spare = [], []
         for i, (stream, rate) in enumerate(self.rates):
-            there.append(present(batch[stream]))
+            there.append(is_present(batch[stream]))
             spare.append(jax.random.uniform(jax.random.fold_in(key, i), there[-1].shape) - rate)
         has, spared = jnp.stack(there), jnp.stack(spare)  # "streams B"
         kept = spared >= 0
@@ -50,18 +50,18 @@ class Drop(Clean):
             nearest = jnp.where(has, spared, -2.0).argmax(axis=0)
             lost_all = ~(kept & has).any(axis=0)
             kept |= lost_all[None, :] & (jnp.arange(len(self.rates))[:, None] == nearest[None, :])
-        for stream, stays in zip(self.encodes(), kept, strict=True):
+        for stream, stays in zip(self.required_streams(), kept, strict=True):
             mask = batch[stream].mask
             stays = stays.reshape(-1, *(1,) * (mask.ndim - 1))
             batch = batch | {stream: batch[stream].replace(mask=mask & stays)}
         return batch, {}
 
-    def encodings(self, encoded, predictions, batch, key):
-        for stream in self.encodes():
-            value, stays = encoded[stream], present(batch[stream])
+    def transform_encoded(self, encoded, predictions, batch, key):
+        for stream in self.required_streams():
+            value, stays = encoded[stream], is_present(batch[stream])
             if value.mask.shape[0] != stays.shape[0]:
                 raise InputError(
-                    f"Drop expects the {stays.shape[0]} rows of the batch in {stream!r}, found "
+                    f"DropStreams expects the {stays.shape[0]} rows of the batch in {stream!r}, found "
                     f"{value.mask.shape[0]}: put it before the view that pairs rows anew"
                 )
             encoded = encoded | {stream: value.replace(mask=value.mask & stays[:, None])}

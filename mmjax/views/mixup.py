@@ -5,13 +5,13 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from mmjax.batch import Audio, Image, present
+from mmjax.batch import Audio, Image, is_present
 from mmjax.errors import InputError
-from mmjax.views.base import Clean
+from mmjax.views.base import Identity
 
 
 @dataclasses.dataclass(frozen=True)
-class Mixup(Clean):
+class Mixup(Identity):
     """Each row a weighted sum with another row, ``share x + (1 - share) partner`` (Zhang et al. 2018, eq. 1).
 
     The share of each row is drawn from Beta(alpha, alpha); all `streams`, pictures and recordings, are mixed
@@ -30,11 +30,11 @@ class Mixup(Clean):
                 f"Mixup expects alpha > 0 and at least one stream, found {self.alpha} and {self.streams}"
             )
 
-    def changes(self):
+    def changed_streams(self):
         return self.streams
 
-    def inputs(self, batch, key):
-        there = jnp.stack([present(batch[stream]) for stream in self.streams]).all(0)
+    def transform_batch(self, batch, key):
+        there = jnp.stack([is_present(batch[stream]) for stream in self.streams]).all(0)
         rows = there.shape[0]
         shift_key, share_key = jax.random.split(key)
         # One random rotation: every row keeps a partner of its own, and no partner is used twice.

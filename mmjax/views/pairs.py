@@ -5,13 +5,13 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from mmjax.batch import Text, present
-from mmjax.views.base import Clean
+from mmjax.batch import Text, is_present
+from mmjax.views.base import Identity
 from mmjax.views.same import same_content
 
 
 @dataclasses.dataclass(frozen=True)
-class Pairs(Clean):
+class SentencePairs(Identity):
     """Two texts as one, ``[CLS] first [SEP] second [SEP]``; half of the seconds are other rows' (BERT's NSP).
 
     Makes the stream `stream`. A row whose second happens to equal its own is no example of a mismatch, and is
@@ -23,10 +23,10 @@ class Pairs(Clean):
     stream: str = "pair"
     mismatched: float = 0.5
 
-    def changes(self):
+    def changed_streams(self):
         return (self.stream,)
 
-    def inputs(self, batch, key):
+    def transform_batch(self, batch, key):
         first, second = batch[self.first], batch[self.second]
         rows = first.tokens.shape[0]
         shift_key, choose_key = jax.random.split(key)
@@ -36,7 +36,7 @@ class Pairs(Clean):
         partner = jax.tree.map(lambda x: x[jnp.where(swap, other, jnp.arange(rows))], second)
         same_tokens = (partner.tokens == second.tokens) | ~second.mask
         same = (same_tokens & (partner.mask == second.mask)).all(axis=1)
-        valid = present(first) & present(second) & present(partner) & ~(swap & same)
+        valid = is_present(first) & is_present(second) & is_present(partner) & ~(swap & same)
         # The second's [CLS] goes; its words are numbered after the first's.
         tail = jax.tree.map(lambda x: x[:, 1:], partner)
         words = jnp.where(tail.words >= 0, tail.words + first.tokens.shape[1], -1)
@@ -50,7 +50,7 @@ class Pairs(Clean):
 
 
 @dataclasses.dataclass(frozen=True)
-class HardNegatives(Clean):
+class HardNegatives(Identity):
     """True pairs, then each `first` with a wrong `second`, then each `second` with a wrong `first`: 3 B rows.
 
     Wrong partners are drawn from the batch in proportion to exp(similarity / temperature) of two embedding
@@ -64,18 +64,18 @@ class HardNegatives(Clean):
     heads: tuple[str, str]
     temperature: float = 0.1
 
-    def compares(self):
+    def compared_heads(self):
         return self.heads
 
-    def encodes(self):
+    def required_streams(self):
         return (self.first, self.second)
 
-    def encodings(self, encoded, predictions, batch, key):
+    def transform_encoded(self, encoded, predictions, batch, key):
         similarity = (
             jax.lax.stop_gradient(predictions[self.heads[0]] @ predictions[self.heads[1]].T)
             / self.temperature
         )
-        here = present(batch[self.first]) & present(batch[self.second])
+        here = is_present(batch[self.first]) & is_present(batch[self.second])
         identical = same_content(batch[self.first]) | same_content(batch[self.second])
         allowed = ~identical & here[:, None] & here[None, :]
         logits = jnp.where(allowed, similarity, -1e9)

@@ -8,13 +8,13 @@ import jax.numpy as jnp
 
 from mmjax.batch import Audio, Image
 from mmjax.errors import InputError
-from mmjax.views.base import Clean
+from mmjax.views.base import Identity
 
 RECTANGLES = 16  # drawn for a picture of which blocks are hidden; the first ones hide nearly all
 
 
 @dataclasses.dataclass(frozen=True)
-class MaskPatches(Clean):
+class MaskPatches(Identity):
     """A share of the patches hidden: He et al. 2022 (MAE, section 3); in sound Huang et al. 2022 (Audio-MAE).
 
     Every example shows the same number of positions, so that shapes are static; of a short recording fewer of
@@ -45,10 +45,10 @@ class MaskPatches(Clean):
                 f"{self.rate} and {self.grid}"
             )
 
-    def changes(self):
+    def changed_streams(self):
         return (self.stream,) if self.whole is None else (self.stream, self.whole)
 
-    def inputs(self, batch, key):
+    def transform_batch(self, batch, key):
         value = batch[self.stream]
         there = self.there(value)
         length = there.shape[1]

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 
 from mmjax.batch import Text
-from mmjax.views.base import Chain, Clean
+from mmjax.views.base import Chain, Identity
 
 
 @dataclasses.dataclass(frozen=True)
-class Prefix(Clean):
+class Prefix(Identity):
     """A prefix of random length, which every position may see; what follows is read causally.
 
     The prefix language model of Raffel et al. 2020, section 3.2.3 (Dong et al. 2019, UniLM). The length is
@@ -20,17 +20,17 @@ class Prefix(Clean):
 
     stream: str
 
-    def changes(self):
+    def changed_streams(self):
         return (self.stream,)
 
-    def inputs(self, batch, key):
+    def transform_batch(self, batch, key):
         text: Text = batch[self.stream]
         number = jnp.cumsum(text.mask, axis=1)  # of each token, from 1
         length = jax.random.randint(key, (number.shape[0], 1), 1, jnp.maximum(number[:, -1:], 2))
         return batch | {self.stream: text.replace(prefix=text.mask & (number <= length))}, {}
 
 
-def gives_prefix(view: Clean, stream: str) -> bool:
+def gives_prefix(view: Identity, stream: str) -> bool:
     """Whether the view, or one of a chain, marks a prefix of `stream`."""
     if isinstance(view, Chain):
         return any(gives_prefix(each, stream) for each in view.views)

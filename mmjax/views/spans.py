@@ -9,12 +9,12 @@ from jaxtyping import Int32
 
 from mmjax.batch import Text
 from mmjax.errors import InputError
-from mmjax.views.base import Clean
-from mmjax.views.tokens import hide
+from mmjax.views.base import Identity
+from mmjax.views.tokens import corrupt
 
 
 @dataclasses.dataclass(frozen=True)
-class MaskSpans(Clean):
+class MaskSpans(Identity):
     """Runs of whole words hidden (Joshi et al. 2020, SpanBERT, section 3.1); read by `MaskedLanguage`.
 
     Spans are drawn until a share `rate` of the text's tokens is hidden; the last ends where that is reached.
@@ -37,22 +37,22 @@ class MaskSpans(Clean):
     def __post_init__(self):
         check_spans(self.rate, self.stop, self.longest)
 
-    def changes(self):
+    def changed_streams(self):
         return (self.stream,)
 
-    def inputs(self, batch, key):
+    def transform_batch(self, batch, key):
         text: Text = batch[self.stream]
         span_key, replace_key, token_key = jax.random.split(key, 3)
         span = draw_spans(text, span_key, self.rate, self.stop, self.longest)
         how = jax.random.uniform(replace_key, text.tokens.shape)
         how = jnp.take_along_axis(how, jnp.maximum(span, 0), axis=1)
         random_tokens = jax.random.randint(token_key, text.tokens.shape, self.num_special, self.vocab)
-        hidden = hide(text, span >= 0, how, random_tokens, self)
+        hidden = corrupt(text, span >= 0, how, random_tokens, self)
         return batch | {self.stream: hidden}, {"tokens": text.tokens, "masked": span >= 0}
 
 
 @dataclasses.dataclass(frozen=True)
-class CorruptSpans(Clean):
+class CorruptSpans(Identity):
     """Spans taken out of a text, to be said by a decoder (Raffel et al. 2020, T5, section 3.1.4).
 
     Makes the streams `source`, the text with each run of hidden words replaced by one sentinel, and `target`:
@@ -75,15 +75,15 @@ class CorruptSpans(Clean):
     def __post_init__(self):
         check_spans(self.rate, self.stop, self.longest)
 
-    def changes(self):
+    def changed_streams(self):
         return (self.source, self.target)
 
-    def inputs(self, batch, key):
+    def transform_batch(self, batch, key):
         text: Text = batch[self.stream]
         hidden = draw_spans(text, key, self.rate, self.stop, self.longest) >= 0
         starts = hidden & ~jnp.pad(hidden, ((0, 0), (1, 0)))[:, :-1]
         run = jnp.cumsum(starts, axis=1)  # number of runs so far, from 1 in the first
-        source = laid_out(
+        source = scatter_tokens(
             jnp.where(starts, self.sentinel(run - 1), text.tokens),
             jnp.cumsum(~hidden | starts, axis=1) - 1,
             text.mask & (~hidden | starts),
@@ -100,7 +100,7 @@ class CorruptSpans(Clean):
             (self.sentinel(num_runs), num_hidden + num_runs + 1, there),
             (jnp.full_like(num_runs, self.sep_id), num_hidden + num_runs + 2, there),
         )
-        target = laid_out(
+        target = scatter_tokens(
             *(jnp.concatenate(each, axis=1) for each in zip(*pieces, strict=True)), self.target_length
         )
         return batch | {self.source: source, self.target: target}, {}
@@ -110,7 +110,7 @@ class CorruptSpans(Clean):
         return self.vocab + jnp.clip(number, 0, self.num_sentinels - 1)
 
 
-def laid_out(tokens: jax.Array, places: jax.Array, there: jax.Array, length: int) -> Text:
+def scatter_tokens(tokens: jax.Array, places: jax.Array, there: jax.Array, length: int) -> Text:
     """The text whose token number `places` is `tokens`, of those that are `there`."""
     rows = jnp.arange(tokens.shape[0])[:, None]
     places = jnp.where(there, places, length)  # beyond the end: dropped

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 
 from mmjax.batch import Text
-from mmjax.views.base import Clean
+from mmjax.views.base import Identity
 
 
 @dataclasses.dataclass(frozen=True)
-class MaskTokens(Clean):
+class MaskTokens(Identity):
     """Some tokens hidden: 80 % as [MASK], 10 % as a random token, 10 % as they are (Devlin et al. 2019).
 
     unit: each "token" is drawn by itself, a "word" with all its tokens (whole-word masking), or "all" words
@@ -28,10 +28,10 @@ class MaskTokens(Clean):
     mask_share: float = 0.8
     random_share: float = 0.1
 
-    def changes(self):
+    def changed_streams(self):
         return (self.stream,)
 
-    def inputs(self, batch, key):
+    def transform_batch(self, batch, key):
         text: Text = batch[self.stream]
         select_key, replace_key, token_key = jax.random.split(key, 3)
         maskable = text.mask & (text.words >= 0)
@@ -44,11 +44,11 @@ class MaskTokens(Clean):
         )  # fmt: skip
         how = jax.random.uniform(replace_key, text.tokens.shape)
         random_tokens = jax.random.randint(token_key, text.tokens.shape, self.num_special, self.vocab)
-        hidden = hide(text, masked, how, random_tokens, self)
+        hidden = corrupt(text, masked, how, random_tokens, self)
         return batch | {self.stream: hidden}, {"tokens": text.tokens, "masked": masked}
 
 
-def hide(text: Text, masked: jax.Array, how: jax.Array, random_tokens: jax.Array, view: Any) -> Text:
+def corrupt(text: Text, masked: jax.Array, how: jax.Array, random_tokens: jax.Array, view: Any) -> Text:
     """The text with [MASK], random tokens or its own where `masked`, as the draw `how` in [0, 1) falls."""
     hidden = jnp.where(how < view.mask_share, view.mask_id, text.tokens)
     hidden = jnp.where(how >= 1 - view.random_share, random_tokens, hidden)

@@ -14,7 +14,7 @@ import tiny
 from mmjax.analysis import memory, plan
 from mmjax.cli.main import main
 from mmjax.experiment import load
-from mmjax.run.loop import Setup
+from mmjax.run.loop import Session
 
 H100 = "NVIDIA H100 80GB HBM3"
 SPLIT = ["mesh.data=2", "mesh.fsdp=4", "rules=FSDP", "data.batch_size=256"]
@@ -37,7 +37,7 @@ def made(file) -> plan.Plan:
 
 def test_memory_is_that_of_the_program(file, made):
     """The arguments as XLA counts them; the live arrays that are told apart make up its temporaries."""
-    compiled = memory.compile_step(Setup.of(load(file, SPLIT)))
+    compiled = memory.compile_step(Session.of(load(file, SPLIT)))
     stats = compiled.memory_analysis()
     # JAX drops from the program what it does not read, here the words' numbers; in memory they are.
     unread = 256 // 8 * 6 * 4
@@ -117,7 +117,7 @@ def test_the_limiting_resource_is_named(made, changes, limit):
 
 
 def total_at(file, batch_size: int) -> int:
-    setup = Setup.of(load(file, [*SPLIT, f"data.batch_size={batch_size}"]))
+    setup = Session.of(load(file, [*SPLIT, f"data.batch_size={batch_size}"]))
     compiled = memory.compile_step(setup)
     return memory.temporary_bytes(compiled) + compiled.memory_analysis().argument_size_in_bytes
 
@@ -126,13 +126,13 @@ def total_at(file, batch_size: int) -> int:
 def test_the_largest_batch_fills_the_memory(file, made):
     """Compiled at the answer, it is within a few hundredths of it, although each row is compared with all."""
     hbm_bytes = 20 * made.memory.total
-    largest = memory.largest_batch(Setup.of(load(file, SPLIT)), made.memory, hbm_bytes)
+    largest = memory.largest_batch(Session.of(load(file, SPLIT)), made.memory, hbm_bytes)
     assert largest % 8 == 0 and 256 < largest < 20 * 256
     assert total_at(file, largest) == pytest.approx(hbm_bytes, rel=0.04)
 
 
 def test_a_memory_too_small_is_said(file, made):
-    setup = Setup.of(load(file, SPLIT))
+    setup = Session.of(load(file, SPLIT))
     assert memory.largest_batch(setup, made.memory, made.memory.state) is None
     small = dataclasses.replace(made.machine, hbm_bytes=30 * 2**10)
     told = plan.describe(dataclasses.replace(made, machine=small, largest_batch=None))

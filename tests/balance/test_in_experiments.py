@@ -17,7 +17,7 @@ from mmjax.evals.conflict_map import conflict_map
 from mmjax.experiment import from_text, load, override, to_text
 from mmjax.experiment.validation import validate
 from mmjax.run import loop
-from mmjax.run.session import Setup
+from mmjax.run.session import Session
 from mmjax.testing import tiny_model, tiny_objectives
 
 ALL = (
@@ -47,7 +47,7 @@ def test_text_reads_back(experiment, chosen):
 
 
 def test_every_balance_is_here():
-    abstract = {"Balance", "Surgery", "Decision", "Seen"}
+    abstract = {"Balance", "Surgery", "BalanceOutput", "BalanceInputs"}
     assert {type(b).__name__ for b in ALL} == set(balance.__all__) - abstract
 
 
@@ -125,7 +125,7 @@ def test_prefixes_are_refused_before_anything_is_computed(experiment):
     with pytest.raises(
         InputError, match="none under 'model/encoders_text/nose'. Name what the objectives share"
     ):
-        Setup.of(wrong, jax.devices()[:1])
+        Session.of(wrong, jax.devices()[:1])
 
 
 def saved(folder) -> dict[str, bytes]:
@@ -141,10 +141,10 @@ def test_a_run_that_was_stopped_goes_on_with_its_balance(experiment, tmp_path, m
     experiment = dataclasses.replace(
         experiment, balance=balance.GradNorm(shared=("model/encoders_text",)), conflict_every=2, evals={}
     )
-    setup = Setup.of(experiment, jax.devices()[:1])
+    setup = Session.of(experiment, jax.devices()[:1])
     parts = setup.learner, setup.optimizer, setup.abstract, setup.mesh, experiment.rules
     step, report = loop.train.compile_step(*parts), loop.train.compile_conflicts(parts[0], *parts[2:])
-    monkeypatch.setattr(loop.Setup, "of", lambda e, _: dataclasses.replace(setup, experiment=e))
+    monkeypatch.setattr(loop.Session, "of", lambda e, _: dataclasses.replace(setup, experiment=e))
     monkeypatch.setattr(loop.train, "compile_step", lambda *_, **__: step)
     monkeypatch.setattr(loop.train, "compile_conflicts", lambda *_: report)
 
@@ -159,13 +159,13 @@ def test_a_run_that_was_stopped_goes_on_with_its_balance(experiment, tmp_path, m
 
     waited = []
 
-    def next_and_signal(feed, wait=loop.Feed.next):
+    def next_and_signal(feed, wait=loop.TrainInput.next):
         waited.append(0)
         if len(waited) == 2:
             os.kill(os.getpid(), signal.SIGTERM)
         return wait(feed)
 
-    monkeypatch.setattr(loop.Feed, "next", next_and_signal)
+    monkeypatch.setattr(loop.TrainInput, "next", next_and_signal)
     with pytest.raises(Interrupted):
         loop.run(experiment, tmp_path / "stopped")
     loop.run(dataclasses.replace(experiment, conflict_every=0), tmp_path / "stopped")

@@ -10,7 +10,7 @@ import pytest
 from test_weights import descend, two_scales
 
 from mmjax import balance
-from mmjax.balance import Seen
+from mmjax.balance import BalanceInputs
 from mmjax.balance.surgery import orders
 from mmjax.errors import InputError
 
@@ -30,10 +30,12 @@ def gradients(seed: int, num: int = 4) -> np.ndarray:
     return rng.normal(size=(num, 6)) * 3.0 ** rng.uniform(-1, 1, (num, 1))
 
 
-def answer(chosen: balance.Balance, g: np.ndarray) -> balance.Decision:
+def answer(chosen: balance.Balance, g: np.ndarray) -> balance.BalanceOutput:
     num = len(g)
     gram = jnp.asarray(g @ g.T, jnp.float32)
-    seen = Seen(names=tuple("abcdef"[:num]), step=jnp.int32(0), key=KEY, losses=jnp.ones(num), gram=gram)
+    seen = BalanceInputs(
+        names=tuple("abcdef"[:num]), step=jnp.int32(0), key=KEY, losses=jnp.ones(num), gram=gram
+    )
     return jax.jit(lambda seen: chosen((), seen))(seen)
 
 
@@ -181,7 +183,7 @@ def after_adam(chosen: balance.Balance, start, num_steps: int = 60_000) -> np.nd
     def one(carry, step):
         x, opt_state = carry
         g = jax.jacobian(toy)(x)
-        seen = Seen(
+        seen = BalanceInputs(
             names=("a", "b"), step=step, key=jax.random.fold_in(KEY, step), losses=toy(x), gram=g @ g.T
         )
         grad = (chosen((), seen).shared[:, None] * g).sum(0)

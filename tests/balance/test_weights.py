@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mmjax import balance
-from mmjax.balance import Seen
+from mmjax.balance import BalanceInputs
 from mmjax.errors import InputError
 
 NAMES = ("words", "pairs", "tags")
@@ -24,7 +24,7 @@ def weights_of(chosen: balance.Balance, losses=LOSSES, gradients=GRADIENTS) -> n
 
     def one(state, x):
         step, losses, gradients = x
-        seen = Seen(
+        seen = BalanceInputs(
             names=NAMES[: losses.shape[0]], step=step, key=jax.random.key(0), losses=losses,
             gram=gradients @ gradients.T if chosen.reads_gradients else None,
         )  # fmt: skip
@@ -123,7 +123,7 @@ def descend(chosen: balance.Balance, losses_of, start, learning_rate=0.02, num_s
     def one(carry, step):
         x, state = carry
         losses, gradients = losses_of(x), jax.jacobian(losses_of)(x)
-        seen = Seen(
+        seen = BalanceInputs(
             names=NAMES[: len(losses)], step=step, key=jax.random.key(0), losses=losses,
             gram=gradients @ gradients.T,
         )  # fmt: skip

@@ -8,7 +8,7 @@ import numpy as np
 
 from catalog.row import B, D, Row, batch, normal, padding, streams_read, trunk, where_masked
 from mmjax import encoders, layers
-from mmjax.batch import Audio, Contested, Image, Patches, Text, Video
+from mmjax.batch import AdversarialEncoded, Audio, Image, Patches, Text, Video
 from mmjax.testing import TOLERANCE, VOCAB
 
 
@@ -123,7 +123,7 @@ def stem_read(output, inputs):
     return jnp.where(output[1][..., None], output[0], 0), output[1]
 
 
-def contested_read(output: Contested, inputs: tuple):
+def contested_read(output: AdversarialEncoded, inputs: tuple):
     """The encoding, and what was generated beside it: readers may look at both."""
     hide = lambda x: jnp.where(output.mask[..., None], x, 0)  # noqa: E731
     return streams_read(output, inputs), hide(output.for_discriminator), hide(output.for_generator)

@@ -16,12 +16,12 @@ def streams() -> tuple[dict[str, Encoded]]:
     return ({"text": encoded(), "image": encoded(5, 2 * D, seed=1), "other": encoded(seed=2)},)
 
 
-def with_lower() -> tuple[dict[str, Encoded]]:
+def with_hidden_states() -> tuple[dict[str, Encoded]]:
     """The same, with a state below the last."""
     found = streams()[0]
     return (
         {
-            name: value.replace(lower=(normal(*value.embeddings.shape, seed=7),))
+            name: value.replace(hidden_states=(normal(*value.embeddings.shape, seed=7),))
             for name, value in found.items()
         },
     )
@@ -60,9 +60,9 @@ FUSION = [
     model(fusion.QFormer, depth=2, num_queries=3),
     model(fusion.QFormer, "reader", depth=2, num_queries=3, reader="text", causal=True),
     row("Prefix", lambda t: fusion.Prefix(PAIR, "text", trunk(t))),
-    model(fusion.Hierarchical, inputs=with_lower, depth=2),
-    model(fusion.Hierarchical, "reader", inputs=with_lower, depth=2, reader="text"),
-    model(fusion.Decision, num_classes=3),
-    model(fusion.Decision, "confidence", num_classes=3, vote="confidence", reader="text"),
-    model(fusion.Decision, "product", num_classes=3, vote="product", reader="text"),
+    model(fusion.Hierarchical, inputs=with_hidden_states, depth=2),
+    model(fusion.Hierarchical, "reader", inputs=with_hidden_states, depth=2, reader="text"),
+    model(fusion.LateVoting, num_classes=3),
+    model(fusion.LateVoting, "confidence", num_classes=3, vote="confidence", reader="text"),
+    model(fusion.LateVoting, "product", num_classes=3, vote="product", reader="text"),
 ]

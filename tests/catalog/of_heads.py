@@ -9,7 +9,7 @@ import numpy as np
 
 from catalog.row import B, D, L, Row, encoded, normal, rows_read, tokens_read, trunk
 from mmjax import heads
-from mmjax.batch import Contested, Encoded
+from mmjax.batch import AdversarialEncoded, Encoded
 from mmjax.testing import TOLERANCE, VOCAB
 
 
@@ -23,9 +23,9 @@ def head(
 def some_places() -> tuple[Encoded]:
     """Six of eight patches, the first of them none (a register); of the last row none is there."""
     rng = np.random.default_rng(0)
-    places = np.stack([rng.permutation(8)[:6] for _ in range(B)]).astype(np.int32)
-    places[:, 0] = -1
-    return (encoded().replace(places=places),)
+    patch_indices = np.stack([rng.permutation(8)[:6] for _ in range(B)]).astype(np.int32)
+    patch_indices[:, 0] = -1
+    return (encoded().replace(patch_indices=patch_indices),)
 
 
 def decoded(name: str, make: Callable, inputs: Callable = some_places, read: Callable = rows_read) -> Row:
@@ -50,10 +50,10 @@ def frames_read(output: heads.Frames, inputs: tuple) -> tuple:
     return tokens_read(output.logits, inputs), output.mask
 
 
-def contested() -> Contested:
+def contested() -> AdversarialEncoded:
     own = encoded()
     made_up = {"for_discriminator": normal(B, L, D, seed=1), "for_generator": normal(B, L, D, seed=2)}
-    return Contested(own.embeddings, own.mask, **made_up)
+    return AdversarialEncoded(own.embeddings, own.mask, **made_up)
 
 
 HEADS = [
@@ -73,7 +73,7 @@ HEADS = [
     head(
         "PooledEmbedding.depth",
         lambda: heads.PooledEmbedding("text", dim=8, depth=1, use_bias=True),
-        inputs=lambda: (encoded().replace(lower=(normal(B, L, D, seed=3), normal(B, L, D, seed=4))),),
+        inputs=lambda: (encoded().replace(hidden_states=(normal(B, L, D, seed=3), normal(B, L, D, seed=4))),),
     ),
     head("Classes", lambda: heads.Classes("text", num_classes=3, pooling="mean")),
     head("Votes", lambda: heads.Votes("votes"), read=tokens_read),

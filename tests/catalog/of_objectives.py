@@ -6,7 +6,7 @@ import numpy as np
 
 from catalog.row import B, Row, batch, garbage, normal, padding, streams_scrambled
 from mmjax import encoders, heads, objectives, views
-from mmjax.batch import Audio, Boxes, Labels, MultiLabels, Tags, Text, present
+from mmjax.batch import Audio, BoxTargets, Labels, MultiLabels, Tags, Text, is_present
 from mmjax.heads import Frames
 from mmjax.objectives import Outputs
 from mmjax.testing import VOCAB
@@ -38,7 +38,7 @@ def three_outputs() -> tuple[Outputs]:
 def scrambled_pairs(inputs: tuple, rng: np.random.Generator) -> tuple:
     made = streams_scrambled(inputs, rng)[0]
     # Of two heads, a row that misses one counts nothing; of three, the others still do.
-    there = {name: np.asarray(present(made.batch[name])) for name in made.predictions}
+    there = {name: np.asarray(is_present(made.batch[name])) for name in made.predictions}
     if len(there) == 2:
         there = dict.fromkeys(there, there["image"])
     return (
@@ -221,7 +221,7 @@ def taught_outputs() -> tuple[Outputs]:
 
 def boxes_outputs() -> tuple[Outputs]:
     """Row 3 has no box."""
-    marked = Boxes(
+    marked = BoxTargets(
         np.abs(normal(B, 3, 4)) / 4 + 0.1,
         np.arange(3 * B, dtype=np.int32).reshape(B, 3) % 2,
         padding(length=3),
@@ -246,18 +246,18 @@ def adversarial_outputs() -> tuple[Outputs]:
     return (outputs({"image": normal(B, 3)}),)
 
 
-CLEAN = views.Clean()
+CLEAN = views.Identity()
 PAIR, THREE = ("image", "text"), ("image", "text", "audio")
 OBJECTIVES = [
     objective(adversarial_outputs, scrambled_pairs, objectives.Adversarial, "image", "image"),
-    objective(pair_outputs, scrambled_pairs, objectives.InfoNCE, *PAIR, same="text", label_smoothing=0.1),
+    objective(pair_outputs, scrambled_pairs, objectives.InfoNCE, *PAIR, match_by="text", label_smoothing=0.1),
     objective(
         pair_outputs,
         scrambled_pairs,
         objectives.InfoNCE,
         *PAIR,
         case="decoupled",
-        same="text",
+        match_by="text",
         decoupled=True,
     ),
     objective(pair_outputs, scrambled_pairs, objectives.InfoNCE, *PAIR, case="hard", beta=0.5, tau_plus=0.1),
@@ -267,7 +267,7 @@ OBJECTIVES = [
     ),
     objective(boxes_outputs, scrambled_boxes, objectives.Boxes, "boxes"),
     objective(taught_outputs, scrambled_pairs, objectives.Distillation, *PAIR),
-    objective(pair_outputs, scrambled_pairs, objectives.SigmoidPairs, *PAIR, same="text"),
+    objective(pair_outputs, scrambled_pairs, objectives.SigmoidPairs, *PAIR, match_by="text"),
     objective(token_outputs, scrambled_by("masked"), objectives.MaskedLanguage, "words", view=CLEAN),
     objective(sentence_outputs, scrambled_by("valid"), objectives.NextSentence, "follows", view=CLEAN),
     objective(match_outputs, scrambled_by("valid"), objectives.Matching, "matches", view=CLEAN),

@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmjax import layers
-from mmjax.batch import Audio, Boxes, Encoded, Image, Labels, MultiLabels, Patches, Tags, Text, Video
+from mmjax.batch import Audio, BoxTargets, Encoded, Image, Labels, MultiLabels, Patches, Tags, Text, Video
 from mmjax.testing import TOLERANCE, tiny_batch
 
 B, L, D = 4, 6, 16
-STREAMS = (Text, Image, Patches, Video, Audio, Labels, MultiLabels, Tags, Boxes, Encoded)
+STREAMS = (Text, Image, Patches, Video, Audio, Labels, MultiLabels, Tags, BoxTargets, Encoded)
 NO_VALUES = ("mask", "visible", "places")  # which positions there are, not what is at them
 
 

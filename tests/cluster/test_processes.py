@@ -80,11 +80,11 @@ def test_half_set_variables_end_training_with_2(monkeypatch, tmp_path, capsys):
 
 
 def test_alone_decisions_are_ones_own():
-    vote = processes.Vote()
+    vote = processes.StopVote()
     assert [vote(False), vote(True), vote(False)] == [False, True, False]
-    assert processes.from_first(lambda: {"a": [1]}) == {"a": [1]}
+    assert processes.broadcast_from_first(lambda: {"a": [1]}) == {"a": [1]}
     assert processes.total(3, 4) == [3, 4] and processes.any_process(True) and processes.is_first()
-    with pytest.raises(InputError, match="^no$") as refusal, processes.together():
+    with pytest.raises(InputError, match="^no$") as refusal, processes.fail_together():
         raise InputError("no")
     assert not isinstance(refusal.value, SharedRefusal)
     processes.leave(2)  # there is nobody to leave
@@ -110,7 +110,7 @@ def test_a_refusal_elsewhere_is_raised_here_with_its_message(two):
     message[: len(text)] = np.frombuffer(text, np.uint8)
     two.append(message)
     with pytest.raises(SharedRefusal, match="^process 1 was refused: expected a disk, found ein Löffel$"):
-        with processes.together():
+        with processes.fail_together():
             pass
 
 
@@ -123,7 +123,7 @@ def test_a_refusal_elsewhere_is_raised_here_with_its_message(two):
     ],
 )
 def test_ones_own_refusal_is_told_to_all_and_raised(raised, expected, two):
-    with pytest.raises(expected) as refusal, processes.together():
+    with pytest.raises(expected) as refusal, processes.fail_together():
         raise raised
     assert str(raised) in str(refusal.value)
 

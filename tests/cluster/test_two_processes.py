@@ -118,13 +118,13 @@ from mmjax import loop
 from mmjax.cli import main
 from mmjax.errors import InputError
 
-def next(feed, wait=loop.Feed.next, fetched=[]):
+def next(feed, wait=loop.TrainInput.next, fetched=[]):
     fetched.append(feed)
     if os.environ["JAX_PROCESS_ID"] == "1" and len(fetched) == 5:
         raise InputError("expected data, found none in one process")
     return wait(feed)
 
-loop.Feed.next = next
+loop.TrainInput.next = next
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -149,13 +149,13 @@ def test_one_process_stops_and_two_go_on_that_load_the_same_rows(file, alone, tm
 
     fetched = []
 
-    def next_and_signal(feed, wait=loop.Feed.next):
+    def next_and_signal(feed, wait=loop.TrainInput.next):
         fetched.append(feed)
         if len(fetched) == 2:
             os.kill(os.getpid(), signal.SIGTERM)
         return wait(feed)
 
-    monkeypatch.setattr(loop.Feed, "next", next_and_signal)
+    monkeypatch.setattr(loop.TrainInput, "next", next_and_signal)
     with pytest.raises(Interrupted, match="after step 2, which is saved"):
         loop.run(load(file, [*processes.OVERRIDES, *processes.SPLIT]), run_dir)
     # The vocabulary of 41 words does not divide by eight.

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mmjax import data
-from mmjax.batch import present
+from mmjax.batch import is_present
 from mmjax.errors import InputError
 
 
@@ -67,7 +67,7 @@ def test_batches_have_the_shapes_of_the_spec(make):
     assert jax.tree.map(lambda x: (x.shape, x.dtype), batch) == jax.tree.map(
         lambda x: (x.shape, x.dtype), mixed.spec()
     )
-    assert present(batch["image"]).sum() == 4 and present(batch["label"]).all()
+    assert is_present(batch["image"]).sum() == 4 and is_present(batch["label"]).all()
 
 
 def test_position_is_the_step(make):
@@ -126,7 +126,7 @@ def test_bad_examples_become_missing_rows_and_are_reported(make):
     assert bad.num_rows == 10 and sorted(key for key, _ in bad.examples) == ["arrays[3]", "arrays[7]"]
     assert "expected a class number in 'label', found -1" in bad.examples[0][1]
     for stream in batch.values():
-        assert present(stream).sum() == 8
+        assert is_present(stream).sum() == 8
 
 
 def test_counter_logs_each_bad_example_once_and_stops_above_the_share(make, caplog):
@@ -190,7 +190,9 @@ def test_epoch_is_in_order_unaugmented_and_padded(make):
     dataset = small(make, num=5)
     batches = list(data.epoch(dataset, 2))
     assert np.concatenate([batch["label"].values for batch in batches]).tolist() == [0, 1, 2, 3, 4, 0]
-    assert present(batches[-1]["image"]).tolist() == [True, False] and batches[-1]["image"].pixels.shape == (
+    assert is_present(batches[-1]["image"]).tolist() == [True, False] and batches[-1][
+        "image"
+    ].pixels.shape == (
         2,
         4,
         4,
@@ -204,7 +206,7 @@ def test_epoch_is_in_order_unaugmented_and_padded(make):
 def test_epoch_counts_bad_examples(make):
     dataset = small(make, bad=(3,))
     batches = list(data.epoch(dataset, 10, max_bad_share=0.1))
-    assert present(batches[0]["label"]).tolist() == [i != 3 for i in range(10)]
+    assert is_present(batches[0]["label"]).tolist() == [i != 3 for i in range(10)]
     with pytest.raises(InputError, match=r"found 1 of 10"):
         list(data.epoch(dataset, 10))
     with pytest.raises(InputError, match=r"found 1 of 4"):

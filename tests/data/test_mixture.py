@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from mmjax import data
-from mmjax.batch import Labels, present
+from mmjax.batch import Labels, is_present
 from mmjax.errors import InputError
 
 
@@ -80,7 +80,7 @@ def test_ill_made_mixtures_are_refused(datasets, size, words):
 def test_collate_fills_in_what_is_missing():
     blank = {"label": data.LabelTransform("y").empty()}
     batch = data.collate([{"label": Labels(np.int32(5), np.asarray(True))}, {}], blank)
-    assert batch["label"].values.tolist() == [5, 0] and present(batch["label"]).tolist() == [True, False]
+    assert batch["label"].values.tolist() == [5, 0] and is_present(batch["label"]).tolist() == [True, False]
 
 
 def test_optional_streams_may_be_missing_and_others_not():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mmjax import data
-from mmjax.batch import present
+from mmjax.batch import is_present
 from mmjax.data.patches import grid
 from mmjax.errors import InputError
 from mmjax.evals import cards
@@ -103,7 +103,7 @@ def test_patches_are_batched_with_those_that_miss(make):
     records = data.Arrays({"png": [np.zeros((8, 12), np.uint8)], "other": [1]})
     example = data.Dataset(records, {"image": transform}).open().example(0)
     batch = data.collate([example, {}], {"image": transform.empty()})
-    assert present(batch["image"]).tolist() == [True, False] and batch["image"].mask.sum() == 6
+    assert is_present(batch["image"]).tolist() == [True, False] and batch["image"].mask.sum() == 6
     broken = pytest.raises(data.BadExample, match="expected a picture in 'png' that Pillow can decode")
     with broken:
         one(transform, b"no picture")

@@ -40,7 +40,7 @@ def run(module, params, image):
     def loss(params):
         encoded = module.apply({"params": params}, image)
         there = encoded.mask[..., None]
-        seen = [jnp.where(there, x, 0) for x in (encoded.embeddings, *encoded.lower)]
+        seen = [jnp.where(there, x, 0) for x in (encoded.embeddings, *encoded.hidden_states)]
         return sum(jnp.sin(x).sum() for x in seen), (seen, encoded.mask)
 
     (_, output), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)

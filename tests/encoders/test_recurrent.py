@@ -69,7 +69,7 @@ def test_recurrent_layers(cell, bidirectional):
     exact = jax.tree.map(np.float64, params)
     for i in range(B - 1):
         states, there = np.float64(x[i]), np.flatnonzero(mask[i])
-        for layer, output in (("layer_0", found.lower[0]), ("layer_1", found.embeddings)):
+        for layer, output in (("layer_0", found.hidden_states[0]), ("layer_1", found.embeddings)):
             ways = [loop(states, there, exact[f"{layer}_forward"], cell, backward=False)]
             if bidirectional:
                 ways.append(loop(states, there, exact[f"{layer}_backward"], cell, backward=True))

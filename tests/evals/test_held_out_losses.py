@@ -14,7 +14,7 @@ from mmjax.errors import InputError, NonFiniteError
 from mmjax.evals import Losses, Retrieval
 from mmjax.experiment import load
 from mmjax.experiment.validation import validate
-from mmjax.run.session import Setup
+from mmjax.run.session import Session
 
 
 class Scripted:
@@ -52,7 +52,7 @@ def test_nothing_to_measure_and_not_a_number_are_refused():
 def test_they_are_the_losses_of_the_learner(tmp_path):
     """A model with dropout in none of its parts: what training would log of the same rows."""
     made = load(str(tiny.write(tmp_path, tiny.DRAWN_WORDS)))
-    setup = Setup.of(made, jax.devices()[:1])
+    setup = Session.of(made, jax.devices()[:1])
     state = setup.new_state()
     held_out = made.evals["retrieval"].data
     found = Losses(data=held_out, batch_size=8, seed=3)(setup.predictor(state)).metrics

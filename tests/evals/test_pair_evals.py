@@ -24,7 +24,7 @@ def test_next_sentence_counts_only_valid_pairs():
     logits = np.array([[2, 1], [1, 2], [0, 3], [9, 0]], np.float32)  # says 0 1 1 0
     is_next, valid = np.array([False, True, False, True]), np.array([True, True, True, False])
     predictor = scripted("follows", logits, (is_next, valid), "is_next")
-    evaluation = NextSentence(data=dataset(), view=views.Pairs("text", "text"), batch_size=4)
+    evaluation = NextSentence(data=dataset(), view=views.SentencePairs("text", "text"), batch_size=4)
     metrics = evaluation(predictor).metrics
     assert metrics["accuracy"] == pytest.approx(2 / 3)
     assert metrics["accuracy/majority"] == pytest.approx(2 / 3)
@@ -40,12 +40,12 @@ def test_matching_counts_only_valid_pairs_and_balances_the_kinds():
     assert metrics["accuracy"] == pytest.approx(3 / 5)
     assert metrics["accuracy/majority"] == pytest.approx(3 / 5)
     assert metrics["balanced_accuracy"] == pytest.approx((1 / 2 + 2 / 3) / 2)
-    assert evaluation.reads() == ("matches", "image", "text")
+    assert evaluation.required_heads() == ("matches", "image", "text")
 
 
 def test_no_pair_at_all_is_refused():
     with pytest.raises(InputError, match="needs the streams"):
-        NextSentence(data=dataset(), view=views.Pairs("text", "keywords"))
+        NextSentence(data=dataset(), view=views.SentencePairs("text", "keywords"))
     nothing = scripted("follows", np.zeros((4, 2)), (np.zeros(4, bool), np.zeros(4, bool)), "is_next")
     with pytest.raises(InputError, match="no example has both"):
-        NextSentence(data=dataset(), view=views.Pairs("text", "text"), batch_size=4)(nothing)
+        NextSentence(data=dataset(), view=views.SentencePairs("text", "text"), batch_size=4)(nothing)

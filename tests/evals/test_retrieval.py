@@ -68,7 +68,7 @@ def test_only_the_named_pairs_and_heads_by_stream():
         data=dataset(), heads={"image": "image", "text": "text"}, pairs=(("text", "image"),)
     )
     result = evaluation(Embedder())
-    assert evaluation.reads() == ("image", "text")
+    assert evaluation.required_heads() == ("image", "text")
     assert {name.split("/")[0] for name in result.metrics} == {"text->image"}
     assert set(result.pictures) == {"text_to_image", "text_image_similarity"}
 

@@ -10,28 +10,28 @@ from fakes import NAMES, Embedder, dataset
 from PIL import Image
 
 from mmjax import evals
-from mmjax.batch import present
+from mmjax.batch import is_present
 from mmjax.errors import InputError
 from mmjax.evals.subsets import subsets
 from mmjax.learner import Learner
 from mmjax.objectives import InfoNCE
 from mmjax.testing import tiny_batch, tiny_model
 from mmjax.train import Predictor
-from mmjax.views import Clean
+from mmjax.views import Identity
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Labelled(evals.Eval):
     """Counts the rows that have a label, and asks for a head as others do."""
 
-    def reads(self):
+    def required_heads(self):
         return ("label",)
 
     def __call__(self, predictor):
         num = 0
         for batch in self.batches():
-            predictor(batch, Clean(), self.reads())
-            num += int(present(batch["label"]).sum())
+            predictor(batch, Identity(), self.required_heads())
+            num += int(is_present(batch["label"]).sum())
         return evals.Result({"num": float(num)})
 
 
@@ -45,7 +45,7 @@ def test_each_subset_is_shown_and_nothing_else_changes():
     calls = []
 
     def predictor(batch, view, heads, seed=0):
-        calls.append({name: np.asarray(present(stream)) for name, stream in batch.items()})
+        calls.append({name: np.asarray(is_present(stream)) for name, stream in batch.items()})
         return {}, {}
 
     # Row 1 has no sound and row 4 no picture: neither counts in any subset, so that all are of the same rows.
@@ -134,5 +134,5 @@ def test_one_compilation_serves_every_subset():
     )
     metrics = evals.measure(evaluation, predictor).metrics
     assert "image+text/image->text/R@1" in metrics and "image+text+audio/image->text/R@1" in metrics
-    compiled = predictor._compiled(Clean(), ("image", "text"))
+    compiled = predictor._compiled(Identity(), ("image", "text"))
     assert predictor._compiled.cache_info().currsize == 1 and compiled._cache_size() == 1

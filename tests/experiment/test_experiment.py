@@ -148,7 +148,7 @@ def test_objective_that_needs_a_stream_the_data_lack(experiment):
     [
         (objectives.Classification("image", labels="kind"), "kind"),
         (objectives.MultiLabel("image", labels="kinds"), "kinds"),
-        (objectives.InfoNCE("image", "text", same="keywords"), "keywords"),
+        (objectives.InfoNCE("image", "text", match_by="keywords"), "keywords"),
         (objectives.VectorQuantised("image", "patches", (4, 4)), "patches"),
     ],
 )
@@ -170,12 +170,12 @@ def test_targets_may_be_made_by_the_view(experiment):
 
 def test_every_objective_names_its_targets():
     for row in OBJECTIVES:
-        targets = row.make("float32").targets()
+        targets = row.make("float32").target_streams()
         assert isinstance(targets, tuple) and all(isinstance(stream, str) for stream in targets), row.name
 
 
 def test_view_of_a_stream_that_no_head_reads(experiment):
-    drop = views.Chain((views.Drop((("text", 0.5), ("audio", 0.5))),))
+    drop = views.Chain((views.DropStreams((("text", 0.5), ("audio", 0.5))),))
     wrong = {"pairs": dataclasses.replace(experiment.objectives["pairs"], view=drop)}
     message = (
         r"view of objective 'pairs' needs the encoding of 'audio', but the heads \['image', 'text'\] read"

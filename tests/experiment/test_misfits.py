@@ -52,7 +52,7 @@ def test_a_fusion_that_reads_later_words(speech):
     refused(
         with_model(speech, fusion=speech.model.fusion.clone(causal=())),
         r"objective 'words': the fusion CoAttention lets 'text' read its later tokens, and tells the answer: "
-        r"expected one that keeps_order\('text'\), such as "
+        r"expected one that is_causal_for\('text'\), such as "
         r"CoAttention\(updated=\('text',\), causal=\('text',\)\)",
     )
     validate(with_heads(with_model(speech, fusion=fusion.Late(("text", "audio")))))
@@ -88,5 +88,9 @@ def test_a_head_of_another_number_of_tags(entities):
 
 
 def test_what_the_data_must_give(speech, entities):
-    assert speech.objectives["frames"].targets() == speech.objectives["words"].targets() == ("text",)
-    assert entities.objectives["tags"].targets() == ("tags",)
+    assert (
+        speech.objectives["frames"].target_streams()
+        == speech.objectives["words"].target_streams()
+        == ("text",)
+    )
+    assert entities.objectives["tags"].target_streams() == ("tags",)

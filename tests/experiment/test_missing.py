@@ -25,10 +25,10 @@ OBJECTIVES = tiny_objectives() | {
     "every_word": objectives.MaskedLanguage("words", view=ALL_WORDS),
     "some_streams": objectives.MaskedLanguage(
         "words",
-        view=views.Chain((ALL_WORDS, views.Drop((("image", 0.5), ("audio", 0.5)), keep_one=True))),
+        view=views.Chain((ALL_WORDS, views.DropStreams((("image", 0.5), ("audio", 0.5)), keep_one=True))),
     ),
     # Of a pair that the view itself takes apart, nothing is left to compare.
-    "dropped": objectives.InfoNCE("image", "text", view=views.Drop((("image", 1.0),))),
+    "dropped": objectives.InfoNCE("image", "text", view=views.DropStreams((("image", 1.0),))),
 }
 READS = {
     "image_text": {"image", "text"}, "audio_text": {"audio", "text"}, "words": {"text"},
@@ -145,7 +145,7 @@ OBJECTIVE_ROWS = [row for row in ROWS if row.name.startswith("objectives.")]
 @pytest.mark.parametrize("row", OBJECTIVE_ROWS, ids=lambda row: row.name)
 def test_an_objective_with_nothing_to_look_at_gives_zero_and_teaches_nothing(row):
     """Every stream missing, and every mask among the targets and the predictions False."""
-    (outputs,) = jax.tree.map(jnp.asarray, row.inputs())
+    (outputs,) = jax.tree.map(jnp.asarray, row.transform_batch())
 
     def unmask(tree):
         return jax.tree.map(lambda x: jnp.zeros_like(x) if x.dtype == bool else x, tree)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from catalog.of_fusion import FUSION, PAIR
 from catalog.row import D, L
-from given import pair
+from fusion_inputs import pair
 from test_catalog import parameters
 
 from mmjax import fusion

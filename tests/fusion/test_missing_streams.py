@@ -20,7 +20,9 @@ APART = {"fusion.Late"}
 
 
 def rows(chosen=lambda row: True):
-    marked = [pytest.param(r, id=r.name, marks=pytest.mark.xdist_group(r.name)) for r in FUSION if chosen(r)]
+    marked = [
+        pytest.param(r, id=r.name, marks=pytest.mark.xdist_group(r.name)) for r in FUSION if select_streams(r)
+    ]
     return pytest.mark.parametrize("row", marked)
 
 
@@ -30,7 +32,7 @@ def with_only(encoded: dict, there: tuple[str, ...], scale: float = 1.0) -> dict
     def hide(name: str, value: Encoded) -> Encoded:
         if name in (*there, "other"):
             return value
-        lower = tuple(scale * x for x in value.lower)
+        lower = tuple(scale * x for x in value.hidden_states)
         return Encoded(scale * value.embeddings, np.zeros_like(value.mask), lower)
 
     return {name: hide(name, value) for name, value in encoded.items()}
@@ -57,7 +59,7 @@ def compiled(name: str):
     gradient = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
 
     def run(encoded):
-        content = {name: (value.embeddings, value.lower) for name, value in encoded.items()}
+        content = {name: (value.embeddings, value.hidden_states) for name, value in encoded.items()}
         (_, seen), grads = gradient(parameters(name), content, {name: x.mask for name, x in encoded.items()})
         return seen, *grads
 
@@ -81,7 +83,7 @@ def test_any_subset_gives_finite_results_and_gradients_and_no_other_has_a_say(ro
 def test_what_is_there_has_a_say(row):
     """The text stream, or the one that is made, feels the picture, where there is one."""
     encoded = row.inputs()[0]
-    result = set(row.make("float32").makes()) or {"text"}
+    result = set(row.make("float32").made_streams()) or {"text"}
     seen, _, by_content = compiled(row.name)(encoded)
     without, _, _ = compiled(row.name)(with_only(encoded, ("text",)))
     there = encoded["image"].mask.any(1) & encoded["text"].mask.any(1)
@@ -97,10 +99,10 @@ def test_what_is_there_has_a_say(row):
 
 @rows()
 def test_the_streams_are_those_that_it_says(row):
-    """Those it was given, and those of `makes`; what it is not asked to read is passed on as it is."""
+    """Those it was given, and those of `made_streams`; what it is not asked to read is passed on as it is."""
     module, encoded = row.make("float32"), row.inputs()[0]
     made = jax.eval_shape(lambda given: module.apply({"params": parameters(row.name)}, given), encoded)
-    assert set(made) == set(encoded) | set(module.makes())
+    assert set(made) == set(encoded) | set(module.made_streams())
     assert made["other"].embeddings.shape == encoded["other"].embeddings.shape
     for value in made.values():
         assert value.mask.shape == value.embeddings.shape[:2]

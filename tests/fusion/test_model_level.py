@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from catalog.of_fusion import FUSION, PAIR, SIZES
 from catalog.row import D, L, trunk
-from given import drawn, negated, pair, whole
+from fusion_inputs import drawn, negated, pair, whole
 from test_catalog import parameters
 
 from mmjax import fusion
@@ -45,7 +45,7 @@ CAUSAL = {
 
 @pytest.mark.parametrize("name", CAUSAL)
 def test_a_causal_reader_feels_no_later_position_and_all_of_the_others(name):
-    assert CAUSAL[name].keeps_order("text")
+    assert CAUSAL[name].is_causal_for("text")
     own = felt(CAUSAL[name], whole(), "text", by="text")
     assert (own[np.triu_indices(L, 1)] == 0).all() and (own[np.tril_indices(L)] > 0).all()
     assert (felt(CAUSAL[name], whole(), "text", by="image") > 0).all()
@@ -53,7 +53,7 @@ def test_a_causal_reader_feels_no_later_position_and_all_of_the_others(name):
 
 def test_without_causal_the_reader_of_a_q_former_feels_all():
     module = fusion.QFormer(PAIR, depth=2, num_queries=3, reader="text", **SIZES)
-    assert not module.keeps_order("text") and module.keeps_order("image")
+    assert not module.is_causal_for("text") and module.is_causal_for("image")
     assert (felt(module, whole(), "text", by="text") > 0).all()
 
 
@@ -128,5 +128,5 @@ def test_hierarchical_reads_every_level_of_every_stream(reader):
 
     grads = jax.jit(jax.grad(total, allow_int=True))(encoded)
     for stream in PAIR:
-        for state in (grads[stream].embeddings, *grads[stream].lower):
+        for state in (grads[stream].embeddings, *grads[stream].hidden_states):
             assert (np.abs(np.asarray(state)).max(-1) > 0).all(), stream

@@ -7,7 +7,7 @@ import pytest
 import tiny
 from catalog.of_fusion import PAIR, SIZES
 from catalog.row import D, trunk
-from given import pair
+from fusion_inputs import pair
 
 from mmjax import fusion, heads
 from mmjax.errors import InputError
@@ -20,8 +20,8 @@ def fused(module) -> None:
     jax.eval_shape(lambda given: module.init(jax.random.key(0), given), pair())
 
 
-def decision(**fields) -> fusion.Decision:
-    return fusion.Decision(PAIR, num_classes=3, **SIZES | fields)
+def decision(**fields) -> fusion.LateVoting:
+    return fusion.LateVoting(PAIR, num_classes=3, **SIZES | fields)
 
 
 MISFITS = {
@@ -52,7 +52,7 @@ MISFITS = {
     ),
     "into one of its streams": (
         decision(into="text"),
-        r"Decision.into expects a new name, found 'text', one of its streams \['text', 'image'\]",
+        r"LateVoting.into expects a new name, found 'text', one of its streams \['text', 'image'\]",
     ),
     "a trunk of another width": (
         fusion.ConcatMlp(PAIR, 2 * D, trunk=trunk()),

@@ -7,7 +7,7 @@ import pytest
 from scipy.optimize import linear_sum_assignment
 
 from mmjax import heads, objectives, sharding
-from mmjax.batch import Boxes, Encoded
+from mmjax.batch import BoxTargets, Encoded
 from mmjax.errors import InputError
 from mmjax.objectives import Outputs
 from mmjax.objectives.boxes import assign, overlaps
@@ -31,7 +31,7 @@ def problem(batch: int = 4, objects: int = 5) -> Outputs:
     logits = rng.normal(size=(batch, QUERIES, NUM_CLASSES + 1)).astype(np.float32)
     predicted = np.concatenate([draw_boxes(batch, QUERIES), logits], axis=-1)
     classes = rng.integers(0, NUM_CLASSES, (batch, objects)).astype(np.int32)
-    marked = Boxes(draw_boxes(batch, objects, seed=2) * mask[..., None], classes, mask)
+    marked = BoxTargets(draw_boxes(batch, objects, seed=2) * mask[..., None], classes, mask)
     return jax.tree.map(jnp.asarray, Outputs({"boxes": predicted}, {}, {"boxes": marked}))
 
 

@@ -12,9 +12,9 @@ from catalog.of_objectives import outputs, pair_outputs, three_outputs
 from catalog.row import normal
 
 from mmjax import objectives
-from mmjax.batch import Image, present
+from mmjax.batch import Image, is_present
 from mmjax.errors import InputError
-from mmjax.objectives.contrastive import Pairs, info_nce, log_negatives
+from mmjax.objectives.contrastive import PairMask, info_nce, log_negatives
 from mmjax.objectives.scalars import at_most
 from mmjax.objectives.tiles import Terms
 from mmjax.testing import TOLERANCE
@@ -61,9 +61,9 @@ def loop(first, second, valid, groups, decoupled=False, beta=0.0, tau_plus=0.0, 
     return float(np.mean(losses))
 
 
-def pairs(valid=VALID, groups=GROUPS) -> Pairs:
+def pairs(valid=VALID, groups=GROUPS) -> PairMask:
     content = np.stack([groups, groups], axis=1).astype(np.uint32)
-    return Pairs(jnp.asarray(valid), jnp.asarray(content), jnp.ones(len(valid), bool))
+    return PairMask(jnp.asarray(valid), jnp.asarray(content), jnp.ones(len(valid), bool))
 
 
 @pytest.mark.parametrize("decoupled", [False, True], ids=["", "decoupled"])
@@ -122,12 +122,12 @@ def test_what_is_left_of_the_negatives_is_never_less_than_unit_vectors_can_give(
 
 def test_each_two_of_three_modalities_are_contrasted():
     (made,) = jax.tree.map(jnp.asarray, three_outputs())
-    module = objectives.MultiwayInfoNCE(("image", "text", "audio"), same="text", tile=2)
+    module = objectives.MultiwayInfoNCE(("image", "text", "audio"), match_by="text", tile=2)
     variables = nn.unbox(module.init(jax.random.key(0), made))
     loss, metrics = jax.jit(module.apply)(variables, made)
     groups, losses = np.array([0, 1, 0, 3]), []
     for a, b in itertools.combinations(("image", "text", "audio"), 2):
-        valid = np.asarray(present(made.batch[a]) & present(made.batch[b]))
+        valid = np.asarray(is_present(made.batch[a]) & is_present(made.batch[b]))
         first, second = (np.asarray(made.predictions[name]) for name in (a, b))
         losses.append(loop(first, second, valid, groups, scale=1 / 0.07))
         np.testing.assert_allclose(metrics[f"temperature_{a}_{b}"], 0.07, rtol=RTOL)
@@ -139,7 +139,7 @@ def test_each_modality_is_contrasted_with_the_mean_of_the_others_that_are_there(
     module = objectives.MultiwayInfoNCE(("image", "text", "audio"), against="others")
     variables = nn.unbox(module.init(jax.random.key(0), made))
     loss, _ = jax.jit(module.apply)(variables, made)
-    there = {name: np.asarray(present(made.batch[name])) for name in ("image", "text", "audio")}
+    there = {name: np.asarray(is_present(made.batch[name])) for name in ("image", "text", "audio")}
     assert not there["image"][3] and not there["audio"][2]
     losses = []
     for name in there:

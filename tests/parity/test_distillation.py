@@ -55,5 +55,5 @@ def test_distillation(positions):
 
 
 def test_the_streams_that_are_needed_are_those_of_the_heads_unless_told():
-    assert objectives.Distillation("image", "audio").targets() == ("image", "audio")
-    assert objectives.Distillation("lips", "both", streams=("image",)).targets() == ("image",)
+    assert objectives.Distillation("image", "audio").target_streams() == ("image", "audio")
+    assert objectives.Distillation("lips", "both", streams=("image",)).target_streams() == ("image",)

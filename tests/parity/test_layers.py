@@ -170,7 +170,7 @@ def test_maps_together_give_what_each_gives(use_bias):
             names = ("first", "second", "third")
             equation, axes = "B L D, D H K -> B L H K", ("embed", "heads", "head_width")
             maps = [layers.Einsum(equation, (4, 2, 3), axes, use_bias, name=name) for name in names]
-            return layers.together(maps, x) if self.stacked else [each(x) for each in maps]
+            return layers.stacked_projection(maps, x) if self.stacked else [each(x) for each in maps]
 
     x = normal(B, L, 4)
     params = random_parameters(Both(False), x)

@@ -7,7 +7,7 @@ import pytest
 from catalog.of_objectives import match_outputs, pair_outputs, sentence_outputs, token_outputs
 
 from mmjax import objectives, views
-from mmjax.objectives.contrastive import Pairs, info_nce, sigmoid_pairs
+from mmjax.objectives.contrastive import PairMask, info_nce, sigmoid_pairs
 from mmjax.objectives.masked_language import masked_cross_entropy
 from mmjax.testing import TOLERANCE
 
@@ -19,12 +19,12 @@ POSITIVES = (
 ) & (VALID[:, None] & VALID[None, :])
 
 
-def paired(valid, groups=None) -> Pairs:
+def paired(valid, groups=None) -> PairMask:
     """Rows of one group belong together; by default each is alone."""
     if groups is None:
-        return Pairs(jnp.asarray(valid))
+        return PairMask(jnp.asarray(valid))
     content = np.stack([groups, groups], axis=1).astype(np.uint32)
-    return Pairs(jnp.asarray(valid), jnp.asarray(content), jnp.ones(len(valid), bool))
+    return PairMask(jnp.asarray(valid), jnp.asarray(content), jnp.ones(len(valid), bool))
 
 
 GROUPS = np.array([0, 1, 2, 0, 4, 5])
@@ -88,7 +88,7 @@ def test_sigmoid_pairs():
 def test_info_nce_module_knows_who_is_there_and_who_is_alike(same, log_scale, scale):
     """Of four rows, 0 and 2 hold the same text, and 3 has no picture."""
     (outputs,) = jax.tree.map(jnp.asarray, pair_outputs())
-    module = objectives.InfoNCE("image", "text", same=same)
+    module = objectives.InfoNCE("image", "text", match_by=same)
     loss, metrics = jax.jit(module.apply)({"params": {"log_scale": jnp.float32(log_scale)}}, outputs)
 
     valid, positives = np.array([True, True, True, False]), np.diag([True, True, True, False])
@@ -130,7 +130,7 @@ def test_masked_language():
         token = tokens[i, position]
         losses.append(-log_softmax(logits[i, position])[token])
         hits.append(logits[i, position].argmax() == token)
-    module = objectives.MaskedLanguage("words", view=views.Clean())
+    module = objectives.MaskedLanguage("words", view=views.Identity())
     loss, metrics = jax.jit(module.apply)({}, outputs)
     np.testing.assert_allclose((loss, metrics["accuracy"]), (np.mean(losses), np.mean(hits)), rtol=RTOL)
 
@@ -141,7 +141,7 @@ def test_next_sentence():
     here = np.flatnonzero(outputs.targets["valid"])
     losses = [-log_softmax(logits[i])[label[i]] for i in here]
     hits = [logits[i].argmax() == label[i] for i in here]
-    module = objectives.NextSentence("follows", view=views.Clean())
+    module = objectives.NextSentence("follows", view=views.Identity())
     loss, metrics = jax.jit(module.apply)({}, outputs)
     np.testing.assert_allclose((loss, metrics["accuracy"]), (np.mean(losses), np.mean(hits)), rtol=RTOL)
 
@@ -152,7 +152,7 @@ def test_matching():
     here = np.flatnonzero(outputs.targets["valid"])
     losses = [-log_sigmoid(logits[i] if matches[i] else -logits[i]) for i in here]
     hits = [(logits[i] > 0) == matches[i] for i in here]
-    module = objectives.Matching("matches", view=views.Clean())
+    module = objectives.Matching("matches", view=views.Identity())
     loss, metrics = jax.jit(module.apply)({}, outputs)
     np.testing.assert_allclose((loss, metrics["accuracy"]), (np.mean(losses), np.mean(hits)), rtol=RTOL)
 
@@ -162,8 +162,8 @@ def test_a_batch_without_an_example_costs_nothing(loss):
     """Not NaN: a modality may be missing from a whole batch. Large logits would show any leak."""
     none, nobody = jnp.zeros(4, bool), jnp.zeros((4, 4), bool)
     functions = {
-        "info_nce": lambda x: info_nce(x, x, 1.0, Pairs(none), label_smoothing=0.1)[0],
-        "sigmoid_pairs": lambda x: sigmoid_pairs(x, x, 1.0, 0.0, Pairs(none)),
+        "info_nce": lambda x: info_nce(x, x, 1.0, PairMask(none), label_smoothing=0.1)[0],
+        "sigmoid_pairs": lambda x: sigmoid_pairs(x, x, 1.0, 0.0, PairMask(none)),
         "masked_cross_entropy": lambda logits: masked_cross_entropy(
             logits[None], jnp.zeros((1, 4), jnp.int32), nobody[:1]
         ),

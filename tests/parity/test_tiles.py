@@ -12,7 +12,7 @@ import pytest
 from mmjax import sharding
 from mmjax.analysis import hlo
 from mmjax.analysis.collectives import collectives
-from mmjax.objectives.contrastive import Pairs, info_nce, sigmoid_pairs
+from mmjax.objectives.contrastive import PairMask, info_nce, sigmoid_pairs
 from mmjax.sharding import MeshShape
 
 pytestmark = pytest.mark.once
@@ -32,7 +32,7 @@ def load_benchmark():
 benchmark = load_benchmark()
 
 
-def dense_sigmoid(first, second, scale, pairs: Pairs):
+def dense_sigmoid(first, second, scale, pairs: PairMask):
     logits = scale * (first @ second.T) - 3.0
     here = pairs.valid[:, None] & pairs.valid[None, :]
     alike = (pairs.content[:, None] == pairs.content[None, :]).all(-1)
@@ -41,7 +41,7 @@ def dense_sigmoid(first, second, scale, pairs: Pairs):
     return jnp.where(here, loss, 0).sum() / jnp.maximum(pairs.valid.sum(), 1)
 
 
-def tiled_sigmoid(first, second, scale, pairs: Pairs, tile: int):
+def tiled_sigmoid(first, second, scale, pairs: PairMask, tile: int):
     return sigmoid_pairs(first, second, scale, -3.0, pairs, tile=tile)
 
 
@@ -61,7 +61,7 @@ def problem(batch: int) -> tuple:
     sides = [rng.normal(size=(batch, WIDTH)).astype(np.float32) for _ in range(2)]
     sides = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in sides]
     content = np.repeat(rng.integers(0, batch // 2, (batch, 1)), 2, axis=1).astype(np.uint32)
-    pairs = Pairs(np.arange(batch) % 5 != 3, content, rng.random(batch) < 0.8)
+    pairs = PairMask(np.arange(batch) % 5 != 3, content, rng.random(batch) < 0.8)
     return *sides, np.float32(20.0), pairs
 
 

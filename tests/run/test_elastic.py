@@ -90,7 +90,7 @@ def run(experiment, tmp_path_factory):
     """A function that trains in a folder on a topology; returns the digest of each step's global batch."""
     traced, seen = tiny.Traced(), {}
 
-    def watched(feed, wait=loop.Feed.next):
+    def watched(feed, wait=loop.TrainInput.next):
         batch, waited = wait(feed)
         seen[max(seen, default=0) + 1] = digest(batch)
         return batch, waited
@@ -102,7 +102,7 @@ def run(experiment, tmp_path_factory):
         e = dataclasses.replace(experiment, mesh=mesh(rules, num_devices), rules=RULES[rules])
         with pytest.MonkeyPatch.context() as patch:
             traced.install(patch)
-            patch.setattr(loop.Feed, "next", watched)
+            patch.setattr(loop.TrainInput, "next", watched)
             loop.run(e, run_dir, devices=jax.devices()[:num_devices])
         seen.pop(first, None)
         return dict(seen)
@@ -147,9 +147,9 @@ def state_of(run_dir: Path) -> dict[str, np.ndarray]:
 
 def test_rows_without_a_picture_are_in_every_part_of_the_run(experiment):
     """What is claimed of mixtures and missing modalities is claimed of these data."""
-    setup = loop.Setup.of(experiment, jax.devices()[:1])
+    setup = loop.Session.of(experiment, jax.devices()[:1])
     for step in (0, STEP):
-        feed = loop.Feed(setup, step, 0)
+        feed = loop.TrainInput(setup, step, 0)
         present = np.asarray(feed.next()[0]["image"].mask)
         feed.close()
         assert 0 < present.sum() < len(present) == 8

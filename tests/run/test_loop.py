@@ -150,12 +150,12 @@ def test_signal_during_evaluation_loses_nothing(number, file, copy, monkeypatch,
 
 
 def test_signal_during_start_up_ends_before_the_first_step(file, tmp_path, monkeypatch, capsys):
-    def kill(*arguments, of=loop.Setup.of):
+    def kill(*arguments, of=loop.Session.of):
         os.kill(os.getpid(), signal.SIGTERM)
         return of(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Setup, "of", kill)
+        patch.setattr(loop.Session, "of", kill)
         assert main(["train", str(file), "--run-dir", str(tmp_path / "run")]) == 75
     assert "stopped by SIGTERM before step 1; the same command goes on" in capsys.readouterr().err
     assert not list((tmp_path / "run" / "checkpoints").iterdir())
@@ -166,7 +166,7 @@ def test_second_signal_acts_at_once(file, tmp_path, monkeypatch, capsys):
         for _ in range(2):
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(loop.Setup, "of", kill_twice)
+    monkeypatch.setattr(loop.Session, "of", kill_twice)
     assert main(["train", str(file), "--run-dir", str(tmp_path / "run")]) == 130
 
 
@@ -218,7 +218,7 @@ def test_best_checkpoint_is_kept_over_a_resume(file, tmp_path, monkeypatch):
     def train(*more: str):
         loop.run(load(file, [*kept, *more]), tmp_path / "run", devices=jax.devices()[:1])
 
-    def stop_at_5(feed, wait=loop.Feed.next):
+    def stop_at_5(feed, wait=loop.TrainInput.next):
         if len(asked) == 2:
             os.kill(os.getpid(), signal.SIGTERM)
         return wait(feed)
@@ -227,7 +227,7 @@ def test_best_checkpoint_is_kept_over_a_resume(file, tmp_path, monkeypatch):
         train("keep_best=retrieval/R@5")
     asked.clear()
     with monkeypatch.context() as patch, pytest.raises(Interrupted, match="after step 5"):
-        patch.setattr(loop.Feed, "next", stop_at_5)
+        patch.setattr(loop.TrainInput, "next", stop_at_5)
         train("keep_best=retrieval/R@1")  # corrected, the same folder goes on
     train("keep_best=retrieval/R@1")
     assert sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir()) == ["4", "8"]
@@ -359,6 +359,6 @@ def test_too_many_bad_examples_stop_the_run(tmp_path, capsys):
 
 
 def test_resume_counts_bad_examples_as_if_it_had_not_stopped(file):
-    feed = loop.Feed(loop.Setup.of(load(file)), first_step=3, num_bad=2)
+    feed = loop.TrainInput(loop.Session.of(load(file)), first_step=3, num_bad=2)
     feed.close()
     assert (feed.counter.num_bad, feed.counter.num_rows) == (2, 24)

@@ -44,7 +44,7 @@ def traced() -> tiny.Traced:
 
 
 @pytest.fixture(scope="module")
-def setup(tmp_path_factory, traced) -> loop.Setup:
+def setup(tmp_path_factory, traced) -> loop.Session:
     """Of one device."""
     overrides = [f"num_steps={NUM_STEPS}", f"save_every={SAVE_EVERY}", "log_every=2", "max_to_keep=1"]
     experiment = load(tiny.write(tmp_path_factory.mktemp("data"), replace=CHANGES), overrides)
@@ -57,17 +57,17 @@ def bad(traced, monkeypatch) -> set[int]:
     steps: set[int] = set()
     traced.install(monkeypatch)
 
-    def begin(feed, setup, first_step, num_bad, init=loop.Feed.__init__):
+    def begin(feed, setup, first_step, num_bad, init=loop.TrainInput.__init__):
         init(feed, setup, first_step, num_bad)
         feed.step = first_step
 
-    def poisoned(feed, wait=loop.Feed.next):
+    def poisoned(feed, wait=loop.TrainInput.next):
         feed.step += 1
         batch, waited = wait(feed)
         return poison(batch) if feed.step in steps else batch, waited
 
-    monkeypatch.setattr(loop.Feed, "__init__", begin)
-    monkeypatch.setattr(loop.Feed, "next", poisoned)
+    monkeypatch.setattr(loop.TrainInput, "__init__", begin)
+    monkeypatch.setattr(loop.TrainInput, "next", poisoned)
     return steps
 
 
@@ -91,7 +91,7 @@ def trajectory(setup, steps, skip_nonfinite: bool):
     step_function = train.compile_step(*parts, skip_nonfinite=skip_nonfinite)
     state = setup.new_state()
     for step in steps:
-        feed = loop.Feed(setup, step - 1, 0)
+        feed = loop.TrainInput(setup, step - 1, 0)
         batch, _ = feed.next()
         feed.close()
         state, _ = step_function(at(state, step - 1), batch)
@@ -138,7 +138,7 @@ def test_a_skipped_step_changes_nothing_but_the_step(setup, traced, monkeypatch,
     )
     state = trajectory(setup, [1], True)  # half of an update is accumulated
     before = named(state)
-    feed = loop.Feed(setup, 1, 0)
+    feed = loop.TrainInput(setup, 1, 0)
     batch, _ = feed.next()
     feed.close()
     after, told = step(state, poison(batch))
@@ -172,7 +172,7 @@ def test_skips_are_counted_over_a_restart(bad, experiment, tmp_path, monkeypatch
     bad |= {2, 5, 9}
     run(experiment, tmp_path / "never_stopped", on_nonfinite="skip")
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Feed, "next", signal_at(6))
+        patch.setattr(loop.TrainInput, "next", signal_at(6))
         with pytest.raises(Interrupted, match="after step 6, which is saved"):
             run(experiment, tmp_path / "stopped", on_nonfinite="skip")
     run(experiment, tmp_path / "stopped", on_nonfinite="skip")
@@ -181,9 +181,9 @@ def test_skips_are_counted_over_a_restart(bad, experiment, tmp_path, monkeypatch
 
 
 def signal_at(step: int):
-    """A Feed.next after which SIGTERM comes, once the feed has given that step's batch."""
+    """A TrainInput.next after which SIGTERM comes, once the feed has given that step's batch."""
 
-    def following(feed, wait=loop.Feed.next):
+    def following(feed, wait=loop.TrainInput.next):
         found = wait(feed)
         if feed.step == step:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -246,7 +246,7 @@ def test_rollback_is_the_same_for_a_run_that_was_stopped_on_the_way(bad, experim
     run(experiment, tmp_path / "never_stopped", **rolling)
     for step in (2, 5, 6):
         with monkeypatch.context() as patch:
-            patch.setattr(loop.Feed, "next", signal_at(step))
+            patch.setattr(loop.TrainInput, "next", signal_at(step))
             with pytest.raises(Interrupted):
                 run(experiment, tmp_path / "stopped", **rolling)
     run(experiment, tmp_path / "stopped", **rolling)

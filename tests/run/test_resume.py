@@ -69,11 +69,11 @@ def test_stopped_by_a_signal_at_any_step(tmp_path, monkeypatch, record_property)
     overrides = ["num_steps=7", "save_every=100", "evals.retrieval.every=3"]
     experiment = load(tiny.write(tmp_path, replace=DRAWN), overrides)
     # Traced once: the test is about the loop, and the one below starts new processes.
-    setup = loop.Setup.of(experiment)
+    setup = loop.Session.of(experiment)
     step = train.compile_step(setup.learner, setup.optimizer, setup.abstract, setup.mesh, experiment.rules)
     predictor = setup.predictor(setup.abstract)
-    monkeypatch.setattr(loop.Setup, "of", lambda *_: setup)
-    monkeypatch.setattr(loop.Setup, "predictor", lambda _, state: set_params(predictor, state))
+    monkeypatch.setattr(loop.Session, "of", lambda *_: setup)
+    monkeypatch.setattr(loop.Session, "predictor", lambda _, state: set_params(predictor, state))
     monkeypatch.setattr(train, "compile_step", lambda *_, **__: step)
     monkeypatch.setattr(loop.RunFolder, "write_pictures", lambda *_: [])
     monkeypatch.setattr(loop.pictures, "loss_curves", lambda *_: None)
@@ -81,7 +81,7 @@ def test_stopped_by_a_signal_at_any_step(tmp_path, monkeypatch, record_property)
 
     sent = []
 
-    def next_and_signal(feed, wait=loop.Feed.next):
+    def next_and_signal(feed, wait=loop.TrainInput.next):
         step = len(sent) + 1
         if step in stops:
             stops.remove(step)
@@ -90,7 +90,7 @@ def test_stopped_by_a_signal_at_any_step(tmp_path, monkeypatch, record_property)
         return wait(feed)
 
     stops = [1, 3, 4, 6]  # the first step, one with an evaluation due, and one in mid-accumulation
-    monkeypatch.setattr(loop.Feed, "next", next_and_signal)
+    monkeypatch.setattr(loop.TrainInput, "next", next_and_signal)
     for last in list(stops):
         with pytest.raises(Interrupted, match=f"stopped by SIGTERM after step {last}, which is saved"):
             loop.run(experiment, tmp_path / "stopped")

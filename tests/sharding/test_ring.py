@@ -37,7 +37,7 @@ def test_every_row_meets_every_other(name):
     mesh = shape.make()
     home, guests = jax.device_put(sides(16), sharding.batch_sharding(mesh, rules))
     with sharding.using(mesh, rules):
-        run = jax.jit(lambda home, guests: sharding.around(meet, home, guests))
+        run = jax.jit(lambda home, guests: sharding.ring_exchange(meet, home, guests))
         program = run.lower(home, guests).compile()
         home, guests = run(home, guests)
     kinds = {(found.kind, found.axes) for found in collectives(program.as_text(), mesh.shape)}
@@ -52,7 +52,7 @@ def test_every_row_meets_every_other(name):
 
 def test_without_a_mesh_and_with_rows_that_devices_do_not_divide_it_is_one_meeting():
     expected = meet(*sides(6))
-    jax.tree.map(np.testing.assert_array_equal, sharding.around(meet, *sides(6)), expected)
+    jax.tree.map(np.testing.assert_array_equal, sharding.ring_exchange(meet, *sides(6)), expected)
     with sharding.using(MeshShape(data=8).make(), sharding.REPLICATED):
-        found = jax.jit(lambda home, guests: sharding.around(meet, home, guests))(*sides(6))
+        found = jax.jit(lambda home, guests: sharding.ring_exchange(meet, home, guests))(*sides(6))
     jax.tree.map(np.testing.assert_array_equal, found, expected)

@@ -20,7 +20,7 @@ from mmjax.model import MultimodalModel
 from mmjax.sharding import FSDP_TENSOR_SEQUENCE, REPLICATED, ZERO1, MeshShape
 from mmjax.testing import TOLERANCE, VOCAB, WIDTH, tiny_batch, tiny_trunk
 from mmjax.train.conflicts import conflicts
-from mmjax.train.gradients import balanced, losses_function, step_key
+from mmjax.train.gradients import balanced_grads, losses_function, step_key
 from mmjax.train.state import TrainState, init_state
 
 pytestmark = [pytest.mark.once, pytest.mark.xdist_group("gradients")]
@@ -135,7 +135,7 @@ def by_hand():
 def gradient(chosen: balance.Balance):
     """(gradient, metrics, the balance's next state) of the first batch."""
     state, made = start(chosen), learner(chosen)
-    return jax.device_get(jax.jit(lambda s, b: balanced(made, s, b))(state, batch_of(0)))
+    return jax.device_get(jax.jit(lambda s, b: balanced_grads(made, s, b))(state, batch_of(0)))
 
 
 def flat(tree, prefixes=None) -> dict[str, np.ndarray]:

@@ -111,7 +111,7 @@ def test_first_updates_by_hand():
 
 @pytest.mark.parametrize("clip, factor", [(1.0, 0.2), (10.0, 1.0), (None, 1.0)])
 def test_gradients_are_clipped_by_their_common_norm(clip, factor):
-    """Seen through a large epsilon, under which Adam's first step is in proportion to the gradient."""
+    """BalanceInputs through a large epsilon, under which Adam's first step is in proportion to the gradient."""
     grads = {
         "kernel": np.array([[3.0, 0], [0, 0]], np.float32),
         "bias": np.array([0, 4.0], np.float32),

@@ -9,7 +9,7 @@ import pytest
 from mmjax.sharding import FSDP, MeshShape
 from mmjax.testing import VOCAB, tiny_batch, tiny_learner
 from mmjax.train import Predictor
-from mmjax.views import Clean, MaskTokens
+from mmjax.views import Identity, MaskTokens
 
 # One xdist worker compiles for all of these tests.
 pytestmark = pytest.mark.xdist_group("predictor")
@@ -40,8 +40,8 @@ def predictor(learner, params):
 
 def test_predictions_are_numpy_and_the_same_each_time(predictor):
     """No dropout, though the model has some."""
-    first, targets = predictor(tiny_batch(), Clean(), HEADS)
-    again, _ = predictor(tiny_batch(), Clean(), HEADS, seed=1)
+    first, targets = predictor(tiny_batch(), Identity(), HEADS)
+    again, _ = predictor(tiny_batch(), Identity(), HEADS, seed=1)
     assert first.keys() == set(HEADS) and targets == {}
     for name in HEADS:
         assert type(first[name]) is np.ndarray and first[name].dtype == np.float32
@@ -61,12 +61,12 @@ def test_what_is_random_in_a_view_comes_from_the_seed(predictor):
 def test_one_compilation_serves_equal_views_and_heads(predictor):
     for seed in range(3):
         predictor(tiny_batch(seed=seed), MaskTokens("text", vocab=VOCAB, rate=0.5), ("words",), seed=seed)
-    predictor(tiny_batch(), Clean(), HEADS)
+    predictor(tiny_batch(), Identity(), HEADS)
     assert predictor._compiled.cache_info().currsize == 2
 
 
 def test_a_mesh_predicts_what_one_device_does(learner, params, predictor):
     mesh = MeshShape(data=2, fsdp=4).make()
-    found, _ = Predictor(learner, params, mesh, FSDP)(tiny_batch(), Clean(), HEADS)
-    expected, _ = predictor(tiny_batch(), Clean(), HEADS)
+    found, _ = Predictor(learner, params, mesh, FSDP)(tiny_batch(), Identity(), HEADS)
+    expected, _ = predictor(tiny_batch(), Identity(), HEADS)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, expected)

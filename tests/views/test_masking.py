@@ -139,7 +139,7 @@ def test_what_is_hidden_changes_no_content(batch):
         ("image", MaskPatches("image", GRID)),
         ("audio", MaskPatches("audio", (10, 1), samples=80)),
     ):
-        made, _ = view.inputs(few, jax.random.key(0))
+        made, _ = view.transform_batch(few, jax.random.key(0))
         np.testing.assert_array_equal(same_content(made[stream]), same_content(few[stream]))
 
 
@@ -236,15 +236,17 @@ def test_decoder_puts_each_position_in_its_place():
     x = jnp.asarray(rng.normal(size=(1, 4, WIDTH)), jnp.float32)
     places, mask = jnp.array([[-1, 4, 1, 2]], jnp.int32), jnp.array([[True, True, True, False]])
     head = reconstruction()
-    params = head.init(jax.random.key(0), Encoded(x, mask, places=places))
-    found = head.apply(params, Encoded(x, mask, places=places))
+    params = head.init(jax.random.key(0), Encoded(x, mask, patch_indices=places))
+    found = head.apply(params, Encoded(x, mask, patch_indices=places))
     assert found.shape == (1, 6, 3)
     order = jnp.array([2, 0, 3, 1])
-    moved = head.apply(params, Encoded(x[:, order], mask[:, order], places=places[:, order]))
+    moved = head.apply(params, Encoded(x[:, order], mask[:, order], patch_indices=places[:, order]))
     np.testing.assert_allclose(found, moved, atol=TOLERANCE["fp32_stack"])
     noise = x.at[:, jnp.array([0, 3])].add(9.0)
-    np.testing.assert_allclose(found, head.apply(params, Encoded(noise, mask, places=places)), rtol=1e-6)
-    other = head.apply(params, Encoded(x, mask, places=places.at[0, 1].set(5)))
+    np.testing.assert_allclose(
+        found, head.apply(params, Encoded(noise, mask, patch_indices=places)), rtol=1e-6
+    )
+    other = head.apply(params, Encoded(x, mask, patch_indices=places.at[0, 1].set(5)))
     assert not np.allclose(found, other, atol=1e-3)
 
 
@@ -252,7 +254,7 @@ def test_refusals_of_the_decoder_say_what_to_change():
     x, mask = jnp.ones((1, 4, WIDTH)), jnp.ones((1, 4), bool)
     with pytest.raises(ValueError, match="give it a `trunk`, or the encoder `mask_token=True`"):
         reconstruction(trunk=None).init(
-            jax.random.key(0), Encoded(x, mask, places=jnp.zeros((1, 4), jnp.int32))
+            jax.random.key(0), Encoded(x, mask, patch_indices=jnp.zeros((1, 4), jnp.int32))
         )
     with pytest.raises(
         ValueError, match="expects num_patches=6 positions, or places of some of them, found 4"

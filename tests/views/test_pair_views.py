@@ -1,14 +1,14 @@
-"""Pairs of texts, hard negatives, and what counts as the same."""
+"""SentencePairs of texts, hard negatives, and what counts as the same."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from looking import ROWS, encodings, many_texts, seen, words_of
+from view_cases import ROWS, encodings, many_texts, seen, words_of
 
 from mmjax.batch import Image, Labels
 from mmjax.testing import tiny_batch
-from mmjax.views import HardNegatives, Pairs, same_content
+from mmjax.views import HardNegatives, SentencePairs, same_content
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +18,7 @@ def batch():
 
 def test_pairs_are_true_or_from_another_row(batch):
     first, second = jax.device_get((batch["text"], batch["keywords"]))
-    made, targets = seen(Pairs("text", "keywords"), batch)
+    made, targets = seen(SentencePairs("text", "keywords"), batch)
     pair, is_next, valid = made["pair"], targets["is_next"], targets["valid"]
     assert abs(is_next.mean() - 0.5) < 4 * 0.5 / np.sqrt(ROWS)
     assert not valid[-1], "the last text is missing"
@@ -55,14 +55,15 @@ def test_a_pair_with_an_equal_second_is_no_mismatch():
     noise = jnp.arange(8, dtype=jnp.int32)[:, None] + 5
     batch["keywords"] = keywords.replace(tokens=jnp.where(keywords.mask, keywords.tokens, noise))
     assert not keywords.mask.all()
-    _, targets = seen(Pairs("text", "keywords"), batch)
+    _, targets = seen(SentencePairs("text", "keywords"), batch)
     np.testing.assert_array_equal(targets["valid"], targets["is_next"])
     assert 0 < targets["is_next"].sum() < 8
 
 
 def test_a_batch_of_one_has_no_mismatch():
     _, targets = seen(
-        Pairs("text", "keywords", mismatched=1.0), jax.tree.map(lambda x: jnp.asarray(x[:1]), tiny_batch())
+        SentencePairs("text", "keywords", mismatched=1.0),
+        jax.tree.map(lambda x: jnp.asarray(x[:1]), tiny_batch()),
     )
     assert not targets["valid"].any()
 
@@ -74,7 +75,7 @@ def hard_negatives(batch, predictions, rows: int, num: int = 1, view=HARD):
     """`num` draws: (which image, which text) of every row, the encodings and the targets."""
     encoded = encodings(rows, image=2, text=3, audio=4)
     encoded = jax.tree.map(lambda x: jnp.ones_like(x) if x.dtype == bool else x, encoded)
-    draw = jax.jit(jax.vmap(lambda key: view.encodings(encoded, predictions, batch, key)))
+    draw = jax.jit(jax.vmap(lambda key: view.transform_encoded(encoded, predictions, batch, key)))
     paired, targets = jax.device_get(draw(jax.random.split(jax.random.key(0), num)))
     images, texts = (
         paired["image"].embeddings[:, :, 0, 0] // 2,

@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from looking import ROWS, encodings, many_texts, seen, words_of
+from view_cases import ROWS, encodings, many_texts, seen, words_of
 
-from mmjax.batch import Boxes, Image, present
+from mmjax.batch import BoxTargets, Image, is_present
 from mmjax.errors import InputError
 from mmjax.testing import VOCAB, tiny_batch
-from mmjax.views import Chain, Clean, CutMix, Drop, HardNegatives, MaskTokens, Mirror, Pairs
+from mmjax.views import Chain, CutMix, DropStreams, HardNegatives, Identity, MaskTokens, Mirror, SentencePairs
 
 MASK_ID, NUM_SPECIAL = 4, 5
 HARD = HardNegatives("image", "text", heads=("image", "text"), temperature=0.5)
@@ -72,24 +72,24 @@ def test_masking_is_a_function_of_the_key(batch):
     assert not np.array_equal(first, other)
 
 
-def dropped(view: Drop, seed: int = 0):
+def dropped(view: DropStreams, seed: int = 0):
     """What `view` makes of a batch and its encodings; the first row has no picture."""
     batch = jax.tree.map(jnp.asarray, tiny_batch(ROWS))
     batch["image"] = batch["image"].replace(mask=jnp.arange(ROWS) > 0)
     encoded = encodings(text=3, image=2, audio=4)
 
     @jax.jit
-    def look(key):
-        seen, none = view.inputs(batch, key)
-        made, nor = view.encodings(encoded, {}, seen, key)
+    def forward_views(key):
+        seen, none = view.transform_batch(batch, key)
+        made, nor = view.transform_encoded(encoded, {}, seen, key)
         assert none == nor == {}
         return seen, made
 
-    return (batch, encoded), jax.device_get(look(jax.random.key(seed)))
+    return (batch, encoded), jax.device_get(forward_views(jax.random.key(seed)))
 
 
 def test_drop_makes_streams_missing_each_by_itself():
-    view = Drop((("image", 0.3), ("text", 0.6)))
+    view = DropStreams((("image", 0.3), ("text", 0.6)))
     (batch, encoded), (seen, made) = dropped(view)
     for name in ("audio", "keywords"):
         jax.tree.map(np.testing.assert_array_equal, seen[name], batch[name])
@@ -101,7 +101,7 @@ def test_drop_makes_streams_missing_each_by_itself():
         np.testing.assert_array_equal(mask.all(1), mask.any(1))
         assert not made[stream].mask[0].any(), "a missing stream came back"
         gone[stream] = ~mask.any(1)
-        np.testing.assert_array_equal(present(seen[stream])[1:], mask.any(1))
+        np.testing.assert_array_equal(is_present(seen[stream])[1:], mask.any(1))
         assert abs(gone[stream].mean() - rate) < 4 * np.sqrt(rate * (1 - rate) / ROWS)
     both = (gone["image"] & gone["text"]).mean()
     assert abs(both - 0.18) < 4 * np.sqrt(0.18 * 0.82 / ROWS)
@@ -110,15 +110,15 @@ def test_drop_makes_streams_missing_each_by_itself():
 
 @pytest.mark.parametrize("rate", [0.0, 1.0])
 def test_drop_of_none_and_of_all(rate):
-    (_, encoded), (_, made) = dropped(Drop((("image", rate),)))
+    (_, encoded), (_, made) = dropped(DropStreams((("image", rate),)))
     np.testing.assert_array_equal(made["image"].mask, encoded["image"].mask & (rate == 0))
 
 
 @pytest.mark.parametrize("rates", [(0.9, 0.9), (1.0, 1.0), (0.5, 1.0)])
 def test_drop_can_leave_every_example_one_of_its_streams(rates):
-    view = Drop(tuple(zip(("image", "text"), rates, strict=True)), keep_one=True)
+    view = DropStreams(tuple(zip(("image", "text"), rates, strict=True)), keep_one=True)
     _, (seen, _) = dropped(view)
-    image, text = present(seen["image"]), present(seen["text"])
+    image, text = is_present(seen["image"]), is_present(seen["text"])
     assert (image | text).all(), "an example lost all"
     assert not image[0], "a missing stream came back"
     free = (1 - rates[0]) * (1 - rates[1])  # the first row is left out
@@ -130,14 +130,14 @@ def test_drop_can_leave_every_example_one_of_its_streams(rates):
 @pytest.mark.parametrize(
     ("rates", "words"),
     [
-        ((), "Drop expects each stream once, and at least one, found []"),
+        ((), "DropStreams expects each stream once, and at least one, found []"),
         ((("image", 0.1), ("image", 0.2)), "found ['image', 'image']"),
         ((("image", 1.5), ("audio", 0.5)), "probabilities from 0 to 1, found [('image', 1.5)]"),
     ],
 )
 def test_ill_made_drops_are_refused(rates, words):
     with pytest.raises(InputError) as caught:
-        Drop(rates)
+        DropStreams(rates)
     assert words in str(caught.value)
 
 
@@ -146,7 +146,7 @@ def test_drop_after_pairs_were_made_anew_is_refused():
     with pytest.raises(
         InputError, match="expects the 4 rows of the batch in 'image', found 12: put it before"
     ):
-        Drop((("image", 0.5),)).encodings(encoded, {}, tiny_batch(4), jax.random.key(0))
+        DropStreams((("image", 0.5),)).transform_encoded(encoded, {}, tiny_batch(4), jax.random.key(0))
 
 
 def numbered(rows: int = ROWS, size: tuple[int, int] = (16, 24)) -> dict:
@@ -175,7 +175,7 @@ def test_cutmix_pastes_one_rectangle_of_the_partner():
 
 def test_cutmix_leaves_some_rows_alone_and_is_a_function_of_the_key():
     view = CutMix(rate=0.25)
-    assert view.changes() == ("image",)
+    assert view.changed_streams() == ("image",)
     (first, targets), (again, _), (other, _) = (seen(view, numbered(), seed) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first["image"].pixels, again["image"].pixels)
     assert not np.array_equal(first["image"].pixels, other["image"].pixels)
@@ -190,15 +190,17 @@ def test_cutmix_with_impossible_numbers_is_refused():
 
 
 def test_views_in_a_chain_act_one_after_the_other(batch):
-    view = Chain((Pairs("text", "keywords"), MaskTokens("pair", vocab=VOCAB), Drop((("image", 1.0),))))
-    assert set(view.changes()) == {"pair"} and view.compares() == ()
+    view = Chain(
+        (SentencePairs("text", "keywords"), MaskTokens("pair", vocab=VOCAB), DropStreams((("image", 1.0),)))
+    )
+    assert set(view.changed_streams()) == {"pair"} and view.compared_heads() == ()
     made, targets = seen(view, batch)
     assert targets.keys() == {"is_next", "valid", "tokens", "masked"}
     pair = made["pair"]
     assert targets["masked"].any() and not (targets["masked"] & ~words_of(pair)).any()
     np.testing.assert_array_equal(pair.tokens[~targets["masked"]], targets["tokens"][~targets["masked"]])
-    encoded, _ = view.encodings(encodings(ROWS, image=2), {}, made, jax.random.key(0))
-    assert not encoded["image"].mask.any() and not present(made["image"]).any()
+    encoded, _ = view.transform_encoded(encodings(ROWS, image=2), {}, made, jax.random.key(0))
+    assert not encoded["image"].mask.any() and not is_present(made["image"]).any()
 
 
 def test_views_are_values():
@@ -208,7 +210,7 @@ def test_views_are_values():
         == MaskTokens("text", vocab=VOCAB)
         != MaskTokens("text", vocab=VOCAB, rate=0.3)
     )
-    assert len({Clean(), Clean(), HARD, Chain((HARD,)), Chain((HARD,))}) == 3
+    assert len({Identity(), Identity(), HARD, Chain((HARD,)), Chain((HARD,))}) == 3
 
 
 def test_mirror_moves_a_mark_with_its_box():
@@ -220,14 +222,14 @@ def test_mirror_moves_a_mark_with_its_box():
     centre = (place[:, None, ::-1] + 0.5) / 6
     boxes = np.concatenate([centre, np.full((32, 1, 2), 1 / 6)], axis=-1).astype(np.float32)
     boxes = np.concatenate([boxes, np.zeros_like(boxes)], axis=1)
-    marked = Boxes(boxes, np.zeros((32, 2), np.int32), np.arange(2)[None] < np.ones((32, 1)))
+    marked = BoxTargets(boxes, np.zeros((32, 2), np.int32), np.arange(2)[None] < np.ones((32, 1)))
     batch = jax.tree.map(jnp.asarray, {"image": Image(pixels, np.ones(32, bool)), "boxes": marked})
     for view in (Mirror(), Mirror(left_right=False), Mirror(up_down=False)):
-        made, _ = view.inputs(batch, jax.random.key(0))
+        made, _ = view.transform_batch(batch, jax.random.key(0))
         row, column = np.divmod(np.asarray(made["image"].pixels).reshape(32, 36).argmax(1), 6)
         found = np.stack([column + 0.5, row + 0.5], axis=1) / 6
         np.testing.assert_allclose(made["boxes"].boxes[:, 0, :2], found, atol=1e-6)
         np.testing.assert_array_equal(made["boxes"].boxes[:, 1], 0)
         moved = np.stack([row, column], axis=1) != place
         assert moved.any(0).tolist() == [view.up_down, view.left_right]
-    assert set(Mirror().changes()) == {"image", "boxes"}
+    assert set(Mirror().changed_streams()) == {"image", "boxes"}

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from catalog.of_fusion import with_lower
+from catalog.of_fusion import with_hidden_states
 
 from mmjax.batch import Encoded
 
@@ -14,7 +14,7 @@ def pair() -> dict[str, Encoded]:
 
     The last example has neither, and example 1 no image.
     """
-    encoded = with_lower()[0]
+    encoded = with_hidden_states()[0]
     there = encoded["image"].mask & (np.arange(len(encoded["image"].mask)) != 1)[:, None]
     return jax.tree.map(jnp.asarray, encoded | {"image": encoded["image"].replace(mask=there)})
 
