@@ -37,7 +37,7 @@ def boxed_parameters(name: str):
     def init(*inputs):
         return row.make("float32").init(jax.random.key(0), *inputs, **settings(row))
 
-    return jax.eval_shape(init, *row.transform_batch()).get("params", {})
+    return jax.eval_shape(init, *row.inputs()).get("params", {})
 
 
 def flat(boxed) -> dict[str, nn.LogicallyPartitioned]:
@@ -100,7 +100,7 @@ def assert_close(found, expected, tolerance: float) -> None:
 @pytest.mark.once
 @rows()
 def test_jit_equals_eager(row):
-    inputs = jax.tree.map(jnp.asarray, row.transform_batch())
+    inputs = jax.tree.map(jnp.asarray, row.inputs())
     output, _ = compiled(row.name)(parameters(row.name), inputs)
     assert_close(output, forward(row, parameters(row.name), inputs), row.tolerance)
 
@@ -108,7 +108,7 @@ def test_jit_equals_eager(row):
 @pytest.mark.once
 @rows(lambda row: row.scramble)
 def test_what_is_under_a_false_mask_never_matters(row):
-    inputs = row.transform_batch()
+    inputs = row.inputs()
     # Not the seed of the inputs: garbage that is a multiple of them would pass where only directions count.
     scrambled = row.scramble(inputs, np.random.default_rng(7))
     changed = jax.tree.map(lambda a, b: not np.array_equal(a, b), inputs, scrambled)
@@ -120,7 +120,7 @@ def test_what_is_under_a_false_mask_never_matters(row):
 @pytest.mark.once
 @rows()
 def test_examples_do_not_depend_on_their_place_in_the_batch(row):
-    inputs = row.transform_batch()
+    inputs = row.inputs()
 
     def permute(x):
         return x[np.random.default_rng(0).permutation(len(x))] if np.ndim(x) else x
@@ -134,7 +134,7 @@ def test_examples_do_not_depend_on_their_place_in_the_batch(row):
 @pytest.mark.once
 @rows(lambda row: row.bf16)
 def test_bf16_is_close_to_fp32(row):
-    inputs = row.transform_batch()
+    inputs = row.inputs()
     exact, _ = compiled(row.name)(parameters(row.name), inputs)
     if row.bf16 == "inputs":
         inputs = jax.tree.map(lambda x: x.astype(jnp.bfloat16) if x.dtype == np.float32 else x, inputs)
@@ -163,7 +163,7 @@ def test_every_parameter_names_known_axes(row):
 @pytest.mark.once
 @rows()
 def test_every_parameter_learns(row):
-    _, grads = compiled(row.name)(parameters(row.name), row.transform_batch())
+    _, grads = compiled(row.name)(parameters(row.name), row.inputs())
     sizes = {name: float(np.abs(grad).max()) for name, grad in flat(grads).items()}
     for name, size in sizes.items():
         assert np.isfinite(size), f"the gradient of {name} is not finite"

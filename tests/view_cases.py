@@ -21,7 +21,7 @@ def many_texts() -> Batch:
 
 @functools.partial(jax.jit, static_argnums=0)
 def looked_at(view, batch, key):
-    return view.inputs(batch, key)
+    return view.transform_batch(batch, key)
 
 
 def seen(view, batch, seed: int = 0):

@@ -160,7 +160,7 @@ def _refuse_missing_targets(experiment: Experiment) -> None:
     sources = _given(experiment)
     for name, objective in experiment.objectives.items():
         # An objective of one's own may be without: it then reads no stream.
-        targets = getattr(objective, "targets", tuple)()
+        targets = getattr(objective, "target_streams", tuple)()
         for stream in targets:
             for data, given in sources.items():
                 if stream not in given | set(objective.view.changed_streams()):
@@ -251,7 +251,7 @@ def _refuse_small_tables(experiment: Experiment) -> None:
 def _refuse_misfits(experiment: Experiment) -> None:
     """What an objective itself finds wrong with the model, or with a stream of the data."""
     for name, objective in experiment.objectives.items():
-        check_compatible = getattr(objective, "misfit", None)
+        check_compatible = getattr(objective, "check_compatible", None)
         for _, dataset in experiment.data.datasets.values():
             if check_compatible is not None and (
                 reason := check_compatible(experiment.model, dataset.streams)

@@ -21,7 +21,7 @@ APART = {"fusion.Late"}
 
 def rows(chosen=lambda row: True):
     marked = [
-        pytest.param(r, id=r.name, marks=pytest.mark.xdist_group(r.name)) for r in FUSION if select_streams(r)
+        pytest.param(r, id=r.name, marks=pytest.mark.xdist_group(r.name)) for r in FUSION if chosen(r)
     ]
     return pytest.mark.parametrize("row", marked)
 

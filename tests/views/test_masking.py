@@ -37,7 +37,7 @@ def batch():
 
 
 def seen(view, batch, seed: int = 0):
-    return jax.device_get(jax.jit(view.inputs)(batch, jax.random.key(seed)))
+    return jax.device_get(jax.jit(view.transform_batch)(batch, jax.random.key(seed)))
 
 
 def visible_set(visible: np.ndarray, num_patches: int) -> np.ndarray:
