@@ -11,7 +11,7 @@ from mmjax.batch import Array, Batch, Encoded
 from mmjax.errors import InputError
 from mmjax.model import MultimodalModel
 from mmjax.objectives import Outputs
-from mmjax.views import Identity
+from mmjax.views import Identity, View
 
 
 class Learner(nn.Module):
@@ -45,23 +45,23 @@ class Learner(nn.Module):
         return losses, metrics
 
     def predict(
-        self, batch: Batch, view: Identity, heads: tuple[str, ...]
+        self, batch: Batch, view: View, heads: tuple[str, ...]
     ) -> tuple[dict[str, Array], dict[str, jax.Array]]:
         """What `heads` answer at `view`, and the view's targets. No dropout, no augmentation."""
         outputs = self.forward_views(batch, {view: tuple(heads)}, train=False)[view]
         return {head: outputs.predictions[head] for head in heads}, outputs.targets
 
-    def heads_by_view(self) -> dict[Identity, tuple[str, ...]]:
+    def heads_by_view(self) -> dict[View, tuple[str, ...]]:
         """{distinct view: the heads that objectives read there}; what a view compares joins the clean one."""
-        heads_by_view: dict[Identity, dict[str, None]] = {Identity(): {}}
+        heads_by_view: dict[View, dict[str, None]] = {Identity(): {}}
         for objective in self.objectives.values():
             heads_by_view.setdefault(objective.view, {}).update(dict.fromkeys(objective.required_heads()))
             heads_by_view[Identity()].update(dict.fromkeys(objective.view.compared_heads()))
         return {view: tuple(heads) for view, heads in heads_by_view.items()}
 
     def forward_views(
-        self, batch: Batch, heads_by_view: Mapping[Identity, tuple[str, ...]], train: bool
-    ) -> dict[Identity, Outputs]:
+        self, batch: Batch, heads_by_view: Mapping[View, tuple[str, ...]], train: bool
+    ) -> dict[View, Outputs]:
         """One Outputs for every requested view."""
         model, key = self.model, self.make_rng("views")
         compared = tuple(head for view in heads_by_view for head in view.compared_heads())

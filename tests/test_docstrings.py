@@ -1,7 +1,7 @@
 """Every public name has a docstring, and every array in a public signature has its shape written down.
 
 A method without a docstring of its own has that of the base class that declares it. A shape is written in a
-jaxtyping annotation, or in the docstring: in quotes ("B L D", "N") or as the word "scalar". PRNG keys are exempt.
+jaxtyping annotation, or in the docstring: in quotes ("B L D", "N") or as "scalar". PRNG keys are exempt.
 """
 
 import importlib

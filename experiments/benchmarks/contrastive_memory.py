@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmjax import sharding
+from mmjax.objectives.base import masked_mean
 from mmjax.objectives.contrastive import TILE, PairMask, info_nce
-from mmjax.objectives.outputs import masked_mean
 from mmjax.sharding import MeshShape
 
 BATCHES = (1024, 4096, 16_384, 65_536, 262_144)

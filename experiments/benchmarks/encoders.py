@@ -61,7 +61,7 @@ from mmjax import data, encoders, fusion, heads, objectives, sharding, train
 from mmjax.layers import Recurrent, Transformer
 from mmjax.learner import Learner
 from mmjax.model import MultimodalModel
-from mmjax.objectives.outputs import Outputs, masked_mean
+from mmjax.objectives.base import Outputs, masked_mean
 from mmjax.train.flops import train_flops
 from mmjax.views import Identity
 

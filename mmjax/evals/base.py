@@ -11,7 +11,7 @@ import numpy as np
 from mmjax import data
 from mmjax.batch import Batch, is_present
 from mmjax.errors import InputError, NonFiniteError
-from mmjax.views import Identity
+from mmjax.views import View
 
 # Writes one PNG to the path that it is given. Put off, because not every evaluation of a run is drawn.
 Picture = Callable[[Path], None]
@@ -21,7 +21,7 @@ class Predictor(Protocol):
     """``(batch, view, heads, seed) -> ({head: array}, targets)``, all NumPy: ``train.Predictor``."""
 
     def __call__(
-        self, batch: Batch, view: Identity, heads: tuple[str, ...], seed: int = 0
+        self, batch: Batch, view: View, heads: tuple[str, ...], seed: int = 0
     ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]: ...
 
     def losses(self, batch: Batch, seed: int = 0) -> dict[str, np.ndarray]:

@@ -1,6 +1,7 @@
 """Outputs of a view -> (loss, metrics)."""
 
 from mmjax.objectives.adversarial import Adversarial
+from mmjax.objectives.base import Objective, Outputs
 from mmjax.objectives.boxes import Boxes
 from mmjax.objectives.causal_language import CausalLanguage
 from mmjax.objectives.classification import Classification, MultiLabel
@@ -12,7 +13,6 @@ from mmjax.objectives.masked_patches import MaskedCodes, MaskedPatches, MaskedSp
 from mmjax.objectives.matching import Matching
 from mmjax.objectives.multiway import MultiwayInfoNCE
 from mmjax.objectives.next_sentence import NextSentence
-from mmjax.objectives.outputs import Objective, Outputs
 from mmjax.objectives.token_classification import TokenClassification
 from mmjax.objectives.vector_quantised import VectorQuantised
 

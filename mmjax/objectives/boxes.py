@@ -8,9 +8,9 @@ from jaxtyping import Float, Float32, Int
 
 from mmjax.batch import BoxTargets, is_present
 from mmjax.errors import InputError
-from mmjax.objectives.outputs import Outputs, masked_mean
+from mmjax.objectives.base import Outputs, masked_mean
 from mmjax.sharding import map_batch_shards
-from mmjax.views import Identity
+from mmjax.views import Identity, View
 
 
 class Boxes(nn.Module):
@@ -27,7 +27,7 @@ class Boxes(nn.Module):
     giou: float = 2.0
     no_object: float = 0.1
     weight: float = 1.0
-    view: Identity = Identity()
+    view: View = Identity()
 
     def required_heads(self) -> tuple[str, ...]:
         """The heads that it needs."""

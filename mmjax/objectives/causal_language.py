@@ -7,9 +7,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from mmjax.objectives.base import Outputs, masked_mean
 from mmjax.objectives.masked_language import masked_cross_entropy
-from mmjax.objectives.outputs import Outputs, masked_mean
-from mmjax.views import Identity, gives_prefix
+from mmjax.views import Identity, View, gives_prefix
 
 
 class CausalLanguage(nn.Module):
@@ -26,7 +26,7 @@ class CausalLanguage(nn.Module):
     head: str
     stream: str = "text"
     weight: float = 1.0
-    view: Identity = Identity()
+    view: View = Identity()
 
     def required_heads(self) -> tuple[str, ...]:
         """The heads that it needs."""

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Float32, Int
 
 from mmjax.batch import Labels, MultiLabels, is_present
-from mmjax.objectives.outputs import Outputs, masked_mean
-from mmjax.views import Identity
+from mmjax.objectives.base import Outputs, masked_mean
+from mmjax.views import Identity, View
 
 
 class Classification(nn.Module):
@@ -23,7 +23,7 @@ class Classification(nn.Module):
     labels: str = "label"
     streams: tuple[str, ...] | None = None
     label_smoothing: float = 0.0
-    view: Identity = Identity()
+    view: View = Identity()
     weight: float = 1.0
 
     def required_heads(self) -> tuple[str, ...]:
@@ -62,7 +62,7 @@ class MultiLabel(nn.Module):
     labels: str = "labels"
     streams: tuple[str, ...] | None = None
     label_smoothing: float = 0.0
-    view: Identity = Identity()
+    view: View = Identity()
     weight: float = 1.0
 
     def required_heads(self) -> tuple[str, ...]:

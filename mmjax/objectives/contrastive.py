@@ -10,11 +10,11 @@ from jaxtyping import Float, Float32
 
 from mmjax.batch import Array, Batch, is_present
 from mmjax.errors import InputError
-from mmjax.objectives.outputs import Outputs, masked_mean
+from mmjax.objectives.base import Outputs, masked_mean
 from mmjax.objectives.scalars import learned_scale
 from mmjax.objectives.tiles import NEG_INF, Rows, Terms, reduce_pairs
 from mmjax.sharding import param_axes
-from mmjax.views import Identity, row_checksums
+from mmjax.views import Identity, View, row_checksums
 
 TILE = 1024  # 4 MiB a matrix: on CPU shapes larger ones are no faster (docs/contrastive.md)
 
@@ -43,7 +43,7 @@ class InfoNCE(nn.Module):
     beta: float = 0.0
     tau_plus: float = 0.0
     tile: int = TILE
-    view: Identity = Identity()
+    view: View = Identity()
 
     def required_heads(self) -> tuple[str, ...]:
         """The heads that it needs."""
@@ -87,7 +87,7 @@ class SigmoidPairs(nn.Module):
     initial_temperature: float = 0.1
     initial_bias: float = -10.0
     tile: int = TILE
-    view: Identity = Identity()
+    view: View = Identity()
 
     def required_heads(self) -> tuple[str, ...]:
         """The heads that it needs."""

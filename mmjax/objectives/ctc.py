@@ -10,8 +10,8 @@ import optax
 from jaxtyping import Bool, Float, Float32, Int
 
 from mmjax.batch import Text
-from mmjax.objectives.outputs import Outputs, masked_mean
-from mmjax.views import Identity
+from mmjax.objectives.base import Outputs, masked_mean
+from mmjax.views import Identity, View
 
 
 class CTC(nn.Module):
@@ -28,7 +28,7 @@ class CTC(nn.Module):
     stream: str = "text"
     weight: float = 1.0
     blank_id: int = 0  # [PAD]
-    view: Identity = Identity()
+    view: View = Identity()
 
     def required_heads(self) -> tuple[str, ...]:
         """The heads that it needs."""

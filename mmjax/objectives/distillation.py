@@ -6,8 +6,8 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Float32
 
 from mmjax.batch import is_present
-from mmjax.objectives.outputs import Outputs, masked_mean
-from mmjax.views import Identity
+from mmjax.objectives.base import Outputs, masked_mean
+from mmjax.views import Identity, View
 
 
 class Distillation(nn.Module):
@@ -27,7 +27,7 @@ class Distillation(nn.Module):
     positions: str | None = None
     temperature: float = 2.0
     weight: float = 1.0
-    view: Identity = Identity()
+    view: View = Identity()
 
     def required_heads(self) -> tuple[str, ...]:
         """The heads that it needs."""

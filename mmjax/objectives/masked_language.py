@@ -5,8 +5,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Float32, Int
 
-from mmjax.objectives.outputs import Outputs, masked_mean
-from mmjax.views import Identity
+from mmjax.objectives.base import Outputs, masked_mean
+from mmjax.views import View
 
 
 class MaskedLanguage(nn.Module):
@@ -16,7 +16,7 @@ class MaskedLanguage(nn.Module):
     """
 
     head: str
-    view: Identity
+    view: View
     weight: float = 1.0
 
     def required_heads(self) -> tuple[str, ...]:

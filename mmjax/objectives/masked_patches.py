@@ -9,9 +9,9 @@ from jaxtyping import Bool, Float, Float32
 from mmjax.encoders import LogMel
 from mmjax.encoders.audio import split_frames
 from mmjax.encoders.image import split_patches
+from mmjax.objectives.base import Outputs, masked_mean
 from mmjax.objectives.masked_language import masked_cross_entropy
-from mmjax.objectives.outputs import Outputs, masked_mean
-from mmjax.views import Identity
+from mmjax.views import View
 
 
 class MaskedPatches(nn.Module):
@@ -25,7 +25,7 @@ class MaskedPatches(nn.Module):
     head: str
     stream: str
     patch: tuple[int, int]
-    view: Identity
+    view: View
     normalise: bool = False
     weight: float = 1.0
 
@@ -59,7 +59,7 @@ class MaskedSpectrogram(nn.Module):
     stream: str
     mel: LogMel
     frames: int
-    view: Identity
+    view: View
     mels: int | None = None
     normalise: bool = False
     weight: float = 1.0
@@ -92,7 +92,7 @@ class MaskedCodes(nn.Module):
 
     head: str
     quantiser: str
-    view: Identity
+    view: View
     weight: float = 1.0
 
     def required_heads(self) -> tuple[str, ...]:

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from mmjax.batch import is_present
+from mmjax.objectives.base import Outputs
 from mmjax.objectives.contrastive import TILE, PairMask, check_equal_widths, info_nce
-from mmjax.objectives.outputs import Outputs
 from mmjax.objectives.scalars import learned_scale
-from mmjax.views import Identity, row_checksums
+from mmjax.views import Identity, View, row_checksums
 
 
 class MultiwayInfoNCE(nn.Module):
@@ -33,7 +33,7 @@ class MultiwayInfoNCE(nn.Module):
     initial_temperature: float = 0.07
     label_smoothing: float = 0.0
     tile: int = TILE
-    view: Identity = Identity()
+    view: View = Identity()
 
     def required_heads(self) -> tuple[str, ...]:
         """The heads that it needs."""

@@ -4,8 +4,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mmjax.objectives.outputs import Outputs, masked_mean
-from mmjax.views import Identity
+from mmjax.objectives.base import Outputs, masked_mean
+from mmjax.views import View
 
 
 class NextSentence(nn.Module):
@@ -15,7 +15,7 @@ class NextSentence(nn.Module):
     """
 
     head: str
-    view: Identity
+    view: View
     weight: float = 1.0
 
     def required_heads(self) -> tuple[str, ...]:

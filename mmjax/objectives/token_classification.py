@@ -7,9 +7,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from mmjax.objectives.base import Outputs, masked_mean
 from mmjax.objectives.masked_language import masked_cross_entropy
-from mmjax.objectives.outputs import Outputs, masked_mean
-from mmjax.views import Identity
+from mmjax.views import Identity, View
 
 
 class TokenClassification(nn.Module):
@@ -21,7 +21,7 @@ class TokenClassification(nn.Module):
     head: str
     stream: str = "tags"
     weight: float = 1.0
-    view: Identity = Identity()
+    view: View = Identity()
 
     def required_heads(self) -> tuple[str, ...]:
         """The heads that it needs."""

@@ -6,9 +6,9 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Float32, Int
 
 from mmjax.heads import Quantised
+from mmjax.objectives.base import Outputs, masked_mean
 from mmjax.objectives.masked_patches import image_patches, reconstruction_loss
-from mmjax.objectives.outputs import Outputs, masked_mean
-from mmjax.views import Identity
+from mmjax.views import Identity, View
 
 
 class VectorQuantised(nn.Module):
@@ -23,7 +23,7 @@ class VectorQuantised(nn.Module):
     stream: str
     patch: tuple[int, int]
     commitment: float = 0.25
-    view: Identity = Identity()
+    view: View = Identity()
     weight: float = 1.0
 
     def required_heads(self) -> tuple[str, ...]:

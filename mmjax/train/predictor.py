@@ -9,7 +9,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from mmjax.batch import Batch
 from mmjax.learner import Learner
 from mmjax.sharding import REPLICATED, MeshShape, Rules, using
-from mmjax.views import Identity
+from mmjax.views import View
 
 
 class Predictor:
@@ -26,7 +26,7 @@ class Predictor:
         self._compiled_losses = functools.cache(self._compile_losses)
 
     def __call__(
-        self, batch: Batch, view: Identity, heads: tuple[str, ...], seed: int = 0
+        self, batch: Batch, view: View, heads: tuple[str, ...], seed: int = 0
     ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """Deterministic: what is random in `view` is drawn from `seed`."""
         with using(self.mesh, self.rules):
@@ -39,7 +39,7 @@ class Predictor:
             metrics = self._compiled_losses()(self.params, batch, np.uint32(seed))
         return jax.tree.map(np.asarray, jax.device_get(metrics))
 
-    def _compile(self, view: Identity, heads: tuple[str, ...]):
+    def _compile(self, view: View, heads: tuple[str, ...]):
         def predict(params, batch, seed):
             rngs = {"views": jax.random.key(seed)}
             return self.learner.apply({"params": params}, batch, view, heads, rngs=rngs, method="predict")

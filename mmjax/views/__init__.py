@@ -5,7 +5,7 @@ re-pairs or drops what has been encoded already, which costs no encoder. The Lea
 input once and shares it. Views are hashable values; everything random comes from a key made of (seed, step).
 """
 
-from mmjax.views.base import Chain, Identity, Targets
+from mmjax.views.base import Chain, Identity, Targets, View
 from mmjax.views.cutmix import CutMix
 from mmjax.views.mirror import Mirror
 from mmjax.views.missing import DropStreams
@@ -19,6 +19,6 @@ from mmjax.views.tokens import MaskTokens
 
 __all__ = [
     "Chain", "Identity", "CorruptSpans", "CutMix", "DropStreams", "HardNegatives", "MaskPatches", "MaskSpans",
-    "MaskTokens", "Mirror", "Mixup", "SentencePairs", "Prefix", "Targets", "gives_prefix", "row_checksums",
+    "MaskTokens", "Mirror", "Mixup", "SentencePairs", "Prefix", "Targets", "View", "gives_prefix", "row_checksums",
     "same_content",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""What every view can do, and views one after the other."""
+"""The interface of views, the identity, and views applied one after the other."""
 
 import dataclasses
 
@@ -10,37 +10,57 @@ Targets = dict[str, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
-class Identity:
-    """The batch as it is. Every view has these methods."""
+class View:
+    """How an objective sees a batch. A hashable value: equal views are computed once a step.
+
+    Subclasses override what they need; the defaults change nothing.
+    """
 
     def changed_streams(self) -> tuple[str, ...]:
-        """The streams that `inputs` remakes, and that must be encoded again."""
+        """The streams that `transform_batch` changes, and that must be encoded again."""
         return ()
 
     def compared_heads(self) -> tuple[str, ...]:
-        """The heads of the clean view whose predictions `encodings` needs."""
+        """The heads whose predictions on the unchanged batch `transform_encoded` needs."""
         return ()
 
     def required_streams(self) -> tuple[str, ...]:
-        """The streams whose encodings `encodings` needs, so that some head must read them."""
+        """The streams whose encodings `transform_encoded` needs: some head must read them."""
         return ()
 
     def transform_batch(self, batch: Batch, key: jax.Array) -> tuple[Batch, Targets]:
-        """The remade batch, and what a model that looks at it should answer."""
+        """Changes streams before they are encoded.
+
+        Returns:
+          The changed batch, and targets: arrays "B ..." that an objective compares predictions with.
+        """
         return batch, {}
 
     def transform_encoded(
         self, encoded: dict[str, Encoded], predictions: dict[str, Array], batch: Batch, key: jax.Array
     ) -> tuple[dict[str, Encoded], Targets]:
-        """Encodings and the clean view's predictions -> encodings anew, and targets."""
+        """Drops or pairs encodings anew, which costs no encoder.
+
+        Args:
+          encoded: {stream: encoding} of the batch that `transform_batch` returned.
+          predictions: what `compared_heads` predict on the unchanged batch, "B ..." each.
+
+        Returns:
+          The changed encodings, and further targets "B ...".
+        """
         return encoded, {}
 
 
 @dataclasses.dataclass(frozen=True)
-class Chain(Identity):
+class Identity(View):
+    """The batch as it is."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Chain(View):
     """Views one after the other, e.g. words masked and then modalities dropped."""
 
-    views: tuple[Identity, ...]
+    views: tuple[View, ...]
 
     def changed_streams(self):
         return tuple(stream for view in self.views for stream in view.changed_streams())

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 
 from mmjax.batch import Image, is_present
 from mmjax.errors import InputError
-from mmjax.views.base import Identity
+from mmjax.views.base import View
 
 
 @dataclasses.dataclass(frozen=True)
-class CutMix(Identity):
+class CutMix(View):
     """A rectangle of each picture comes from another row's (Yun et al. 2019, section 3.1), for soft labels.
 
     The rectangle has the picture's aspect and the area 1 - Beta(alpha, alpha), its centre is anywhere, and

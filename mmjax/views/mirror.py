@@ -5,11 +5,11 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from mmjax.views.base import Identity
+from mmjax.views.base import View
 
 
 @dataclasses.dataclass(frozen=True)
-class Mirror(Identity):
+class Mirror(View):
     """Half of the pictures left to right, half upside down, and their boxes with them.
 
     Only where neither direction means anything. image, boxes: names of streams.

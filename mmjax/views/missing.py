@@ -7,11 +7,11 @@ import jax.numpy as jnp
 
 from mmjax.batch import is_present
 from mmjax.errors import InputError
-from mmjax.views.base import Identity
+from mmjax.views.base import View
 
 
 @dataclasses.dataclass(frozen=True)
-class DropStreams(Identity):
+class DropStreams(View):
     """Whole streams missing, each example and stream by itself (Neverova et al. 2016, ModDrop).
 
     A dropped stream is a mask that is False, as if it had never been. The view's batch says so too, without

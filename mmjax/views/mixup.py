@@ -7,11 +7,11 @@ import jax.numpy as jnp
 
 from mmjax.batch import Audio, Image, is_present
 from mmjax.errors import InputError
-from mmjax.views.base import Identity
+from mmjax.views.base import View
 
 
 @dataclasses.dataclass(frozen=True)
-class Mixup(Identity):
+class Mixup(View):
     """Each row a weighted sum with another row, ``share x + (1 - share) partner`` (Zhang et al. 2018, eq. 1).
 
     The share of each row is drawn from Beta(alpha, alpha); all `streams`, pictures and recordings, are mixed

@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 
 from mmjax.batch import Text, is_present
-from mmjax.views.base import Identity
+from mmjax.views.base import View
 from mmjax.views.same import same_content
 
 
 @dataclasses.dataclass(frozen=True)
-class SentencePairs(Identity):
+class SentencePairs(View):
     """Two texts as one, ``[CLS] first [SEP] second [SEP]``; half of the seconds are other rows' (BERT's NSP).
 
     Makes the stream `stream`. A row whose second happens to equal its own is no example of a mismatch, and is
@@ -50,7 +50,7 @@ class SentencePairs(Identity):
 
 
 @dataclasses.dataclass(frozen=True)
-class HardNegatives(Identity):
+class HardNegatives(View):
     """True pairs, then each `first` with a wrong `second`, then each `second` with a wrong `first`: 3 B rows.
 
     Wrong partners are drawn from the batch in proportion to exp(similarity / temperature) of two embedding

@@ -8,13 +8,13 @@ import jax.numpy as jnp
 
 from mmjax.batch import Audio, Image
 from mmjax.errors import InputError
-from mmjax.views.base import Identity
+from mmjax.views.base import View
 
 RECTANGLES = 16  # drawn for a picture of which blocks are hidden; the first ones hide nearly all
 
 
 @dataclasses.dataclass(frozen=True)
-class MaskPatches(Identity):
+class MaskPatches(View):
     """A share of the patches hidden: He et al. 2022 (MAE, section 3); in sound Huang et al. 2022 (Audio-MAE).
 
     Every example shows the same number of positions, so that shapes are static; of a short recording fewer of

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 
 from mmjax.batch import Text
-from mmjax.views.base import Chain, Identity
+from mmjax.views.base import Chain, View
 
 
 @dataclasses.dataclass(frozen=True)
-class Prefix(Identity):
+class Prefix(View):
     """A prefix of random length, which every position may see; what follows is read causally.
 
     The prefix language model of Raffel et al. 2020, section 3.2.3 (Dong et al. 2019, UniLM). The length is
@@ -30,7 +30,7 @@ class Prefix(Identity):
         return batch | {self.stream: text.replace(prefix=text.mask & (number <= length))}, {}
 
 
-def gives_prefix(view: Identity, stream: str) -> bool:
+def gives_prefix(view: View, stream: str) -> bool:
     """Whether the view, or one of a chain, marks a prefix of `stream`."""
     if isinstance(view, Chain):
         return any(gives_prefix(each, stream) for each in view.views)

@@ -9,12 +9,12 @@ from jaxtyping import Int32
 
 from mmjax.batch import Text
 from mmjax.errors import InputError
-from mmjax.views.base import Identity
+from mmjax.views.base import View
 from mmjax.views.tokens import corrupt
 
 
 @dataclasses.dataclass(frozen=True)
-class MaskSpans(Identity):
+class MaskSpans(View):
     """Runs of whole words hidden (Joshi et al. 2020, SpanBERT, section 3.1); read by `MaskedLanguage`.
 
     Spans are drawn until a share `rate` of the text's tokens is hidden; the last ends where that is reached.
@@ -52,7 +52,7 @@ class MaskSpans(Identity):
 
 
 @dataclasses.dataclass(frozen=True)
-class CorruptSpans(Identity):
+class CorruptSpans(View):
     """Spans taken out of a text, to be said by a decoder (Raffel et al. 2020, T5, section 3.1.4).
 
     Makes the streams `source`, the text with each run of hidden words replaced by one sentinel, and `target`:

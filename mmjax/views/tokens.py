@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 
 from mmjax.batch import Text
-from mmjax.views.base import Identity
+from mmjax.views.base import View
 
 
 @dataclasses.dataclass(frozen=True)
-class MaskTokens(Identity):
+class MaskTokens(View):
     """Some tokens hidden: 80 % as [MASK], 10 % as a random token, 10 % as they are (Devlin et al. 2019).
 
     unit: each "token" is drawn by itself, a "word" with all its tokens (whole-word masking), or "all" words

@@ -7,9 +7,9 @@ import pytest
 from catalog.of_fusion import PAIR, SIZES
 from catalog.row import L
 from fusion_inputs import negated, pair
-from mmjax.fusion.late_voting import mixture_of, product_of
 
 from mmjax import fusion, heads
+from mmjax.fusion.late_voting import mixture_of, product_of
 
 
 def voters() -> tuple[np.ndarray, np.ndarray, np.ndarray]:

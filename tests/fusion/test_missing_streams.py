@@ -20,9 +20,7 @@ APART = {"fusion.Late"}
 
 
 def rows(chosen=lambda row: True):
-    marked = [
-        pytest.param(r, id=r.name, marks=pytest.mark.xdist_group(r.name)) for r in FUSION if chosen(r)
-    ]
+    marked = [pytest.param(r, id=r.name, marks=pytest.mark.xdist_group(r.name)) for r in FUSION if chosen(r)]
     return pytest.mark.parametrize("row", marked)
 
 

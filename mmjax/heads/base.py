@@ -1,0 +1,27 @@
+"""The interface of heads."""
+
+import dataclasses
+from typing import Literal
+
+import flax.linen as nn
+
+from mmjax.batch import Array, Encoded
+
+
+class Head(nn.Module):
+    """Turns one stream's encoding into a prediction.
+
+    stream: the stream that it reads. after: whether it reads the encoder's output or the fusion's.
+    """
+
+    stream: str
+    after: Literal["encoder", "fusion"] = dataclasses.field(default="encoder", kw_only=True)
+
+    def __call__(self, encoded: Encoded, table: Array | None) -> Array:
+        """Returns the prediction, "B ...".
+
+        Args:
+          encoded: embeddings "B L D" and their mask.
+          table: the token embeddings "V D" of the stream's encoder, or None where it has none.
+        """
+        raise NotImplementedError
