@@ -12,6 +12,7 @@ import dataclasses
 import numpy as np
 
 from mmjax import data
+from mmjax.data.vocabulary import PAD_ID
 from mmjax.errors import InputError
 from mmjax.evals.base import Eval, Predictor, Result, finite, rows_present
 from mmjax.evals.edits import baselines, rates, token_lists
@@ -25,7 +26,7 @@ class Transcripts(Eval):
     head: str
     source: str = "audio"  # the stream whose frames speak
     stream: str = "text"
-    blank_id: int = 0  # the objective's
+    blank_id: int = PAD_ID  # the objective's
     train: data.Dataset | None = None  # for the baselines; None: none
     train_limit: int | None = 20_000
 

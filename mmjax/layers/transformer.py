@@ -97,6 +97,20 @@ class Transformer(nn.Module):
     taps: tuple[int, ...] = ()
     dtype: str = "float32"
 
+    @classmethod
+    def of(cls, depth: int, width: int, *, num_heads: int | None = None, **fields: Any) -> "Transformer":
+        """The usual proportions: heads of 64 channels, and an MLP four times as wide as the residual stream.
+
+        Args:
+          num_heads: None takes width / 64, at least 1.
+          fields: any other field, such as `causal=True`.
+
+        >>> Transformer.of(12, 768).num_heads, Transformer.of(12, 768).mlp_width
+        (12, 3072)
+        """
+        heads = max(1, width // 64) if num_heads is None else num_heads
+        return cls(**{"depth": depth, "width": width, "num_heads": heads, "mlp_width": 4 * width} | fields)
+
     def __call__(
         self,
         x: Float[jax.Array, "B L D"],

@@ -10,6 +10,7 @@ import optax
 from jaxtyping import Bool, Float, Float32, Int
 
 from mmjax.batch import Text
+from mmjax.data.vocabulary import PAD_ID
 from mmjax.objectives.base import Outputs, masked_mean
 from mmjax.views import Identity, View
 
@@ -27,7 +28,7 @@ class CTC(nn.Module):
     head: str
     stream: str = "text"
     weight: float = 1.0
-    blank_id: int = 0  # [PAD]
+    blank_id: int = PAD_ID
     view: View = Identity()
 
     def required_heads(self) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Int32
 
 from mmjax.batch import Text
+from mmjax.data.vocabulary import MASK_ID, SEP_ID, SPECIAL_TOKENS
 from mmjax.errors import InputError
 from mmjax.views.base import View
 from mmjax.views.tokens import corrupt
@@ -29,8 +30,8 @@ class MaskSpans(View):
     rate: float = 0.15
     stop: float = 0.2
     longest: int = 10  # words
-    mask_id: int = 4
-    num_special: int = 5  # ids below are special and are never drawn as a random token
+    mask_id: int = MASK_ID
+    num_special: int = len(SPECIAL_TOKENS)  # ids below are special and are never drawn as a random token
     mask_share: float = 0.8
     random_share: float = 0.1
 
@@ -70,7 +71,7 @@ class CorruptSpans(View):
     stop: float = 1 / 3
     longest: int = 10  # words
     num_sentinels: int = 32
-    sep_id: int = 3
+    sep_id: int = SEP_ID
 
     def __post_init__(self):
         check_spans(self.rate, self.stop, self.longest)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from mmjax.batch import Text
+from mmjax.data.vocabulary import MASK_ID, SPECIAL_TOKENS
 from mmjax.views.base import View
 
 
@@ -23,8 +24,8 @@ class MaskTokens(View):
     vocab: int
     rate: float = 0.15
     unit: Literal["token", "word", "all"] = "word"
-    mask_id: int = 4
-    num_special: int = 5  # ids below are special and are never drawn as a random token
+    mask_id: int = MASK_ID
+    num_special: int = len(SPECIAL_TOKENS)  # ids below are special and are never drawn as a random token
     mask_share: float = 0.8
     random_share: float = 0.1
 
