@@ -5,7 +5,8 @@ from collections.abc import Iterable, Mapping
 import flax.linen as nn
 import jax
 
-from mmjax.batch import Array, Encoded, Stream
+from mmjax.batch import Array, Audio, Encoded, Image, Stream
+from mmjax.encoders import Encoder
 
 
 class MultimodalModel(nn.Module):
@@ -19,7 +20,7 @@ class MultimodalModel(nn.Module):
       e.g. {"keywords": "text"}.
     """
 
-    encoders: Mapping[str, nn.Module]
+    encoders: Mapping[str, Encoder]
     fusion: nn.Module
     heads: Mapping[str, nn.Module]
     shared: Mapping[str, str] | None = None
@@ -31,18 +32,18 @@ class MultimodalModel(nn.Module):
     def encode(self, stream: str, value: Stream, train: bool = False) -> Encoded:
         """One stream through its tower."""
         encoder = self.encoders[self.encoder_of(stream)]
-        # An encoder that knows of hidden patches has the field `mask_token`; another would see them.
-        if getattr(value, "visible", None) is not None and getattr(encoder, "mask_token", None) is None:
+        if isinstance(value, Image | Audio) and value.visible is not None and not encoder.hides_patches:
             raise ValueError(
-                f"a view hides patches of the stream {stream!r}, and its encoder {type(encoder).__name__} "
-                "would see them: expected one with the field `mask_token`, as ViT and SpectrogramTransformer"
+                f"a view hides patches of the stream {stream!r}, but its encoder {type(encoder).__name__} "
+                "reads all of them: use an encoder with hides_patches, such as ViT or SpectrogramTransformer"
             )
         with jax.named_scope(f"encode_{stream}"):
             return encoder(value, train)
 
     def table_of(self, stream: str) -> jax.Array | None:
         """The token table of the tower that reads `stream`, where it has one."""
-        return getattr(self.encoders.get(self.encoder_of(stream)), "table", None)
+        encoder = self.encoders.get(self.encoder_of(stream))
+        return None if encoder is None else encoder.token_table()
 
     def predict(
         self, encoded: dict[str, Encoded], heads: Iterable[str], train: bool = False

@@ -2,6 +2,7 @@
 
 from mmjax.encoders.adversarial import AdversarialSpectrogram, SpectrogramGenerator
 from mmjax.encoders.audio import ConvFrames, FramePatches, SpectrogramTransformer
+from mmjax.encoders.base import Encoder
 from mmjax.encoders.convnext import ConvNeXtStem
 from mmjax.encoders.convolutional import ConvSpectrogram, SpectrogramCNN
 from mmjax.encoders.image import ConvPatches, LinearPatches, ViT
@@ -16,7 +17,8 @@ from mmjax.encoders.waveform import ConvWaveform, WaveformTransformer
 
 __all__ = [
     "AdversarialSpectrogram", "ConvFrames", "ConvNeXtStem", "ConvPatches", "ConvSpectrogram", "ConvWaveform",
-    "FactorisedVideo", "FramePatches", "LinearPatches", "LogMel", "NaViT", "Packing", "RecurrentText",
-    "ResNet", "SpecAugment", "SpectrogramCNN", "SpectrogramGenerator", "SpectrogramTransformer",
-    "TextTransformer", "TubeletTransformer", "Tubelets", "ViT", "WaveformTransformer",
+    "Encoder", "FactorisedVideo", "FramePatches", "LinearPatches", "LogMel", "NaViT", "Packing",
+    "RecurrentText", "ResNet", "SpecAugment", "SpectrogramCNN", "SpectrogramGenerator",
+    "SpectrogramTransformer", "TextTransformer", "TubeletTransformer", "Tubelets", "ViT",
+    "WaveformTransformer",
 ]  # fmt: skip

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from mmjax.batch import AdversarialEncoded, Audio
+from mmjax.encoders.base import Encoder
 from mmjax.encoders.convolutional import ConvSpectrogram
 from mmjax.encoders.spectrogram import LogMel, SpecAugment
 from mmjax.layers import Conv2d, Einsum, LayerNorm
@@ -50,14 +51,14 @@ class SpectrogramGenerator(nn.Module):
         return x[:, :num_frames, :num_mels, 0]
 
 
-class AdversarialSpectrogram(nn.Module):
+class AdversarialSpectrogram(Encoder):
     """The encoding is a discriminator's features (Radford et al. 2016, section 5); a generator trains it.
 
-    Needs `heads.RealOrGenerated` and `objectives.Adversarial`, whose losses reach each of the two through
-    `batch.AdversarialEncoded`: the generator is held constant where the discriminator learns, and the discriminator's
-    parameters where the generator learns. XLA finds the two passes over generated spectrograms to be one
-    forward; backward they differ. A generated spectrogram has its example's mask, so that length gives
-    nothing away. Without training the noise is one fixed draw, and readers of the encoding never see it.
+    `heads.RealOrGenerated` and `objectives.Adversarial` compute its losses on `batch.AdversarialEncoded`: no
+    gradient reaches the generator through `for_discriminator`, nor the discriminator's parameters through
+    `for_generator`. XLA merges the forward passes of the two over generated spectrograms; their backward
+    passes differ. A generated spectrogram has its example's mask, so that its length does not give it away.
+    Outside training the noise is one fixed sample. `embeddings` never depend on it.
     """
 
     mel: LogMel

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
 from mmjax.batch import Audio, Encoded
+from mmjax.encoders.base import Encoder
 from mmjax.encoders.convolutional import ConvSpectrogram
 from mmjax.encoders.spectrogram import LogMel, SpecAugment
 from mmjax.encoders.visible import only_visible, stand_in
@@ -77,7 +78,7 @@ class ConvFrames(nn.Module):
         return x, mask
 
 
-class SpectrogramTransformer(nn.Module):
+class SpectrogramTransformer(Encoder):
     """Log-mel (computed here, inside the compiled step), patches or convolutions, positions, trunk.
 
     Patches that a view hides are left out, as in Audio-MAE (Huang et al. 2022, section 3), or with
@@ -91,6 +92,10 @@ class SpectrogramTransformer(nn.Module):
     augment: SpecAugment | None = None
     position_scale: float = 1.0
     mask_token: bool = False
+
+    @property
+    def hides_patches(self):
+        return True
 
     @nn.compact
     def __call__(self, audio: Audio, train: bool = False) -> Encoded:

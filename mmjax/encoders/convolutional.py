@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
 from mmjax.batch import Audio, Encoded
+from mmjax.encoders.base import Encoder
 from mmjax.encoders.spectrogram import LogMel, SpecAugment
 from mmjax.layers import ACTIVATIONS, Conv2d, Einsum, LayerNorm
 
@@ -46,7 +47,7 @@ class ConvSpectrogram(nn.Module):
         return x, mask
 
 
-class SpectrogramCNN(nn.Module):
+class SpectrogramCNN(Encoder):
     """Log-mel and convolutions, nothing behind them: a token knows what its convolutions reach."""
 
     mel: LogMel

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from mmjax.batch import Encoded, Image
+from mmjax.encoders.base import Encoder
 from mmjax.encoders.convnext import ConvNeXtStem
 from mmjax.encoders.visible import only_visible, stand_in
 from mmjax.layers import Conv2d, Einsum, LearnedPositions, Transformer
@@ -73,7 +74,7 @@ def split_patches(pixels: jax.Array, patch: tuple[int, int]) -> jax.Array:
     return einops.rearrange(pixels, "B (M h) (N w) c -> B (M N) h w c", h=patch[0], w=patch[1])
 
 
-class ViT(nn.Module):
+class ViT(Encoder):
     """Vision Transformer, Dosovitskiy et al. 2021: patches, positions, trunk. Pooling is the head's business.
 
     `num_registers` learned tokens are put in front (a class token is one of them; Darcet et al. 2024).
@@ -86,6 +87,10 @@ class ViT(nn.Module):
     num_registers: int = 0
     position_scale: float = 1.0
     mask_token: bool = False
+
+    @property
+    def hides_patches(self):
+        return True
 
     @nn.compact
     def __call__(self, image: Image, train: bool = False) -> Encoded:

@@ -4,12 +4,13 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from mmjax.batch import Encoded, Patches
+from mmjax.encoders.base import Encoder
 from mmjax.encoders.packing import Packing
 from mmjax.layers import Einsum, Transformer
 from mmjax.sharding import gather_table, param_axes
 
 
-class NaViT(nn.Module):
+class NaViT(Encoder):
     """Patches at native aspect, positions by row and column, trunk (Dehghani et al. 2023, section 2.1).
 
     Linear patches, then factorised positions: a learned vector of the row and one of the column are added, so

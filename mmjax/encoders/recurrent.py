@@ -4,11 +4,12 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from mmjax.batch import Encoded, Text
+from mmjax.encoders.base import Encoder
 from mmjax.layers import Recurrent
 from mmjax.sharding import gather_table, param_axes
 
 
-class RecurrentText(nn.Module):
+class RecurrentText(Encoder):
     """Token and sentence-type embeddings, then LSTMs or GRUs; the order of reading needs no positions.
 
     The table is TextTransformer's: its rows start at standard deviation width^-1/2 and are scaled by
@@ -25,6 +26,13 @@ class RecurrentText(nn.Module):
         self.table = self.param("table", init, (self.vocab, width))
         init = param_axes(nn.initializers.normal(0.02), None, "embed")
         self.types = gather_table(self.param("types", init, (self.num_token_types, width)), None)
+
+    def token_table(self):
+        return self.table
+
+    @property
+    def is_causal(self):
+        return not self.trunk.bidirectional
 
     def __call__(self, text: Text, train: bool = False) -> Encoded:
         """Text ``"B L"`` -> Encoded ``"B L D"``."""

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from mmjax.batch import Encoded, Image
+from mmjax.encoders.base import Encoder
 from mmjax.layers import Conv2d, GroupNorm
 from mmjax.sharding import shard
 
@@ -55,7 +56,7 @@ def convolution(width: int, size: int, stride: int, dtype: str, name: str) -> Co
     return Conv2d(width, size, stride, use_bias=False, by="xla", dtype=dtype, name=name)
 
 
-class ResNet(nn.Module):
+class ResNet(Encoder):
     """He et al. 2016, table 1, with group in the place of batch normalisation: a token for each last cell.
 
     ResNet-18 is ``stages=(2, 2, 2, 2), block="basic"``, ResNet-50 ``(3, 4, 6, 3), "bottleneck"``; tokens are

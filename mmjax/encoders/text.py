@@ -6,11 +6,12 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Int, Int32
 
 from mmjax.batch import Encoded, Text
+from mmjax.encoders.base import Encoder
 from mmjax.layers import LearnedPositions, Transformer
 from mmjax.sharding import gather_table, param_axes
 
 
-class TextTransformer(nn.Module):
+class TextTransformer(Encoder):
     """Token, position and sentence-type embeddings, then the trunk.
 
     The token table starts at standard deviation width^-1/2 and its rows are scaled by width^1/2 when read
@@ -44,6 +45,13 @@ class TextTransformer(nn.Module):
             rows = len(self.hash_ngrams) * self.hash_buckets
             self.ngrams = gather_table(self.param("ngrams", init, (rows, width)))
         self.positions = LearnedPositions(self.max_length, self.position_scale)
+
+    def token_table(self):
+        return self.table
+
+    @property
+    def is_causal(self):
+        return self.trunk.causal
 
     def __call__(self, text: Text, train: bool = False) -> Encoded:
         """Text ``"B L"`` -> Encoded ``"B L D"``."""

@@ -7,12 +7,13 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
 from mmjax.batch import Encoded, Image, Video
+from mmjax.encoders.base import Encoder
 from mmjax.encoders.image import ViT
 from mmjax.encoders.resnet import ResNet
 from mmjax.layers import Einsum, LearnedPositions, Transformer
 
 
-class FactorisedVideo(nn.Module):
+class FactorisedVideo(Encoder):
     """Space, then time: ViViT's factorised encoder (Arnab et al. 2021, section 3.3, model 2).
 
     Every frame goes by itself through an image encoder, the mean of its tokens (or the first, where that is a
@@ -80,7 +81,7 @@ class Tubelets(nn.Module):
         return x, einops.reduce(mask, "B (T t) -> B T", "max", t=self.frames)
 
 
-class TubeletTransformer(nn.Module):
+class TubeletTransformer(Encoder):
     """Tubelets, positions in space and time, and a trunk over all of them at once (ViViT's model 1).
 
     Positions are a learned vector of the moment and one of the place, added. Tokens are tubelets, by time.

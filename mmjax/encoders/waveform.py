@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
 from mmjax.batch import Audio, Encoded
+from mmjax.encoders.base import Encoder
 from mmjax.layers import Conv1d, Einsum, LayerNorm, LearnedPositions, Transformer
 
 
@@ -56,7 +57,7 @@ def standardise(
     return centred * jax.lax.rsqrt(variance + 1e-7)
 
 
-class WaveformTransformer(nn.Module):
+class WaveformTransformer(Encoder):
     """Convolutions over the samples, positions, trunk."""
 
     stem: ConvWaveform

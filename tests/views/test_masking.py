@@ -208,8 +208,8 @@ def test_masked_sound_is_neither_augmented_nor_read_through_overlapping_windows(
         sound_tower(stem=encoders.ConvFrames()).init(jax.random.key(0), audio)
 
 
-class Blind(nn.Module):
-    """An encoder that knows nothing of hidden patches."""
+class IgnoresVisible(encoders.Encoder):
+    """An encoder that does not respect `Image.visible`."""
 
     @nn.compact
     def __call__(self, image: Image, train: bool = False) -> Encoded:
@@ -217,9 +217,9 @@ class Blind(nn.Module):
 
 
 def test_an_encoder_that_would_see_what_is_hidden_is_refused():
-    model = MultimodalModel(encoders={"image": Blind()}, fusion=fusion.Late(), heads={})
+    model = MultimodalModel(encoders={"image": IgnoresVisible()}, fusion=fusion.Late(), heads={})
     with pytest.raises(
-        ValueError, match="patches of the stream 'image', and its encoder Blind would see them"
+        ValueError, match="patches of the stream 'image', but its encoder IgnoresVisible reads all of them"
     ):
         model.init(jax.random.key(0), "image", PICTURE.replace(visible=VISIBLE), method="encode")
     model.init(jax.random.key(0), "image", PICTURE, method="encode")
