@@ -51,7 +51,7 @@ def emoji(split: str, *, pictures: str | tuple[str, ...] = "noto.png", augment: 
             "image": data.ImageTransform(pictures, size=(32, 32), crop_scale=(0.5, 1.0) if augment else None),
             "text": data.TextTransform("json.name", tokenizer=words, length=24),
             "category": data.LabelTransform("json.category", CATEGORIES),
-            "keywords": data.MultiLabelTransform("json.keywords", KEYWORDS, skip_others=True),
+            "keywords": data.MultiLabelTransform("json.keywords", KEYWORDS, skip_unknown=True),
         },
         cache=True,
     )

@@ -41,7 +41,7 @@ def cells(split: str) -> data.Dataset:
         streams={
             "image": data.ImageTransform("jpg", size=(120, 160), std=0.25),
             "boxes": data.BoxesTransform(
-                "json.boxes_xywh_norm", labels="json.box_labels", classes=CLASSES, most=32
+                "json.boxes_xywh_norm", labels="json.box_labels", classes=CLASSES, max_boxes=32
             ),
         },
         cache=True,
@@ -72,7 +72,7 @@ def experiment() -> Experiment:
                 )
             },
         ),
-        objectives={"boxes": objectives.Boxes("boxes", view=views.Mirror())},
+        objectives={"boxes": objectives.Boxes("boxes", view=views.Flip())},
         optimizer=train.AdamW(
             peak_learning_rate=1e-3, schedule=train.Schedule(warmup_steps=100), weight_decay=0.05
         ),

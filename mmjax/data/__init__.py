@@ -7,7 +7,7 @@ from mmjax.data.collate import collate
 from mmjax.data.dataset import Dataset, Examples, with_path
 from mmjax.data.image import ImageTransform
 from mmjax.data.labels import LabelTransform
-from mmjax.data.loader import Bad, BadCounter, batches, epoch
+from mmjax.data.loader import BadExampleCounter, BadExamples, batches, epoch
 from mmjax.data.local import LocalData, local
 from mmjax.data.mixture import Mixture
 from mmjax.data.multi_labels import MultiLabelTransform
@@ -42,7 +42,7 @@ from mmjax.data.vocabulary import (
 )
 
 __all__ = [
-    "ArrayRecord", "Arrays", "AudioTransform", "Bad", "BadCounter", "BadExample", "BoxesTransform", "CLS_ID",
+    "ArrayRecord", "Arrays", "AudioTransform", "BadExampleCounter", "BadExamples", "BadExample", "BoxesTransform", "CLS_ID",
     "ConsecutiveSentences", "Dataset", "Examples", "ImageTransform", "Jsonl", "LabelTransform", "LocalData", "MASK_ID",
     "MissingField", "Mixture", "MultiLabelTransform", "Npz", "PAD_ID", "PatchesTransform", "Pretrained",
     "Reader", "Record", "SEP_ID", "Source", "TagTransform", "TextTransform", "Tfds", "TokenizerSpec",

@@ -9,8 +9,8 @@ import numpy as np
 
 from mmjax.batch import Audio
 from mmjax.data import augment
-from mmjax.data.augment.base import GEOMETRY, drawn, expect, without
-from mmjax.data.records import BadExample, Record, at_each, lookup
+from mmjax.data.augment.base import GEOMETRY, check_kind, with_generators, without
+from mmjax.data.records import BadExample, Record, lookup, read_each_path
 from mmjax.errors import InputError
 
 _FULL_SCALE = 32767.0  # of int16, in which decoded audio is kept: half the memory of float32, below hearing
@@ -40,7 +40,7 @@ class AudioTransform:
     augmentations: tuple[augment.AudioAugmentation, ...] = ()
 
     def __post_init__(self):
-        expect(self.augmentations, augment.AudioAugmentation, "AudioTransform")
+        check_kind(self.augmentations, augment.AudioAugmentation, "AudioTransform")
         for other in (a.transform for a in self.augmentations if isinstance(a, augment.Background)):
             if not isinstance(other, AudioTransform) or other.sample_rate_hz != self.sample_rate_hz:
                 raise InputError(
@@ -65,7 +65,7 @@ class AudioTransform:
         """The same without these changes; what was decoded for this one will do."""
         return dataclasses.replace(
             self,
-            shift_seconds=0.0 if "move" in forbidden else self.shift_seconds,
+            shift_seconds=0.0 if "shift" in forbidden else self.shift_seconds,
             gain_db=0.0 if "loudness" in forbidden else self.gain_db,
             augmentations=without(self.augmentations, forbidden),
         )
@@ -78,12 +78,12 @@ class AudioTransform:
 
     def decode(self, record: Record) -> list[np.ndarray]:
         """int16 "samples" for each path that the record has, as long as shift and speed may reach."""
-        return list(at_each(record, self.field, self._decode))
+        return list(read_each_path(record, self.field, self._decode))
 
     def _decode(self, record: Record, path: str) -> np.ndarray:
         key, value = record["__key__"], lookup(record, path)
         reach = self.seconds + self.shift_seconds
-        reach *= math.prod(max(augmentation.reach(), 1.0) for augmentation in self.augmentations)
+        reach *= math.prod(max(augmentation.input_ratio(), 1.0) for augmentation in self.augmentations)
         samples, rate = _read(key, path, value, self.sample_rate_hz, reach)
         if not samples.size:
             raise BadExample(key, f"expected sound in {path!r}, found a recording of zero length")
@@ -113,7 +113,7 @@ class AudioTransform:
                 scale *= 10.0 ** (float(rng.uniform(-self.gain_db, self.gain_db)) / 20.0)
             if self.augmentations:
                 clip = clip.astype(np.float32)  # still of full scale: what is added is in proportion
-                for augmentation, own in drawn(self.augmentations, rng):
+                for augmentation, own in with_generators(self.augmentations, rng):
                     clip = augmentation(clip, own)
             start = min(start, clip.size - 1)  # never shift all of a short clip away
         heard = clip[max(start, 0) :]

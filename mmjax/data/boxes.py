@@ -15,7 +15,7 @@ class BoxesTransform:
     """Boxes as centre and size, in shares of the picture.
 
     The picture's own transform must keep all of it where it is: a size of its aspect, no crop, flip or shift.
-    To mirror both together, look through `views.Mirror`.
+    To mirror both together, look through `views.Flip`.
 
     Args:
         field: path to a list of four numbers a box, in shares of the picture.
@@ -29,7 +29,7 @@ class BoxesTransform:
     field: str
     labels: str
     classes: tuple[str, ...]
-    most: int
+    max_boxes: int
     form: Literal["left_top_size", "corners", "centre_size"] = "left_top_size"
     optional: bool = False
 
@@ -49,8 +49,8 @@ class BoxesTransform:
             raise BadExample(
                 key, f"expected as many {self.labels!r} as boxes, found {len(names)} and {len(boxes)}"
             )
-        if len(boxes) > self.most:
-            raise BadExample(key, f"expected at most {self.most} boxes (most), found {len(boxes)}")
+        if len(boxes) > self.max_boxes:
+            raise BadExample(key, f"expected at most {self.max_boxes} boxes (max_boxes), found {len(boxes)}")
         unknown = sorted(set(names) - set(self.classes))
         if unknown:
             raise BadExample(
@@ -64,10 +64,10 @@ class BoxesTransform:
         return boxes, np.array([self.classes.index(name) for name in names], np.int32)
 
     def augment(self, decoded: tuple[np.ndarray, np.ndarray], rng: np.random.Generator | None) -> BoxTargets:
-        """Filled up to `most`: nothing here is random."""
+        """Filled up to `max_boxes`: nothing here is random."""
         boxes, classes = decoded
-        left = self.most - len(boxes)
-        mask = np.arange(self.most) < len(boxes)
+        left = self.max_boxes - len(boxes)
+        mask = np.arange(self.max_boxes) < len(boxes)
         return BoxTargets(np.pad(boxes, ((0, left), (0, 0))), np.pad(classes, (0, left)), mask)
 
     def empty(self) -> BoxTargets:

@@ -8,7 +8,7 @@ import numpy as np
 from mmjax.batch import Stream
 from mmjax.data.augment import joint
 from mmjax.data.records import BadExample, MissingField
-from mmjax.data.sources.paths import Reader, Source, replace_path, shared
+from mmjax.data.sources.paths import Reader, Source, replace_path, threadsafe_cache
 from mmjax.data.transform import Transform
 
 
@@ -20,7 +20,7 @@ class Dataset:
         source: where the records are.
         streams: the transform of each stream.
         cache: keep what is decoded in memory (uint8 pixels, int16 samples, token ids): later epochs augment.
-        rules: what augmentation must leave whole; see :class:`augment.Forbid`, :class:`augment.Together`.
+        rules: what augmentation must leave whole; see :class:`augment.ForbidChanges`, :class:`augment.ShareGeometry`.
     """
 
     source: Source
@@ -29,7 +29,7 @@ class Dataset:
     rules: tuple[joint.Rule, ...] = ()
 
     def __post_init__(self):
-        joint.check(self.rules, self.streams)
+        joint.check_rules(self.rules, self.streams)
 
     def open(self) -> "Examples":
         """The examples. Equal datasets share them and their cache. Raises InputError as the source does."""
@@ -45,7 +45,7 @@ def with_path(dataset: Dataset, path: str) -> Dataset:
     return dataclasses.replace(dataset, source=replace_path(dataset.source, path))
 
 
-@shared
+@threadsafe_cache
 def _open(
     reader: Reader, streams: tuple[tuple[str, Transform], ...], cache: bool, rules: tuple[joint.Rule, ...]
 ) -> "Examples":
@@ -87,7 +87,7 @@ class Examples:
         decoded = self._decoded(index)
         if rng is None:
             return {name: self._streams[name].augment(value, None) for name, value in decoded.values.items()}
-        shared_draws = joint.generators(self._rules, rng)
+        shared_draws = joint.shared_generators(self._rules, rng)
         return {
             name: self._transform(name, decoded.forbidden.get(name)).augment(
                 value, shared_draws.get(name, rng)
@@ -125,4 +125,4 @@ class Examples:
             except MissingField:
                 if not transform.optional:
                     raise
-        return _Decoded(decoded, joint.forbidden(self._rules, self._streams, record, decoded))
+        return _Decoded(decoded, joint.forbidden_changes(self._rules, self._streams, record, decoded))

@@ -8,9 +8,9 @@ import numpy as np
 
 from mmjax.batch import Image
 from mmjax.data import augment
-from mmjax.data.augment.base import GEOMETRY, drawn, expect, without
-from mmjax.data.picture import cover, flatten, open_picture, resize, to_picture, to_pixels
-from mmjax.data.records import BadExample, Record, at_each, lookup
+from mmjax.data.augment.base import GEOMETRY, check_kind, with_generators, without
+from mmjax.data.pillow_image import flatten, open_image, resize, resize_to_cover, to_array, to_pillow
+from mmjax.data.records import BadExample, Record, lookup, read_each_path
 from mmjax.errors import InputError
 
 
@@ -51,7 +51,7 @@ class ImageTransform:
     augmentations: tuple[augment.ImageAugmentation, ...] = ()
 
     def __post_init__(self):
-        expect(self.augmentations, augment.ImageAugmentation, "ImageTransform")
+        check_kind(self.augmentations, augment.ImageAugmentation, "ImageTransform")
         if self.channels not in (1, 3):
             raise InputError(f"expected channels 1 (grey) or 3 (RGB), found {self.channels}")
         for name, value in (("mean", self.mean), ("std", self.std)):
@@ -78,8 +78,8 @@ class ImageTransform:
         return dataclasses.replace(
             self,
             crop_scale=None if "crop" in forbidden else self.crop_scale,
-            flip=self.flip and "mirror" not in forbidden,
-            shift=0 if "move" in forbidden else self.shift,
+            flip=self.flip and "flip" not in forbidden,
+            shift=0 if "shift" in forbidden else self.shift,
             augmentations=without(self.augmentations, forbidden),
         )
 
@@ -91,27 +91,25 @@ class ImageTransform:
 
     def decode(self, record: Record) -> list[np.ndarray]:
         """uint8 "height width channel" for each path that the record has; larger if it is to be cropped."""
-        return list(at_each(record, self.field, self._decode))
+        return list(read_each_path(record, self.field, self._decode))
 
     def _decode(self, record: Record, path: str) -> np.ndarray:
         key, value = record["__key__"], lookup(record, path)
         # The smallest crop must still fill the size; more resolution than that would only fill the cache.
         sharper = 1.0 if self.crop_scale is None else 1.0 / math.sqrt(self.crop_scale[0])
         wanted = (math.ceil(self.size[0] * sharper), math.ceil(self.size[1] * sharper))
-        picture = open_picture(
-            key, path, value, self.max_pixels, 0 if self.subtract_mean_tile else max(wanted)
-        )
+        picture = open_image(key, path, value, self.max_pixels, 0 if self.subtract_mean_tile else max(wanted))
         picture = flatten(picture, "RGB" if self.channels == 3 else "L", self.background)
         if self.subtract_mean_tile:
             return self._scale_tiles(key, path, picture, sharper)
         if self.crop_scale is None:
-            return to_pixels(cover(picture, self.size))
+            return to_array(resize_to_cover(picture, self.size))
         scale = max(wanted[0] / picture.height, wanted[1] / picture.width)
         if scale < 1.0:
             picture = resize(
                 picture, (max(1, round(picture.height * scale)), max(1, round(picture.width * scale)))
             )
-        return to_pixels(picture)
+        return to_array(picture)
 
     def _scale_tiles(self, key: str, path: str, picture: Any, sharper: float) -> np.ndarray:
         """Scale each tile by itself: a filter over the sheet would mix a tile's edge with its neighbour's."""
@@ -122,8 +120,8 @@ class ImageTransform:
                 key, f"expected a sheet of {rows} x {columns} equal tiles in {path!r}, found {found}"
             )
         size = tuple(math.ceil(side * sharper) for side in self._tile_size)
-        tiles = _frames(to_pixels(picture), self._tiles)
-        return _sheet(np.stack([to_pixels(resize(to_picture(tile), size)) for tile in tiles]), self._tiles)
+        tiles = _frames(to_array(picture), self._tiles)
+        return _sheet(np.stack([to_array(resize(to_pillow(tile), size)) for tile in tiles]), self._tiles)
 
     def augment(self, decoded: list[np.ndarray], rng: np.random.Generator | None) -> Image:
         """Choose, crop, mirror, shift, augment, normalise."""
@@ -136,7 +134,7 @@ class ImageTransform:
             pixels = self._move(pixels, rng)
         if rng is not None and self.augmentations:
             frames = _frames(pixels, self._tiles)
-            for augmentation, own in drawn(self.augmentations, rng):
+            for augmentation, own in with_generators(self.augmentations, rng):
                 frames = augmentation(frames, own)
             pixels = _sheet(frames, self._tiles)
         return Image(self._normalise(pixels), np.asarray(True))
@@ -145,11 +143,11 @@ class ImageTransform:
         """To the size: a random box, the same in all tiles, or as much as there is."""
         frames, size = _frames(pixels, self._tiles), self._tile_size
         if rng is None or self.crop_scale is None:
-            scaled = [cover(to_picture(frame), size) for frame in frames]
+            scaled = [resize_to_cover(to_pillow(frame), size) for frame in frames]
         else:
             box = self._box(*frames.shape[1:3], rng, *self.crop_scale)
-            scaled = [resize(to_picture(frame), size, box) for frame in frames]
-        return _sheet(np.stack([to_pixels(picture) for picture in scaled]), self._tiles)
+            scaled = [resize(to_pillow(frame), size, box) for frame in frames]
+        return _sheet(np.stack([to_array(picture) for picture in scaled]), self._tiles)
 
     def _box(
         self, height: int, width: int, rng: np.random.Generator, least: float, most: float
@@ -164,7 +162,7 @@ class ImageTransform:
         return left, top, min(left + crop_width, width), min(top + crop_height, height)
 
     def _move(self, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Mirror and shift by looking pixels up, within each tile."""
+        """Flip and shift by looking pixels up, within each tile."""
         down, right = rng.integers(-self.shift, self.shift + 1, 2)
         mirror = self.flip and rng.random() < 0.5
         rows = _look_up(self.size[0], self._tile_size[0], down, False)

@@ -21,15 +21,15 @@ _FOREVER = 2**40  # steps; Grain wants an end
 
 
 @dataclasses.dataclass(frozen=True)
-class Bad:
+class BadExamples:
     """What was wrong with a batch's examples: (key, reason) of each bad one, among ``num_rows``."""
 
     examples: list[tuple[str, str]]
     num_rows: int
 
 
-class BadCounter:
-    """Logs bad examples and ends the run when they are more than ``mixture.max_bad_share`` of the rows.
+class BadExampleCounter:
+    """Logs bad examples and ends the run when they are more than ``mixture.max_bad_fraction`` of the rows.
 
     The share is judged once min(1000, number of records) rows were seen, and at :meth:`finish`.
     """
@@ -41,7 +41,7 @@ class BadCounter:
         self.num_bad = 0
         self.num_rows = 0
 
-    def add(self, bad: Bad) -> None:
+    def add(self, bad: BadExamples) -> None:
         """Count one batch. Raises InputError with the first few keys and reasons."""
         self.num_bad += len(bad.examples)
         self.num_rows += bad.num_rows
@@ -50,15 +50,15 @@ class BadCounter:
                 _LOG.warning("skipped the bad example %s: %s", key, reason)
                 self._first[key] = reason
         if self.num_rows >= self._judge_from:
-            self.finish()
+            self.check()
 
-    def finish(self) -> None:
+    def check(self) -> None:
         """Judge what was seen, however little. Raises InputError like :meth:`add`."""
-        if self.num_bad > self._mixture.max_bad_share * self.num_rows:
+        if self.num_bad > self._mixture.max_bad_fraction * self.num_rows:
             some = "\n".join(f"  {key}: {reason}" for key, reason in list(self._first.items())[:5])
             raise InputError(
-                f"expected at most {self._mixture.max_bad_share:.2%} bad examples (max_bad_share), found "
-                f"{self.num_bad} of {self.num_rows}. Mend the data or raise max_bad_share. The first:\n{some}"
+                f"expected at most {self._mixture.max_bad_fraction:.2%} bad examples (max_bad_fraction), found "
+                f"{self.num_bad} of {self.num_rows}. Mend the data or raise max_bad_fraction. The first:\n{some}"
             )
 
 
@@ -71,7 +71,7 @@ def batches(
     num_threads: int = 2,
     num_workers: int = 0,
     num_steps: int | None = None,
-) -> Iterator[tuple[Batch, Bad]]:
+) -> Iterator[tuple[Batch, BadExamples]]:
     """The training batches from ``start_step`` on, shuffled anew each epoch, augmented; arrays are NumPy's.
 
     Args:
@@ -110,7 +110,7 @@ def batches(
     return _raising(iterable)
 
 
-def _raising(made: Iterable[tuple[Batch, Bad] | InputError]) -> Iterator[tuple[Batch, Bad]]:
+def _raising(made: Iterable[tuple[Batch, BadExamples] | InputError]) -> Iterator[tuple[Batch, BadExamples]]:
     for batch in made:
         if isinstance(batch, InputError):
             raise batch
@@ -143,13 +143,13 @@ class _MakeBatch:
                 )
         return opened
 
-    def __call__(self, step: int) -> tuple[Batch, Bad] | InputError:
+    def __call__(self, step: int) -> tuple[Batch, BadExamples] | InputError:
         try:
             return self._make(int(step))
         except InputError as error:
             return error  # as a value: Grain would rename an exception that leaves a worker
 
-    def _make(self, step: int) -> tuple[Batch, Bad]:
+    def _make(self, step: int) -> tuple[Batch, BadExamples]:
         opened = self.open()
         examples, bad = [], []
         numbers, places = self.mixture.assign(step * self.mixture.batch_size + self.rows)
@@ -163,7 +163,7 @@ class _MakeBatch:
             except BadExample as error:
                 examples.append({})
                 bad.append((error.key, error.reason))
-        return collate(examples, self.mixture.streams()), Bad(bad, len(self.rows))
+        return collate(examples, self.mixture.streams()), BadExamples(bad, len(self.rows))
 
 
 @functools.lru_cache(maxsize=16)
@@ -174,7 +174,7 @@ def _order(seed: int, dataset: int, epoch: int, size: int) -> np.ndarray:
 
 
 def epoch(
-    dataset: Dataset, batch_size: int, limit: int | None = None, *, max_bad_share: float = 0.01
+    dataset: Dataset, batch_size: int, limit: int | None = None, *, max_bad_fraction: float = 0.01
 ) -> Iterator[Batch]:
     """Every example once, in order, not augmented. Rows that miss everything fill up the last batch.
 
@@ -182,10 +182,10 @@ def epoch(
         dataset: what to read.
         batch_size: rows of every batch, the last one too.
         limit: only the first so many examples.
-        max_bad_share: bad examples become rows that miss everything; more than this raise InputError.
+        max_bad_fraction: bad examples become rows that miss everything; more than this raise InputError.
     """
     opened, blank = dataset.open(), dataset.empty()
-    counter = BadCounter(Mixture.of(dataset, batch_size=batch_size, max_bad_share=max_bad_share))
+    counter = BadExampleCounter(Mixture.of(dataset, batch_size=batch_size, max_bad_fraction=max_bad_fraction))
     size = len(opened) if limit is None else min(limit, len(opened))
     for start in range(0, size, batch_size):
         examples, bad = [], []
@@ -196,6 +196,6 @@ def epoch(
             except BadExample as error:
                 examples.append({})
                 bad.append((error.key, error.reason))
-        counter.add(Bad(bad, len(indices)))
+        counter.add(BadExamples(bad, len(indices)))
         yield collate(examples + [{}] * (batch_size - len(examples)), blank)
-    counter.finish()
+    counter.check()

@@ -23,12 +23,12 @@ class Mixture:
     Args:
         datasets: each with its weight; weights are proportions of rows and need not sum to 1.
         batch_size: rows of the global batch, over all processes.
-        max_bad_share: more bad examples than this stop the run.
+        max_bad_fraction: more bad examples than this stop the run.
     """
 
     datasets: dict[str, tuple[float, Dataset]]
     batch_size: int
-    max_bad_share: float = 0.01
+    max_bad_fraction: float = 0.01
 
     def __post_init__(self):
         if not self.datasets:
@@ -42,9 +42,9 @@ class Mixture:
             raise InputError(f"expected a batch_size of at least 1, found {self.batch_size}")
 
     @classmethod
-    def of(cls, dataset: Dataset, *, batch_size: int, max_bad_share: float = 0.01) -> "Mixture":
+    def of(cls, dataset: Dataset, *, batch_size: int, max_bad_fraction: float = 0.01) -> "Mixture":
         """A mixture of one."""
-        return cls({"data": (1.0, dataset)}, batch_size, max_bad_share)
+        return cls({"data": (1.0, dataset)}, batch_size, max_bad_fraction)
 
     def streams(self) -> dict[str, Stream]:
         """The union of the datasets' streams, each as its empty example: types, shapes, no batch axis.

@@ -18,14 +18,14 @@ class MultiLabelTransform:
         field: path to a list of names or numbers (an empty one: none applies), or to a bool array "classes".
         classes: the names, in the order of their numbers.
         optional: a record without the field is an example without this stream.
-        skip_others: names that are not among the classes are passed over, where the classes are some of many;
+        skip_unknown: names that are not among the classes are passed over, where the classes are some of many;
             otherwise one makes the example a bad one.
     """
 
     field: str
     classes: tuple[str, ...]
     optional: bool = False
-    skip_others: bool = False
+    skip_unknown: bool = False
 
     def __post_init__(self):
         if not self.classes or len(set(self.classes)) != len(self.classes):
@@ -45,7 +45,7 @@ class MultiLabelTransform:
             raise BadExample(key, f"expected a list of classes in {self.field!r}, found {value!r}")
         answers = np.zeros(len(self.classes), bool)
         for item in value:
-            if self.skip_others and isinstance(item, str) and item not in self.classes:
+            if self.skip_unknown and isinstance(item, str) and item not in self.classes:
                 continue
             answers[self._number(key, item)] = True
         return answers
@@ -60,7 +60,7 @@ class MultiLabelTransform:
         raise BadExample(
             key,
             f"expected classes among {list(self.classes)} in {self.field!r}, or numbers, found {item!r}: "
-            "correct it, add it to the classes, or set skip_others=True",
+            "correct it, add it to the classes, or set skip_unknown=True",
         )
 
     def augment(self, decoded: np.ndarray, rng: np.random.Generator | None) -> MultiLabels:

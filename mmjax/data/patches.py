@@ -7,8 +7,8 @@ import numpy as np
 
 from mmjax.batch import Image, Patches
 from mmjax.data.image import ImageTransform
-from mmjax.data.picture import flatten, open_picture, resize, to_picture, to_pixels
-from mmjax.data.records import Record, at_each, lookup
+from mmjax.data.pillow_image import flatten, open_image, resize, to_array, to_pillow
+from mmjax.data.records import Record, lookup, read_each_path
 from mmjax.errors import InputError
 
 
@@ -54,15 +54,15 @@ class PatchesTransform:
 
     def decode(self, record: Record) -> list[np.ndarray]:
         """uint8 "height width channel" in whole patches for each path that the record has."""
-        return list(at_each(record, self.field, self._decode))
+        return list(read_each_path(record, self.field, self._decode))
 
     def _decode(self, record: Record, path: str) -> np.ndarray:
         # A JPEG may come out smaller, but with at least the longest side that any grid has.
         side = self.patch * self.max_patches
-        picture = open_picture(record["__key__"], path, lookup(record, path), self.max_pixels, side)
+        picture = open_image(record["__key__"], path, lookup(record, path), self.max_pixels, side)
         picture = flatten(picture, "RGB" if self.channels == 3 else "L", self.background)
         rows, columns = grid(picture.height, picture.width, self.patch, self.max_patches)
-        return to_pixels(resize(picture, (rows * self.patch, columns * self.patch)))
+        return to_array(resize(picture, (rows * self.patch, columns * self.patch)))
 
     def augment(self, decoded: list[np.ndarray], rng: np.random.Generator | None) -> Patches:
         """Choose, shrink, cut, normalise."""
@@ -72,7 +72,7 @@ class PatchesTransform:
         if rng is not None and self.min_patches is not None:
             most = int(rng.integers(self.min_patches, self.max_patches + 1))
             rows, columns = grid(*pixels.shape[:2], self.patch, most)
-            pixels = to_pixels(resize(to_picture(pixels), (rows * self.patch, columns * self.patch)))
+            pixels = to_array(resize(to_pillow(pixels), (rows * self.patch, columns * self.patch)))
         std, mean = np.asarray(self.std, np.float32), np.asarray(self.mean, np.float32)
         pixels = pixels.astype(np.float32) * (1.0 / (255.0 * std)) - mean / std
         rows, columns = pixels.shape[0] // self.patch, pixels.shape[1] // self.patch
@@ -83,7 +83,7 @@ class PatchesTransform:
         made.mask[:num] = True
         return made
 
-    def images(self, patches: Patches) -> tuple[Image, ImageTransform]:
+    def to_images(self, patches: Patches) -> tuple[Image, ImageTransform]:
         """A batch put together again, each picture stretched to one square, and how such pixels are made."""
         side = self.patch * math.ceil(math.sqrt(self.max_patches))
         stretched = [

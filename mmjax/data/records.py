@@ -81,7 +81,7 @@ def _parse_json(key: str, field: str, raw: bytes) -> Any:
         raise BadExample(key, f"expected JSON in {field!r}, found {raw[:40]!r}: {error}") from error
 
 
-def text_at(record: Record, path: str, join: str = ", ") -> str:
+def lookup_text(record: Record, path: str, join: str = ", ") -> str:
     """The text at a path, stripped. A list of texts is joined; bytes must be UTF-8.
 
     Raises:
@@ -111,7 +111,7 @@ def text_at(record: Record, path: str, join: str = ", ") -> str:
     return value
 
 
-def words_at(record: Record, path: str) -> list[str]:
+def lookup_words(record: Record, path: str) -> list[str]:
     """The words at a path: a list of them, or a text that spaces divide.
 
     Raises:
@@ -120,13 +120,15 @@ def words_at(record: Record, path: str) -> list[str]:
     """
     key, value = record["__key__"], lookup(record, path)
     if isinstance(value, bytes | str):
-        value = text_at(record, path).split()
+        value = lookup_text(record, path).split()
     if not (isinstance(value, list) and value and all(isinstance(word, str) for word in value)):
         raise BadExample(key, f"expected a list of words in {path!r}, found {str(value)[:40]!r}")
     return value
 
 
-def at_each(record: Record, field: str | tuple[str, ...], read: Callable[[Record, str], T]) -> Iterator[T]:
+def read_each_path(
+    record: Record, field: str | tuple[str, ...], read: Callable[[Record, str], T]
+) -> Iterator[T]:
     """``read(record, path)`` for each path of ``field`` that the record has, in order.
 
     Raises:

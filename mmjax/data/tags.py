@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from mmjax.batch import Tags
-from mmjax.data.records import BadExample, Record, words_at
+from mmjax.data.records import BadExample, Record, lookup_words
 from mmjax.data.text import TextTransform
 from mmjax.errors import InputError
 
@@ -39,7 +39,7 @@ class TagTransform:
     def decode(self, record: Record) -> np.ndarray:
         """The class at each position, and -1 where there is none: int32 "L". Raises BadExample."""
         key = record["__key__"]
-        tags, words = words_at(record, self.field), words_at(record, str(self.text.field))
+        tags, words = lookup_words(record, self.field), lookup_words(record, str(self.text.field))
         if len(tags) != len(words):
             raise BadExample(
                 key,

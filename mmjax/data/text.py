@@ -7,8 +7,8 @@ import numpy as np
 
 from mmjax.batch import Text
 from mmjax.data import augment
-from mmjax.data.augment.base import drawn, expect, without
-from mmjax.data.records import BadExample, Record, at_each, lookup, text_at, words_at
+from mmjax.data.augment.base import check_kind, with_generators, without
+from mmjax.data.records import BadExample, Record, lookup, lookup_text, lookup_words, read_each_path
 from mmjax.data.vocabulary import TokenizerSpec
 from mmjax.errors import InputError
 
@@ -41,7 +41,7 @@ class TextTransform:
     augmentations: tuple[augment.TextAugmentation, ...] = ()
 
     def __post_init__(self):
-        expect(self.augmentations, augment.TextAugmentation, "TextTransform")
+        check_kind(self.augmentations, augment.TextAugmentation, "TextTransform")
         if self.length < 3:
             raise InputError(
                 f"expected a length of at least 3, for [CLS], a token and [SEP], found {self.length}"
@@ -53,17 +53,17 @@ class TextTransform:
 
     def decode(self, record: Record) -> list[Text]:
         """Token ids for each path that the record has; one for ``choose="first"``."""
-        texts = at_each(record, self.field, self._decode)
+        texts = read_each_path(record, self.field, self._decode)
         return [next(texts)] if self.choose == "first" else list(texts)
 
     def _decode(self, record: Record, path: str) -> Text:
         if self.pretokenized:
-            return self._encode_words(words_at(record, path), record["__key__"])
+            return self._encode_words(lookup_words(record, path), record["__key__"])
         return self.encode(self._text(record, path), record["__key__"])
 
     def _text(self, record: Record, path: str) -> str:
         if self.classes is None:
-            return text_at(record, path, self.join)
+            return lookup_text(record, path, self.join)
         key, value = record["__key__"], lookup(record, path)
         if not (np.ndim(value) == 0 and np.issubdtype(np.asarray(value).dtype, np.integer)):
             raise BadExample(key, f"expected the number of a class in {path!r}, found {value!r}")
@@ -103,7 +103,7 @@ class TextTransform:
         text = decoded[0] if len(decoded) == 1 else decoded[int(rng.integers(len(decoded)))]
         if self.augmentations:
             vocabulary = self.tokenizer.open()
-            for augmentation, own in drawn(self.augmentations, rng):
+            for augmentation, own in with_generators(self.augmentations, rng):
                 text = augmentation(text, own, vocabulary)
         return text
 
@@ -111,9 +111,9 @@ class TextTransform:
         """The same without these changes."""
         return dataclasses.replace(self, augmentations=without(self.augmentations, forbidden))
 
-    def said(self, record: Record) -> str:
+    def possible_text(self, record: Record) -> str:
         """Every text that the record has for this stream, whichever is chosen. Raises BadExample."""
-        return "\n".join(at_each(record, self.field, self._text))
+        return "\n".join(read_each_path(record, self.field, self._text))
 
     def empty(self) -> Text:
         """No text."""

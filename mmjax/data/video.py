@@ -56,7 +56,7 @@ class VideoTransform:
         image = self.sheet.augment(decoded, rng)
         return Video(self._cut(image.pixels), np.ones(self.tiles[0] * self.tiles[1], bool))
 
-    def images(self, video: Video) -> tuple[Image, ImageTransform]:
+    def to_images(self, video: Video) -> tuple[Image, ImageTransform]:
         """A batch as the sheets that it was cut from, and how they are made."""
         (rows, columns), frames = self.tiles, np.asarray(video.frames)
         batch, _, height, width, channels = frames.shape

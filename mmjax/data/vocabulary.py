@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from mmjax.data.records import BadExample, text_at
-from mmjax.data.sources.paths import Source, shared
+from mmjax.data.records import BadExample, lookup_text
+from mmjax.data.sources.paths import Source, threadsafe_cache
 from mmjax.errors import InputError
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # their ids are their places here
@@ -101,7 +101,7 @@ class Pretrained:
         return _load(self)
 
 
-@shared
+@threadsafe_cache
 def _train(spec: WordPiece, records: Any) -> Vocabulary:
     from tokenizers import Tokenizer, decoders, models, trainers
 
@@ -141,7 +141,7 @@ def _texts(spec: WordPiece, records: Any) -> Iterator[str]:
     for index in range(len(records)):
         for field in spec.fields:
             try:
-                yield text_at(records[index], field)
+                yield lookup_text(records[index], field)
             except BadExample:
                 continue  # a dataset will count and log it; a vocabulary can do without
 
@@ -192,7 +192,7 @@ class _WordPieces:
         return _digest(self._tokenizer.get_vocab())
 
 
-@shared
+@threadsafe_cache
 def _load(spec: Pretrained) -> Vocabulary:
     directory = Path(spec.directory).expanduser()
     if not directory.is_dir():

@@ -22,7 +22,7 @@ def raw_rows(stream: Stream, transform: Any) -> np.ndarray:
         case Image(pixels=pixels):
             rows = [features.picture(row) for row in np.asarray(pixels)]
         case Patches() | Video():
-            images, _ = transform.images(stream)
+            images, _ = transform.to_images(stream)
             rows = [features.picture(row) for row in images.pixels]
         case Audio():
             rows = [features.sound(mel) for mel in features.clips(stream, transform.sample_rate_hz)]

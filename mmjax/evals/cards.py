@@ -49,7 +49,7 @@ def cards(stream: Stream, transform: Any, captions: list[str]) -> list[Card]:
                 Card("audio", caption, _spectrogram(mel)) for caption, mel in zip(captions, mels, strict=True)
             ]
         case Patches() | Video():
-            return cards(*transform.images(stream), captions)
+            return cards(*transform.to_images(stream), captions)
         case _:
             raise TypeError(f"expected a Text, Image, Patches, Video or Audio, found {type(stream).__name__}")
 

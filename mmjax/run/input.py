@@ -16,7 +16,7 @@ class TrainInput:
         self.batch_size = experiment.data.batch_size
         self.sharding = sharding.batch_sharding(session.mesh, experiment.rules)
         rows = sharding.local_rows(self.sharding, self.batch_size)
-        self.counter = data.BadCounter(experiment.data)
+        self.counter = data.BadExampleCounter(experiment.data)
         # A resumed run judges the share of bad examples as if it had never stopped; a process, its part.
         self.num_bad_before, self.share = num_bad, len(rows) / self.batch_size
         self.counter.num_bad = self.num_bad_mine = round(num_bad * self.share)
@@ -40,7 +40,7 @@ class TrainInput:
     def num_bad(self) -> int:
         """Bad examples of the run so far, in all processes. Rows that several of them load count once."""
         new = self.counter.num_bad - self.num_bad_mine
-        seen, num_rows = processes.total(new, round(self.share * self.batch_size))
+        seen, num_rows = processes.sum_over_processes(new, round(self.share * self.batch_size))
         return self.num_bad_before + round(seen * self.batch_size / num_rows)
 
     def close(self) -> None:

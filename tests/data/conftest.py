@@ -18,14 +18,14 @@ class Make:
     def __init__(self, folder: Path):
         self.folder = folder
 
-    def picture(self, pixels, format: str = "PNG", **options) -> bytes:
+    def image(self, pixels, format: str = "PNG", **options) -> bytes:
         """An encoded picture; ``pixels`` uint8, or a Pillow picture."""
         file = io.BytesIO()
         picture = pixels if isinstance(pixels, Image.Image) else Image.fromarray(np.asarray(pixels, np.uint8))
         picture.save(file, format, **options)
         return file.getvalue()
 
-    def sound(self, samples, rate: int, format: str = "WAV", subtype: str = "FLOAT") -> bytes:
+    def audio(self, samples, rate: int, format: str = "WAV", subtype: str = "FLOAT") -> bytes:
         """An encoded recording; ``samples`` float "samples [channels]"."""
         file = io.BytesIO()
         soundfile.write(file, np.asarray(samples, np.float32), rate, format=format, subtype=subtype)

@@ -30,12 +30,12 @@ def texts(make):
 
 @pytest.mark.parametrize("kind", [augment.WordDropout, augment.SpanDropout])
 @pytest.mark.parametrize(("becomes", "token"), [("mask", data.MASK_ID), ("unknown", data.UNK_ID)])
-def test_dropped_words_are_hidden_whole_and_not_asked_for(texts, kind, becomes, token):
+def test_dropped_words_are_hidden_whole_and_not_asked_for(texts, kind, replace_with, token):
     _, augmented = texts
     plain = augmented()
     shares = []
     for seed in range(300):
-        text = augmented(kind(rate=0.3, becomes=becomes), seed=seed)
+        text = augmented(kind(rate=0.3, replace_with=replace_with), seed=seed)
         gone = text.tokens != plain.tokens
         np.testing.assert_array_equal(text.tokens[gone], token)
         np.testing.assert_array_equal(text.words[gone], -1)
@@ -54,7 +54,7 @@ def test_words_may_be_gone_and_the_rest_moves_up(texts, kind):
     plain = augmented()
     lengths = set()
     for seed in range(50):
-        text = augmented(kind(rate=0.4, becomes="nothing"), seed=seed)
+        text = augmented(kind(rate=0.4, replace_with="nothing"), seed=seed)
         size = int(text.mask.sum())
         lengths.add(size)
         assert text.mask[:size].all() and not text.tokens[size:].any() and (text.words[size:] == -1).all()
@@ -67,11 +67,11 @@ def test_words_may_be_gone_and_the_rest_moves_up(texts, kind):
 
 @pytest.mark.parametrize("kind", [augment.WordDropout, augment.SpanDropout])
 @pytest.mark.parametrize("becomes", ["mask", "nothing"])
-def test_one_word_always_stays(texts, kind, becomes):
+def test_one_word_always_stays(texts, kind, replace_with):
     _, augmented = texts
     for words in ("three", "one two", "one two three four"):
         for seed in range(5):
-            text = augmented(kind(rate=1.0, becomes=becomes), seed=seed, words=words)
+            text = augmented(kind(rate=1.0, replace_with=replace_with), seed=seed, words=words)
             assert len(set(text.words[text.words >= 0])) == 1
 
 

@@ -32,19 +32,19 @@ def halves(height=8, width=8):
 
 def test_a_picture_becomes_normalised_pixels_of_the_size(make):
     transform = data.ImageTransform("png", (4, 6))
-    pixels = one(transform, make.picture(np.full((9, 20, 3), 255)))
+    pixels = one(transform, make.image(np.full((9, 20, 3), 255)))
     assert pixels.shape == (4, 6, 3) and pixels.dtype == np.float32
     np.testing.assert_allclose(pixels, 1.0, atol=1e-6)
     by_channel = data.ImageTransform("png", (2, 2), mean=(0.0, 0.5, 1.0), std=(1.0, 0.5, 0.25))
     np.testing.assert_allclose(
-        one(by_channel, make.picture(np.full((2, 2, 3), 255)))[0, 0], [1, 1, 0], atol=1e-6
+        one(by_channel, make.image(np.full((2, 2, 3), 255)))[0, 0], [1, 1, 0], atol=1e-6
     )
 
 
 def test_scaling_covers_and_cuts_evenly(make):
     wide = np.zeros((4, 12, 3), np.uint8)
     wide[:, 4:8] = 255  # the middle third is all that a square shows
-    np.testing.assert_allclose(one(data.ImageTransform("png", (4, 4), **PLAIN), make.picture(wide)), 1.0)
+    np.testing.assert_allclose(one(data.ImageTransform("png", (4, 4), **PLAIN), make.image(wide)), 1.0)
 
 
 @pytest.mark.parametrize(
@@ -62,9 +62,9 @@ def test_scaling_covers_and_cuts_evenly(make):
 )
 def test_every_mode_becomes_rgb_and_transparency_white(make, mode, expected):
     if mode == "CMYK":
-        picture = make.picture(Image.new("RGB", (8, 8)).convert("CMYK"), "JPEG")
+        picture = make.image(Image.new("RGB", (8, 8)).convert("CMYK"), "JPEG")
     else:
-        picture = make.picture(Image.new(mode, (8, 8)))  # black, wholly transparent where there is alpha
+        picture = make.image(Image.new(mode, (8, 8)))  # black, wholly transparent where there is alpha
     for channels in (1, 3):
         pixels = one(data.ImageTransform("png", (4, 4), channels=channels, **PLAIN), picture)
         assert pixels.shape == (4, 4, channels)
@@ -72,7 +72,7 @@ def test_every_mode_becomes_rgb_and_transparency_white(make, mode, expected):
 
 
 def test_sixteen_bits_keep_their_grey(make):
-    picture = make.picture(Image.fromarray(np.full((4, 4), 0x8000, np.uint16)))
+    picture = make.image(Image.fromarray(np.full((4, 4), 0x8000, np.uint16)))
     np.testing.assert_allclose(
         one(data.ImageTransform("png", (4, 4), **PLAIN), picture), 0x80 / 255, atol=1e-6
     )
@@ -81,7 +81,7 @@ def test_sixteen_bits_keep_their_grey(make):
 def test_exif_orientation_is_applied(make):
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was held upright: turn by 90 degrees
-    turned = make.picture(halves(16, 16), "JPEG", exif=exif.tobytes(), quality=95)
+    turned = make.image(halves(16, 16), "JPEG", exif=exif.tobytes(), quality=95)
     pixels = one(data.ImageTransform("png", (4, 4), **PLAIN), turned)
     assert pixels[0].mean() < 0.1 and pixels[-1].mean() > 0.9
 
@@ -89,7 +89,7 @@ def test_exif_orientation_is_applied(make):
 def test_arrays_are_taken_like_encoded_pictures(make):
     pixels = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
     transform = data.ImageTransform("png", (4, 4))
-    np.testing.assert_array_equal(one(transform, pixels), one(transform, make.picture(pixels)))
+    np.testing.assert_array_equal(one(transform, pixels), one(transform, make.image(pixels)))
     assert one(data.ImageTransform("png", (4, 4), channels=1), pixels[..., 0]).shape == (4, 4, 1)
     assert "expected a uint8 array" in reason(transform, np.zeros((4, 4)))
     assert "found uint8 [4, 4, 7]" in reason(transform, np.zeros((4, 4, 7), np.uint8))
@@ -98,7 +98,7 @@ def test_arrays_are_taken_like_encoded_pictures(make):
 def test_crops_are_random_in_training_only_and_repeat_with_the_seed(make):
     gradient = np.tile(np.arange(0, 256, 4, dtype=np.uint8)[None, :, None], (64, 1, 3))
     transform = data.ImageTransform("png", (8, 8), crop_scale=(0.2, 0.5), **PLAIN)
-    decoded = transform.decode({"__key__": "k", "png": make.picture(gradient)})
+    decoded = transform.decode({"__key__": "k", "png": make.image(gradient)})
     assert decoded[0].shape == (18, 18, 3)  # the smallest crop fills the size; more is not kept
     crops = [transform.augment(decoded, np.random.default_rng(seed)).pixels for seed in (1, 1, 2)]
     np.testing.assert_array_equal(crops[0], crops[1])
@@ -108,7 +108,7 @@ def test_crops_are_random_in_training_only_and_repeat_with_the_seed(make):
 
 
 def test_shift_and_flip_move_whole_pixels(make):
-    picture = make.picture(halves())
+    picture = make.image(halves())
     shifted = data.ImageTransform("png", (8, 8), shift=2, **PLAIN)
     seen = {int(one(shifted, picture, np.random.default_rng(seed)).mean() * 8 + 0.5) for seed in range(40)}
     assert seen == {2, 3, 4, 5, 6}
@@ -122,24 +122,24 @@ def test_tiles_move_alike_and_lose_their_mean(make):
     rng = np.random.default_rng(0)
     sheet = rng.integers(0, 256, (8, 12, 3), dtype=np.uint8)  # 2 x 3 tiles of 4 x 4
     transform = data.ImageTransform("png", (8, 12), channels=1, std=1.0, shift=1, subtract_mean_tile=(2, 3))
-    tiles = one(transform, make.picture(sheet)).reshape(2, 4, 3, 4)
+    tiles = one(transform, make.image(sheet)).reshape(2, 4, 3, 4)
     np.testing.assert_allclose(tiles.mean(axis=(0, 2)), 0.0, atol=1e-6)
     grey = np.asarray(Image.fromarray(sheet).convert("L"), np.float32).reshape(2, 4, 3, 4) / 255
     np.testing.assert_allclose(tiles, grey - grey.mean(axis=(0, 2), keepdims=True), atol=1e-6)
     for seed in range(9):
         down, right = np.random.default_rng(seed).integers(-1, 2, 2)
-        moved = one(transform, make.picture(sheet), np.random.default_rng(seed)).reshape(2, 4, 3, 4)
+        moved = one(transform, make.image(sheet), np.random.default_rng(seed)).reshape(2, 4, 3, 4)
         rows, columns = np.clip(np.arange(4) - down, 0, 3), np.clip(np.arange(4) - right, 0, 3)
         np.testing.assert_allclose(moved, tiles[:, rows][..., columns], atol=1e-6)
     assert "expected a sheet of 2 x 3 equal tiles in 'png', found 9 x 12 pixels" in reason(
-        transform, make.picture(np.zeros((9, 12, 3)))
+        transform, make.image(np.zeros((9, 12, 3)))
     )
 
 
 def test_tiles_are_scaled_each_by_itself(make):
     sheet = halves(8, 16)  # two tiles, one black and one white: no grey seam may appear
     transform = data.ImageTransform("png", (4, 8), channels=1, subtract_mean_tile=(1, 2))
-    assert set(np.unique(transform.decode({"__key__": "k", "png": make.picture(sheet)})[0])) == {0, 255}
+    assert set(np.unique(transform.decode({"__key__": "k", "png": make.image(sheet)})[0])) == {0, 255}
 
 
 def test_crops_of_a_clip_are_the_same_in_every_tile(make):
@@ -171,8 +171,8 @@ def _tile(sheet):
 def test_several_fields_are_chosen_at_random_in_training(make):
     record = {
         "__key__": "k",
-        "a": make.picture(np.zeros((2, 2, 3))),
-        "b": make.picture(np.full((2, 2, 3), 255)),
+        "a": make.image(np.zeros((2, 2, 3))),
+        "b": make.image(np.full((2, 2, 3), 255)),
     }
     transform = data.ImageTransform(("none", "a", "b"), (2, 2), **PLAIN)
     decoded = transform.decode(record)
@@ -185,7 +185,7 @@ def test_several_fields_are_chosen_at_random_in_training(make):
 
 
 def test_truncated_jpeg_is_a_bad_example(make):
-    whole = make.picture(np.random.default_rng(0).integers(0, 256, (64, 64, 3)), "JPEG")
+    whole = make.image(np.random.default_rng(0).integers(0, 256, (64, 64, 3)), "JPEG")
     message = reason(data.ImageTransform("png", (8, 8)), whole[: len(whole) // 2])
     assert "k: expected a picture in 'png' that Pillow can decode, found image file is truncated" in message
 
@@ -218,7 +218,7 @@ def test_huge_pictures_are_refused_before_they_are_decoded(monkeypatch, width, h
 
 
 def test_max_pixels_can_be_set(make):
-    picture = make.picture(np.zeros((10, 11, 3)))
+    picture = make.image(np.zeros((10, 11, 3)))
     assert one(data.ImageTransform("png", (2, 2), max_pixels=110), picture).shape == (2, 2, 3)
     assert "at most 109 pixels (max_pixels) in 'png', found 11 x 10" in reason(
         data.ImageTransform("png", (2, 2), max_pixels=109), picture
@@ -243,11 +243,11 @@ def test_ill_made_specs_are_refused(options, words):
 
 def test_empty_has_the_shapes_of_a_picture(make):
     transform = data.ImageTransform("png", (3, 5), channels=1)
-    full, empty = one(transform, make.picture(np.zeros((3, 5, 3)))), transform.empty()
+    full, empty = one(transform, make.image(np.zeros((3, 5, 3)))), transform.empty()
     assert empty.pixels.shape == full.shape and empty.pixels.dtype == full.dtype and not empty.mask
 
 
 def test_jpegs_are_decoded_small_but_not_too_small(make):
-    sharp = make.picture(halves(64, 64), "JPEG", quality=95)  # an eighth of it would be 8 pixels wide
+    sharp = make.image(halves(64, 64), "JPEG", quality=95)  # an eighth of it would be 8 pixels wide
     pixels = one(data.ImageTransform("png", (16, 16), **PLAIN), sharp)
     np.testing.assert_allclose(pixels[0, :, 0], [0.0] * 8 + [1.0] * 8, atol=0.05)

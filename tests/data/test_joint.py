@@ -14,8 +14,8 @@ from mmjax.errors import InputError
 
 NAMES = ("a hand pointing Left", "a leftover red hat", "a hat", "right-facing fist")
 WORDS = data.WordPiece(data.Arrays({"name": list(NAMES)}), ("name",), vocab_size=60)
-FLIP = augment.Forbid("image", ("mirror",), when="name", says=augment.SIDES)
-HUE = augment.Forbid("image", ("color",), when="name", says=augment.COLORS)
+FLIP = augment.ForbidChanges("image", ("flip",), text_stream="name", phrases=augment.SIDE_WORDS)
+HUE = augment.ForbidChanges("image", ("color",), text_stream="name", phrases=augment.COLOR_WORDS)
 
 
 def halves(seed: int = 0) -> np.ndarray:
@@ -113,7 +113,7 @@ def test_an_example_without_words_is_free():
     ],
 )
 def test_what_counts_as_said(says, words, holds):
-    assert augment.Forbid("image", ("mirror",), when="text", says=says).holds(words) == holds
+    assert augment.ForbidChanges("image", ("flip",), text_stream="text", phrases=says).matches(words) == holds
 
 
 def pairs(*rules, depth=None, **options) -> data.Dataset:
@@ -127,7 +127,7 @@ def pairs(*rules, depth=None, **options) -> data.Dataset:
 
 def test_streams_that_are_moved_together_share_the_draw():
     turn = augment.RandAugment(operations=("rotate", "shear_x", "translate_y"), magnitude=20)
-    made = pairs(augment.Together(("image", "depth")), augmentations=(turn,))
+    made = pairs(augment.ShareGeometry(("image", "depth")), augmentations=(turn,))
     apart = pairs(augmentations=(turn,))
     for seed in range(10):
         example = made.open().example(2, np.random.default_rng(seed))
@@ -140,7 +140,7 @@ def test_streams_that_are_moved_together_share_the_draw():
 def test_one_of_them_may_change_colour_as_well():
     turn = augment.RandAugment(operations=("rotate",), magnitude=20)
     made = pairs(
-        augment.Together(("image", "depth")),
+        augment.ShareGeometry(("image", "depth")),
         augmentations=(augment.RandomErasing(probability=1.0, fill=0), turn),
         depth={"augmentations": (turn,)},
     )
@@ -152,7 +152,7 @@ def test_one_of_them_may_change_colour_as_well():
 
 
 def test_streams_that_are_moved_together_are_held_back_together():
-    made = pairs(FLIP, augment.Together(("image", "depth")))
+    made = pairs(FLIP, augment.ShareGeometry(("image", "depth")))
     for seed in range(40):
         example = made.open().example(0, np.random.default_rng(seed))
         np.testing.assert_array_equal(example["image"].pixels, example["depth"].pixels)
@@ -283,24 +283,24 @@ def labelled(rules):
     ("rule", "words"),
     [
         (
-            lambda: augment.Forbid("image", ("flip",), "name", ("left",)),
-            "Forbid expects changes among ['color',",
+            lambda: augment.ForbidChanges("image", ("flip",), "name", ("left",)),
+            "ForbidChanges expects changes among ['color',",
         ),
         (
-            lambda: augment.Forbid("image", ("mirror",), "name", ()),
-            "Forbid expects words in `says`, found ()",
+            lambda: augment.ForbidChanges("image", ("flip",), "name", ()),
+            "ForbidChanges expects words in `says`, found ()",
         ),
         (
-            lambda: augment.Forbid("photo", ("mirror",), "name", ("left",)),
-            "Forbid expects a stream that can be augmented among ['image', 'name'], found ['photo']",
+            lambda: augment.ForbidChanges("photo", ("flip",), "name", ("left",)),
+            "ForbidChanges expects a stream that can be augmented among ['image', 'name'], found ['photo']",
         ),
         (
-            lambda: augment.Forbid("image", ("mirror",), "class", ("left",)),
-            "Forbid expects a stream of words (TextTransform) among ['name'], found ['class']",
+            lambda: augment.ForbidChanges("image", ("flip",), "class", ("left",)),
+            "ForbidChanges expects a stream of words (TextTransform) among ['name'], found ['class']",
         ),
-        (lambda: augment.Together(("image",)), "Together expects at least two streams, found ['image']"),
+        (lambda: augment.ShareGeometry(("image",)), "Together expects at least two streams, found ['image']"),
         (
-            lambda: augment.Together(("image", "name")),
+            lambda: augment.ShareGeometry(("image", "name")),
             "Together expects a stream of pictures or recordings among ['image'], found ['name']",
         ),
     ],
@@ -312,7 +312,7 @@ def test_rules_that_fit_nothing_are_refused(rule, words):
 
 
 def test_streams_that_would_be_moved_otherwise_are_refused():
-    together = augment.Together(("image", "depth"))
+    together = augment.ShareGeometry(("image", "depth"))
     for other in ({"flip": False}, {"shift": 1}, {"field": ("depth", "picture")}, {"size": (8, 8)}):
         with pytest.raises(InputError, match="Together expects what moves 'image' and 'depth' to be equal"):
             pairs(together, depth=other)

@@ -130,28 +130,28 @@ def test_bad_examples_become_missing_rows_and_are_reported(make):
 
 
 def test_counter_logs_each_bad_example_once_and_stops_above_the_share(make, caplog):
-    mixed = data.Mixture.of(small(make, bad=(3, 7)), batch_size=10, max_bad_share=0.1)
-    counter = data.BadCounter(mixed)
+    mixed = data.Mixture.of(small(make, bad=(3, 7)), batch_size=10, max_bad_fraction=0.1)
+    counter = data.BadExampleCounter(mixed)
     ((_, bad),) = data.batches(mixed, seed=0, start_step=0, num_steps=1)
     with caplog.at_level(logging.WARNING), pytest.raises(InputError) as caught:
-        counter.add(data.Bad(bad.examples, 1000))  # 2 of 1000: goes on
-        counter.add(data.Bad(bad.examples * 60, 10))
+        counter.add(data.BadExamples(bad.examples, 1000))  # 2 of 1000: goes on
+        counter.add(data.BadExamples(bad.examples * 60, 10))
     message = str(caught.value)
-    assert "expected at most 10.00% bad examples (max_bad_share), found 122 of 1010" in message
+    assert "expected at most 10.00% bad examples (max_bad_fraction), found 122 of 1010" in message
     assert "  arrays[3]: expected a class number" in message and "  arrays[7]:" in message
     assert sum("skipped the bad example arrays[3]" in line for line in caplog.messages) == 1
 
 
 def test_counter_waits_for_enough_rows_and_judges_at_the_end(make):
     mixed = data.Mixture.of(small(make), batch_size=4)
-    early = data.BadCounter(mixed)
-    early.add(data.Bad([("k", "r")], 4))  # 25 %, but only 4 of 10 records were seen
+    early = data.BadExampleCounter(mixed)
+    early.add(data.BadExamples([("k", "r")], 4))  # 25 %, but only 4 of 10 records were seen
     with pytest.raises(InputError, match=r"found 1 of 4"):
-        early.finish()
-    tolerant = data.BadCounter(data.Mixture.of(small(make), batch_size=4, max_bad_share=0.25))
+        early.check()
+    tolerant = data.BadExampleCounter(data.Mixture.of(small(make), batch_size=4, max_bad_fraction=0.25))
     for _ in range(5):
-        tolerant.add(data.Bad([("k", "r")], 4))
-    tolerant.finish()
+        tolerant.add(data.BadExamples([("k", "r")], 4))
+    tolerant.check()
     assert (tolerant.num_bad, tolerant.num_rows) == (5, 20)
 
 
@@ -205,7 +205,7 @@ def test_epoch_is_in_order_unaugmented_and_padded(make):
 
 def test_epoch_counts_bad_examples(make):
     dataset = small(make, bad=(3,))
-    batches = list(data.epoch(dataset, 10, max_bad_share=0.1))
+    batches = list(data.epoch(dataset, 10, max_bad_fraction=0.1))
     assert is_present(batches[0]["label"]).tolist() == [i != 3 for i in range(10)]
     with pytest.raises(InputError, match=r"found 1 of 10"):
         list(data.epoch(dataset, 10))

@@ -50,10 +50,10 @@ def test_what_is_no_list_of_classes_is_a_bad_example(value, message):
 
 
 def test_other_names_are_passed_over_if_asked():
-    np.testing.assert_array_equal(decode(["blast", "platelet"], skip_others=True), [0, 0, 1])
-    np.testing.assert_array_equal(decode(["blast"], skip_others=True), [0, 0, 0])
+    np.testing.assert_array_equal(decode(["blast", "platelet"], skip_unknown=True), [0, 0, 1])
+    np.testing.assert_array_equal(decode(["blast"], skip_unknown=True), [0, 0, 0])
     with pytest.raises(BadExample, match="found 3"):
-        decode([3], skip_others=True)
+        decode([3], skip_unknown=True)
 
 
 def test_a_record_without_the_field_is_unknown_not_no():

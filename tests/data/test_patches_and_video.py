@@ -37,7 +37,7 @@ def whole(patches, channels: int) -> np.ndarray:
 
 def test_a_picture_that_fits_keeps_every_pixel(make):
     pixels = np.random.default_rng(0).integers(0, 256, (12, 20, 3), dtype=np.uint8)
-    patches = one(data.PatchesTransform("png", patch=4, max_patches=20, **PLAIN), make.picture(pixels))
+    patches = one(data.PatchesTransform("png", patch=4, max_patches=20, **PLAIN), make.image(pixels))
     assert patches.patches.shape == (20, 48) and patches.mask.sum() == 15
     assert list(patches.rows[:6]) == [0, 0, 0, 0, 0, 1] and list(patches.columns[:6]) == [0, 1, 2, 3, 4, 0]
     np.testing.assert_allclose(whole(patches, 3), pixels / 255, atol=1e-6)
@@ -64,7 +64,7 @@ def test_thin_and_tiny_pictures(size, found):
 def test_a_large_picture_is_shrunk_both_ways_alike(make):
     gradient = np.zeros((100, 300, 3), np.uint8)
     gradient[:, 150:] = 255
-    patches = one(data.PatchesTransform("png", patch=4, max_patches=30, **PLAIN), make.picture(gradient))
+    patches = one(data.PatchesTransform("png", patch=4, max_patches=30, **PLAIN), make.image(gradient))
     picture = whole(patches, 3)
     assert picture.shape == (12, 36, 3)
     np.testing.assert_allclose(picture[:, :16], 0.0, atol=1e-6)
@@ -73,7 +73,7 @@ def test_a_large_picture_is_shrunk_both_ways_alike(make):
 
 def test_training_draws_the_resolution(make):
     transform = data.PatchesTransform("png", patch=4, max_patches=60, min_patches=6, channels=1)
-    picture = make.picture(np.zeros((40, 80, 3)))
+    picture = make.image(np.zeros((40, 80, 3)))
     drawn = [one(transform, picture, np.random.default_rng(seed)) for seed in range(40)]
     counts = {int(patches.mask.sum()) for patches in drawn}
     assert len(counts) > 3 and max(counts) <= 60
@@ -116,7 +116,7 @@ def sheet(**options) -> data.ImageTransform:
 def test_a_sheet_is_cut_in_reading_order(make):
     """2 x 3 tiles of 4 x 4, each of its own grey."""
     greys = np.arange(6).reshape(2, 3).repeat(4, 0).repeat(4, 1)
-    picture = make.picture(np.repeat(40 * greys[..., None], 3, -1))
+    picture = make.image(np.repeat(40 * greys[..., None], 3, -1))
     video = one(data.VideoTransform(sheet(), tiles=(2, 3)), picture)
     assert video.frames.shape == (6, 4, 4, 1) and video.mask.all() and video.mask.shape == (6,)
     for i in range(6):
@@ -127,7 +127,7 @@ def test_a_sheet_is_cut_in_reading_order(make):
 
 def test_frames_move_alike_and_stay_in_their_frame(make):
     rng = np.random.default_rng(0)
-    picture = make.picture(rng.integers(0, 256, (8, 12, 3)))
+    picture = make.image(rng.integers(0, 256, (8, 12, 3)))
     transform = data.VideoTransform(sheet(subtract_mean_tile=(2, 3), shift=1), tiles=(2, 3))
     still = one(transform, picture).frames
     np.testing.assert_allclose(still.mean(0), 0.0, atol=1e-6)
@@ -166,16 +166,16 @@ def test_what_was_cut_can_be_shown(make):
     """Evaluations draw and compare videos as their sheets, patches as their pictures."""
     pixels = np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8)
     tiles = data.VideoTransform(sheet(), tiles=(2, 3))
-    images, transform = tiles.images(stacked(one(tiles, make.picture(pixels)), tiles.empty()))
-    expected = transform.augment(transform.decode({"__key__": "k", "png": make.picture(pixels)}), None)
+    images, transform = tiles.to_images(stacked(one(tiles, make.image(pixels)), tiles.empty()))
+    expected = transform.augment(transform.decode({"__key__": "k", "png": make.image(pixels)}), None)
     np.testing.assert_array_equal(images.pixels[0], expected.pixels)
     assert images.mask.tolist() == [True, False]
     cut = data.PatchesTransform("png", patch=4, max_patches=6, **PLAIN)
-    batch = stacked(one(cut, make.picture(pixels)), cut.empty())
-    images, transform = cut.images(batch)
+    batch = stacked(one(cut, make.image(pixels)), cut.empty())
+    images, transform = cut.to_images(batch)
     assert images.pixels.shape == (2, 12, 12, 3) and transform.size == (12, 12)
     np.testing.assert_allclose(images.pixels[0], (pixels / 255)[np.arange(12) * 8 // 12], atol=1e-6)
-    for stream, made in ((batch, cut), (stacked(one(tiles, make.picture(pixels)), tiles.empty()), tiles)):
+    for stream, made in ((batch, cut), (stacked(one(tiles, make.image(pixels)), tiles.empty()), tiles)):
         shown = cards.cards(stream, made, ["a", "b"])
         assert [card.kind for card in shown] == ["image", "image"] and shown[0].values.dtype == np.uint8
         assert raw_rows(stream, made).shape[0] == 2

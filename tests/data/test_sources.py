@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from mmjax import data
-from mmjax.data.sources.paths import shared
+from mmjax.data.sources.paths import threadsafe_cache
 from mmjax.errors import InputError
 
 
@@ -154,7 +154,7 @@ def test_equal_specs_share_a_reader(make):
 def test_shared_opens_once_among_threads():
     calls, gate = [], threading.Barrier(4)
 
-    @shared
+    @threadsafe_cache
     def slow(name):
         calls.append(name)
         threading.Event().wait(0.05)

@@ -74,7 +74,7 @@ def dataset() -> data.Dataset:
         streams={
             "image": data.ImageTransform("image", size=(12, 16)),
             "boxes": data.BoxesTransform(
-                "boxes", labels="labels", classes=("red", "white", "black"), most=4, form="centre_size"
+                "boxes", labels="labels", classes=("red", "white", "black"), max_boxes=4, format="cxcywh"
             ),
         },
     )

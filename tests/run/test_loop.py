@@ -354,7 +354,7 @@ def test_too_many_bad_examples_stop_the_run(tmp_path, capsys):
     np.savez(tmp_path / "colours.npz", **arrays)
     assert main(["train", str(file), "--run-dir", str(tmp_path / "run")]) == 2
     printed = capsys.readouterr().err
-    assert "expected at most 1.00% bad examples (max_bad_share), found 1 of 8" in printed
+    assert "expected at most 1.00% bad examples (max_bad_fraction), found 1 of 8" in printed
     assert "\n  3: " in printed or "colours.npz" in printed.split("The first:")[1]
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from mmjax.data.augment.base import Augmentation, share
-from mmjax.data.picture import to_picture, to_pixels
+from mmjax.data.pillow_image import to_array, to_pillow
 from mmjax.errors import InputError
 
 
@@ -42,11 +42,11 @@ class ColorJitter(ImageAugmentation):
             raise InputError(f"ColorJitter expects hue from 0 to 0.5, found {self.hue}")
 
     def changes(self):
-        light = {"light"} if self.brightness or self.contrast else set()
+        light = {"brightness"} if self.brightness or self.contrast else set()
         return frozenset(light | ({"color"} if self.saturation or self.hue else set()))
 
     def without(self, forbidden):
-        light, color = "light" not in forbidden, "color" not in forbidden
+        light, color = "brightness" not in forbidden, "color" not in forbidden
         if not self.changes() - forbidden:
             return None
         return dataclasses.replace(
@@ -113,10 +113,10 @@ class RandomErasing(ImageAugmentation):
             )
 
     def changes(self):
-        return frozenset({"hide"})
+        return frozenset({"erase"})
 
     def without(self, forbidden):
-        return None if "hide" in forbidden else self
+        return None if "erase" in forbidden else self
 
     def __call__(self, frames, rng):
         if rng.random() >= self.probability:
@@ -141,10 +141,10 @@ class RandomErasing(ImageAugmentation):
 def at_once(frames: np.ndarray, change: Callable[[Any], Any]) -> np.ndarray:
     """A change of values, of all frames as one picture: what it measures, such as a mean, they share."""
     num, height, width, channels = frames.shape
-    changed = change(to_picture(frames.reshape(num * height, width, channels)))
-    return to_pixels(changed).reshape(frames.shape)
+    changed = change(to_pillow(frames.reshape(num * height, width, channels)))
+    return to_array(changed).reshape(frames.shape)
 
 
 def one_by_one(frames: np.ndarray, change: Callable[[Any], Any]) -> np.ndarray:
     """A change of places, of each frame by itself."""
-    return np.stack([to_pixels(change(to_picture(frame))) for frame in frames])
+    return np.stack([to_array(change(to_pillow(frame))) for frame in frames])

@@ -24,7 +24,7 @@ _DECODER_ERRORS = (
 )
 
 
-def open_picture(key: str, path: str, value: Any, max_pixels: int, draft_side: int) -> Any:
+def open_image(key: str, path: str, value: Any, max_pixels: int, draft_side: int) -> Any:
     """An upright Pillow picture. A JPEG may be decoded smaller, never below ``draft_side`` (0: full size)."""
     from PIL import Image as Pillow
     from PIL import ImageOps
@@ -62,7 +62,7 @@ def _from_array(key: str, path: str, value: np.ndarray) -> Any:
     if value.dtype != np.uint8 or not shape_fits or 0 in value.shape:
         found = f"{value.dtype} {list(value.shape)}"
         raise BadExample(key, f"expected a uint8 array 'height width [channel]' in {path!r}, found {found}")
-    return to_picture(value)
+    return to_pillow(value)
 
 
 def flatten(picture: Any, mode: str, background: int) -> Any:
@@ -78,7 +78,7 @@ def flatten(picture: Any, mode: str, background: int) -> Any:
     return picture if picture.mode == mode else picture.convert(mode)
 
 
-def cover(picture: Any, size: tuple[int, int]) -> Any:
+def resize_to_cover(picture: Any, size: tuple[int, int]) -> Any:
     """Scale until the size is covered, and cut off evenly what stands over."""
     height, width = size
     scale = max(height / picture.height, width / picture.width)
@@ -94,12 +94,12 @@ def resize(picture: Any, size: tuple[int, int], box: tuple[float, float, float, 
     return picture.resize((size[1], size[0]), Pillow.Resampling.BILINEAR, box=box)
 
 
-def to_picture(pixels: np.ndarray) -> Any:
+def to_pillow(pixels: np.ndarray) -> Any:
     from PIL import Image as Pillow
 
     return Pillow.fromarray(pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels)
 
 
-def to_pixels(picture: Any) -> np.ndarray:
+def to_array(picture: Any) -> np.ndarray:
     pixels = np.asarray(picture)
     return pixels[..., None] if pixels.ndim == 2 else pixels
