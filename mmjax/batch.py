@@ -2,10 +2,10 @@
 
 B batch | L positions | D width | H heads | K head width | F mlp width | V vocabulary | E shared space
 
-Raw inputs name their axes in words: ``"B height width channel"``, ``"B samples"``.
+Raw inputs name their axes in words: `"B height width channel"`, `"B samples"`.
 
-Every value carries a mask, and a missing modality is a mask that is False everywhere. It is never
-``None``: shapes stay static and no branch reaches the compiled program.
+Every value has a mask. A missing modality has a mask that is False everywhere; it is never `None`, so that
+shapes stay static and the compiled program has no branches.
 """
 
 from typing import Any, Protocol, TypeAlias, runtime_checkable
@@ -18,38 +18,39 @@ Array: TypeAlias = Any
 
 @struct.dataclass
 class Text:
-    """Token ids of one text an example."""
+    """The token ids of one text per example."""
 
     tokens: Array  # int32 "B L"
     mask: Array  # bool "B L", False at padding
     token_types: Array  # int32 "B L", 0 in the first sentence and 1 in the second (BERT)
-    words: Array  # int32 "B L", the word that the position belongs to; -1 at special tokens and padding
-    # bool "B L": what every position may see, while the rest reads causally. None: the tower's own order.
+    words: Array  # int32 "B L", index of the word that the token belongs to; -1 at special tokens and padding
+    # bool "B L", True at the prefix: every position attends to it, and the rest is causal. None: the
+    # encoder's own attention.
     prefix: Array | None = None
 
 
 @struct.dataclass
 class Image:
-    """One picture an example, normalised."""
+    """One normalised image per example."""
 
     pixels: Array  # float32 "B height width channel"
     mask: Array  # bool "B"
-    visible: Array | None = None  # int32 "B visible", the patches that an encoder may see; None: all
+    visible: Array | None = None  # int32 "B visible", the patches that an encoder may read; None: all
 
 
 @struct.dataclass
 class Patches:
-    """One picture an example at its own aspect and resolution, cut into square patches, normalised."""
+    """One image per example at its own aspect ratio and resolution, as normalised square patches."""
 
     patches: Array  # float32 "B L features", in reading order; features are (height width channel)
-    rows: Array  # int32 "B L", the patch's row in its picture, counted from 0
+    rows: Array  # int32 "B L", the patch's row in its image, from 0
     columns: Array  # int32 "B L"
-    mask: Array  # bool "B L", False behind the last patch
+    mask: Array  # bool "B L", False at padding
 
 
 @struct.dataclass
 class Video:
-    """Frames of one clip an example, normalised."""
+    """The normalised frames of one clip per example."""
 
     frames: Array  # float32 "B frames height width channel"
     mask: Array  # bool "B frames"
@@ -57,16 +58,16 @@ class Video:
 
 @struct.dataclass
 class Audio:
-    """One mono waveform an example, in [-1, 1]."""
+    """One mono waveform per example, in [-1, 1]."""
 
     samples: Array  # float32 "B samples"
     mask: Array  # bool "B samples", False at padding
-    visible: Array | None = None  # int32 "B visible", the patches of the spectrogram that an encoder may see
+    visible: Array | None = None  # int32 "B visible", as Image's, of the spectrogram's patches
 
 
 @struct.dataclass
 class Labels:
-    """One class an example."""
+    """One class per example."""
 
     values: Array  # int32 "B"
     mask: Array  # bool "B"
@@ -74,52 +75,50 @@ class Labels:
 
 @struct.dataclass
 class MultiLabels:
-    """Any number of classes an example, each a yes or a no."""
+    """Any number of classes per example."""
 
-    values: Array  # bool "B classes"
-    mask: Array  # bool "B classes", False where nobody knows
+    values: Array  # bool "B classes", whether the class applies
+    mask: Array  # bool "B classes", False where that is unknown
 
 
 @struct.dataclass
 class Tags:
-    """A class for each word of a text, at the word's first token."""
+    """One class per word of a text, at the word's first token."""
 
     values: Array  # int32 "B L"
-    mask: Array  # bool "B L", False but at first tokens
+    mask: Array  # bool "B L", True only at first tokens
 
 
 @struct.dataclass
 class BoxTargets:
-    """The objects in one picture an example, each by the box around it.
+    """The objects in one image per example, as bounding boxes.
 
-    A picture without a box is one in which nobody has looked for objects.
+    An example without a box counts as not annotated, rather than as an image without objects.
     """
 
-    boxes: Array  # float32 "B N 4": centre x, centre y, width, height, as shares of the picture
+    boxes: Array  # float32 "B N 4": centre x, centre y, width, height, as fractions of the image
     classes: Array  # int32 "B N"
-    mask: Array  # bool "B N", False where there is no object
+    mask: Array  # bool "B N", False at padding
 
 
 @struct.dataclass
 class Encoded:
-    """What an encoder makes of a stream, and what fusion makes of several."""
+    """One stream's encoding, by an encoder or a fusion."""
 
     embeddings: Array  # float "B L D"
-    mask: Array  # bool "B L", False where there is nothing to attend to
-    hidden_states: tuple[
-        Array, ...
-    ] = ()  # float "B L D" each: what the trunk held at its `taps`, lowest first
-    patch_indices: Array | None = (
-        None  # int32 "B L", which patch a position is, -1: none; None: all, in order
-    )
+    mask: Array  # bool "B L", False at positions that must not be attended to
+    # float "B L D" each: the trunk's hidden states after the layers in its `taps`, lowest first.
+    hidden_states: tuple[Array, ...] = ()
+    # int32 "B L": the index of the patch at each position, -1 for none. None: position i is patch i.
+    patch_indices: Array | None = None
 
 
 @struct.dataclass
 class AdversarialEncoded(Encoded):
-    """What a discriminator makes of a stream, and, twice, of what a generator made up beside each example.
+    """A discriminator's encodings of a stream and of a generated sample for each example.
 
-    The values of both are the same. The gradient of the first reaches the discriminator alone, that of the
-    second the generator alone, so that one gradient of the sum of their losses trains each by its own.
+    The generated sample's encoding is given twice, with equal values. Gradients of the first reach only the
+    discriminator and those of the second only the generator, so that one backward pass trains both.
     """
 
     for_discriminator: Array = ()  # float "B L D", under the same mask
@@ -128,7 +127,7 @@ class AdversarialEncoded(Encoded):
 
 @runtime_checkable
 class Stream(Protocol):
-    """Any of the values above that a batch may hold: an array dataclass with a mask."""
+    """A value that a batch may hold: a dataclass of arrays with a mask, such as those above."""
 
     mask: Array
 
@@ -137,6 +136,6 @@ Batch: TypeAlias = dict[str, Stream]
 
 
 def is_present(stream: Stream) -> Array:
-    """Which examples have this stream at all: bool ``"B"``."""
+    """Whether each example has this stream: bool `"B"`, True where any position of its mask is."""
     mask = stream.mask
     return mask.reshape(mask.shape[0], -1).any(axis=-1)
