@@ -14,7 +14,7 @@ from mmjax.errors import InputError, NonFiniteError
 from mmjax.views import View
 
 # Writes one PNG to the path that it is given. Put off, because not every evaluation of a run is drawn.
-Picture = Callable[[Path], None]
+DrawPicture = Callable[[Path], None]
 
 
 class Predictor(Protocol):
@@ -34,7 +34,7 @@ class Result:
     """Numbers by name (``"image->text/R@5"``), and pictures by a name that is safe as a file name."""
 
     metrics: dict[str, float]
-    pictures: dict[str, Picture] = dataclasses.field(default_factory=dict)
+    pictures: dict[str, DrawPicture] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,7 @@ class Eval(abc.ABC):
         """The data in order, not augmented; the last batch is padded with rows that miss every stream."""
         return data.epoch(self.data, self.batch_size, self.limit)
 
-    def refuse_subsets_of(self, instead: str) -> None:
+    def check_no_subsets_of(self, instead: str) -> None:
         """For an evaluation with subsets of its own: it counts only examples that have all its streams."""
         if self.subsets_of:
             raise InputError(
@@ -68,7 +68,7 @@ class Eval(abc.ABC):
                 f"{self.subsets_of}. {instead}"
             )
 
-    def needs(self, *streams: str) -> None:
+    def check_streams(self, *streams: str) -> None:
         """Refuses at construction, which touches no disk, a stream that the data do not have."""
         needed = list(dict.fromkeys((*streams, *self.subsets_of)))
         missing = [stream for stream in needed if stream not in self.data.streams]
@@ -79,19 +79,19 @@ class Eval(abc.ABC):
             )
 
 
-def rows_present(batch: Batch, *streams: str) -> np.ndarray:
+def has_streams(batch: Batch, *streams: str) -> np.ndarray:
     """Which rows have all these streams: bool ``"B"``."""
     return np.logical_and.reduce([np.asarray(is_present(batch[stream])) for stream in streams])
 
 
-def finite(name: str, values: np.ndarray) -> np.ndarray:
+def check_finite(name: str, values: np.ndarray) -> np.ndarray:
     """The values, or NonFiniteError: comparisons with NaN are False and would rank a broken model first."""
     if not np.isfinite(values).all():
         raise NonFiniteError(f"evaluation: the outputs of head {name!r} hold NaN or infinite values")
     return values
 
 
-def head_of(heads: Mapping[str, str] | tuple[str, ...]) -> dict[str, str]:
+def heads_by_stream(heads: Mapping[str, str] | tuple[str, ...]) -> dict[str, str]:
     """{stream: head}; a tuple of streams means that each head is named like its stream."""
     return dict(heads) if isinstance(heads, Mapping) else {stream: stream for stream in heads}
 

@@ -9,16 +9,16 @@ from mmjax import data
 from mmjax.batch import Audio, Image, Patches, Stream, Text, Video
 from mmjax.errors import InputError
 from mmjax.evals import cca, features
-from mmjax.evals.base import rows_present
-from mmjax.evals.cards import texts
+from mmjax.evals.base import has_streams
+from mmjax.evals.cards import decode_texts
 
 
-def raw_rows(stream: Stream, transform: Any) -> np.ndarray:
+def raw_features(stream: Stream, transform: Any) -> np.ndarray:
     """Raw features of a batch's stream, float32 "B F"; zeros where it is missing."""
-    kept = rows_present({"": stream}, "")
+    kept = has_streams({"": stream}, "")
     match stream:
         case Text():
-            rows = [features.ngrams(text) for text in texts(stream, transform)]
+            rows = [features.ngrams(text) for text in decode_texts(stream, transform)]
         case Image(pixels=pixels):
             rows = [features.picture(row) for row in np.asarray(pixels)]
         case Patches() | Video():
@@ -32,7 +32,7 @@ def raw_rows(stream: Stream, transform: Any) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True)
-class RawSpace:
+class RawFeatureSpace:
     """Raw features of the training data, centred and of length one: dot products are cosines."""
 
     mean: np.ndarray  # float32 "F"
@@ -40,7 +40,7 @@ class RawSpace:
     present: np.ndarray  # bool "T"
 
     @classmethod
-    def of(cls, rows: np.ndarray, present: np.ndarray) -> "RawSpace":
+    def of(cls, rows: np.ndarray, present: np.ndarray) -> "RawFeatureSpace":
         mean = _unit(rows[present]).mean(axis=0)
         return cls(mean, _unit(_unit(rows) - mean) * present[:, None], present)
 
@@ -53,27 +53,29 @@ def _unit(rows: np.ndarray) -> np.ndarray:
     return rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-12)
 
 
-def raw_spaces(
+def fit_raw_spaces(
     dataset: data.Dataset, streams: tuple[str, ...], *, batch_size: int, limit: int | None
-) -> dict[str, RawSpace]:
+) -> dict[str, RawFeatureSpace]:
     """The raw features of these streams of a (training) dataset, in order and without augmentation."""
     rows, present = {stream: [] for stream in streams}, {stream: [] for stream in streams}
     for batch in data.epoch(dataset, batch_size, limit):
         for stream in streams:
-            rows[stream].append(raw_rows(batch[stream], dataset.streams[stream]))
-            present[stream].append(rows_present(batch, stream))
+            rows[stream].append(raw_features(batch[stream], dataset.streams[stream]))
+            present[stream].append(has_streams(batch, stream))
     absent = [stream for stream in streams if not np.concatenate(present[stream]).any()]
     if absent:
         raise InputError(
             f"baseline: no training example has {absent}: give `train` a dataset that does, or None"
         )
     return {
-        stream: RawSpace.of(np.concatenate(rows[stream]), np.concatenate(present[stream]))
+        stream: RawFeatureSpace.of(np.concatenate(rows[stream]), np.concatenate(present[stream]))
         for stream in streams
     }
 
 
-def transfer(query: RawSpace, target: RawSpace, rows: np.ndarray, num_neighbours: int = 5) -> np.ndarray:
+def transfer_from_neighbours(
+    query: RawFeatureSpace, target: RawFeatureSpace, rows: np.ndarray, num_neighbours: int = 5
+) -> np.ndarray:
     """What raw neighbours suggest: float32 "N F_target", to be compared in the target's space.
 
     Each of the N raw query ``rows`` finds its nearest training examples in the query's own modality (the most
@@ -94,7 +96,7 @@ def transfer(query: RawSpace, target: RawSpace, rows: np.ndarray, num_neighbours
 
 
 @dataclasses.dataclass(frozen=True)
-class Correlated:
+class CCABaseline:
     """Raw features of two modalities in the space of their canonical correlations (Hotelling 1936)."""
 
     query: tuple[cca.LinearMap, cca.LinearMap]  # principal components, then the canonical directions
@@ -103,8 +105,13 @@ class Correlated:
 
     @classmethod
     def of(
-        cls, query: RawSpace, target: RawSpace, dim: int = 64, components: int = 200, limit: int = 2000
-    ) -> "Correlated | None":
+        cls,
+        query: RawFeatureSpace,
+        target: RawFeatureSpace,
+        dim: int = 64,
+        components: int = 200,
+        limit: int = 2000,
+    ) -> "CCABaseline | None":
         """From the first `limit` training examples that have both; None where they are too few.
 
         Of each modality only the first `components`: a few thousand examples tell no more directions apart,
@@ -120,12 +127,12 @@ class Correlated:
         return cls((reduced[0], one), (reduced[1], two), correlations)
 
     def places(self, side: str, units: np.ndarray) -> np.ndarray:
-        """Rows of a `RawSpace`, "query" or "target", as unit vectors: float32 "N E"."""
+        """Rows of a `RawFeatureSpace`, "query" or "target", as unit vectors: float32 "N E"."""
         first, second = getattr(self, side)
         return _unit(second(first(units)) * self.correlations).astype(np.float32)
 
 
-def nearest_label(space: RawSpace, labels: np.ndarray, rows: np.ndarray) -> np.ndarray:
+def nearest_neighbour_labels(space: RawFeatureSpace, labels: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Class of the nearest training example in raw features: int "N". ``labels`` "T", -1 where unknown."""
     known = np.flatnonzero(space.present & (labels >= 0))
     chunks = [

@@ -14,9 +14,9 @@ import numpy as np
 from mmjax import data
 from mmjax.errors import InputError
 from mmjax.evals import pictures
-from mmjax.evals.base import Eval, Predictor, Result, finite, rows_present
-from mmjax.evals.cards import Card, cards
-from mmjax.evals.precision import Found, average_precision, iou
+from mmjax.evals.base import Eval, Predictor, Result, check_finite, has_streams
+from mmjax.evals.cards import Preview, cards
+from mmjax.evals.precision import Detections, average_precision, iou
 from mmjax.views import Identity
 
 
@@ -32,7 +32,7 @@ class Boxes(Eval):
     train: data.Dataset | None = None  # for the blind answer; None: no such baseline
 
     def __post_init__(self):
-        self.needs(self.image, self.boxes)
+        self.check_streams(self.image, self.boxes)
 
     def required_heads(self) -> tuple[str, ...]:
         return (self.head,)
@@ -41,9 +41,9 @@ class Boxes(Eval):
         names = self.data.streams[self.boxes].classes
         claims, truths, shown, num = [], [], [], 0
         for batch in self.batches():
-            rows = np.flatnonzero(rows_present(batch, self.image, self.boxes))
+            rows = np.flatnonzero(has_streams(batch, self.image, self.boxes))
             outputs, _ = predictor(batch, Identity(), (self.head,))
-            predicted = finite(self.head, outputs[self.head][rows])
+            predicted = check_finite(self.head, outputs[self.head][rows])
             claims.append(claimed(predicted, num))
             truths.append(marked(batch[self.boxes], rows, num))
             captions = [""] * len(outputs[self.head])
@@ -59,11 +59,11 @@ class Boxes(Eval):
             metrics |= {f"{name}/blind": value for name, value in scores(blind, true, names).items()}
         return Result(metrics, {"boxes": partial(self.draw, found, true, shown, names, metrics)})
 
-    def blind(self, train: data.Dataset, num_classes: int, steps: int = 12) -> Found:
+    def blind(self, train: data.Dataset, num_classes: int, steps: int = 12) -> Detections:
         """Each class's mean size on a grid, scored by how often a picture has such an object there."""
         parts, num = [], 0
         for batch in data.epoch(train, self.batch_size):
-            rows = np.flatnonzero(rows_present(batch, self.boxes))
+            rows = np.flatnonzero(has_streams(batch, self.boxes))
             parts.append(marked(batch[self.boxes], rows, num))
             num += len(rows)
         known, answers = together(parts), []
@@ -76,10 +76,10 @@ class Boxes(Eval):
             boxes = np.concatenate([middle, size], axis=1)
             there = iou(boxes, of_kind.boxes) >= 0.5
             often = np.array([len(np.unique(of_kind.picture[row])) for row in there]) / num
-            answers.append(Found(np.zeros(len(boxes), int), boxes, np.full(len(boxes), kind), often))
+            answers.append(Detections(np.zeros(len(boxes), int), boxes, np.full(len(boxes), kind), often))
         return together(answers)
 
-    def draw(self, found: Found, true: Found, shown: list[Card], names, metrics, path) -> None:
+    def draw(self, found: Detections, true: Detections, shown: list[Preview], names, metrics, path) -> None:
         """A sheet of a few pictures."""
         chosen = np.sort(np.random.default_rng(0).permutation(len(shown))[: self.num_shown])
         pictures.box_sheet(
@@ -97,36 +97,36 @@ class Boxes(Eval):
         )
 
 
-def claimed(predicted: np.ndarray, first: int) -> Found:
+def claimed(predicted: np.ndarray, first: int) -> Detections:
     """Each query's likeliest class; pictures are numbered from `first`. predicted: "B Q 4+classes+1"."""
     logits = predicted[..., 4:] - predicted[..., 4:].max(-1, keepdims=True)
     probability = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     objects = probability[..., :-1]
     picture = np.repeat(first + np.arange(len(predicted)), predicted.shape[1])
     boxes = predicted[..., :4].reshape(-1, 4)
-    return Found(picture, boxes, objects.argmax(-1).ravel(), objects.max(-1).ravel())
+    return Detections(picture, boxes, objects.argmax(-1).ravel(), objects.max(-1).ravel())
 
 
-def marked(stream, rows: np.ndarray, first: int) -> Found:
+def marked(stream, rows: np.ndarray, first: int) -> Detections:
     """The boxes of these rows of a batch's stream."""
     mask = np.asarray(stream.mask)[rows]
     picture = (first + np.arange(len(rows)))[:, None] * np.ones_like(mask, int)
     boxes, classes = np.asarray(stream.boxes)[rows][mask], np.asarray(stream.classes)[rows][mask]
-    return Found(picture[mask], boxes, classes, np.ones(len(boxes)))
+    return Detections(picture[mask], boxes, classes, np.ones(len(boxes)))
 
 
-def together(parts: list[Found]) -> Found:
-    fields = [field.name for field in dataclasses.fields(Found)]
-    return Found(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in fields})
+def together(parts: list[Detections]) -> Detections:
+    fields = [field.name for field in dataclasses.fields(Detections)]
+    return Detections(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in fields})
 
 
-def repeated(answer: Found, num: int) -> Found:
+def repeated(answer: Detections, num: int) -> Detections:
     """The same answer for every picture."""
     every = [dataclasses.replace(answer, picture=np.full(len(answer.boxes), n)) for n in range(num)]
     return together(every)
 
 
-def scores(found: Found, true: Found, names: tuple[str, ...]) -> dict[str, float]:
+def scores(found: Detections, true: Detections, names: tuple[str, ...]) -> dict[str, float]:
     """Of the classes that are marked somewhere."""
     each = {f"AP50/{name}": average_precision(found, true, kind) for kind, name in enumerate(names)}
     each = {name: value for name, value in each.items() if not np.isnan(value)}

@@ -16,8 +16,8 @@ import numpy as np
 from mmjax import data
 from mmjax.batch import Batch, Text
 from mmjax.errors import InputError
-from mmjax.evals.base import Eval, Predictor, Result, finite, rows_present
-from mmjax.evals.edits import baselines, rates, token_lists
+from mmjax.evals.base import Eval, Predictor, Result, check_finite, has_streams
+from mmjax.evals.edits import baselines, rates, token_ids_by_row
 from mmjax.evals.subsets import missing, named, subsets
 from mmjax.views import Identity
 
@@ -38,8 +38,8 @@ class Captions(Eval):
     train_limit: int | None = 20_000
 
     def __post_init__(self):
-        self.needs(self.stream, *self.context)
-        self.refuse_subsets_of("Set `subsets=True`: it takes those of `context`")
+        self.check_streams(self.stream, *self.context)
+        self.check_no_subsets_of("Set `subsets=True`: it takes those of `context`")
 
     def required_heads(self) -> tuple[str, ...]:
         return (self.head,)
@@ -50,10 +50,10 @@ class Captions(Eval):
         hits: dict[str, list[np.ndarray]] = collections.defaultdict(list)
         true: list[list[int]] = []
         for batch in self.batches():
-            there = rows_present(batch, self.stream, *self.context)
+            there = has_streams(batch, self.stream, *self.context)
             if not there.any():
                 continue
-            true += _kept(token_lists(batch[self.stream]), there)
+            true += _kept(token_ids_by_row(batch[self.stream]), there)
             for given in self.givens():
                 name = named(given)
                 seen = batch | {s: missing(batch[s]) for s in self.context if s not in given}
@@ -80,7 +80,7 @@ class Captions(Eval):
 
     def _logits(self, predictor: Predictor, batch: Batch, text: Text, there: np.ndarray) -> np.ndarray:
         outputs, _ = predictor(batch | {self.stream: text}, Identity(), (self.head,))
-        return finite(self.head, outputs[self.head][there])
+        return check_finite(self.head, outputs[self.head][there])
 
     def _next_tokens(self, predictor: Predictor, batch: Batch, there: np.ndarray) -> np.ndarray:
         """Which next tokens are said right: bool, all rows' end to end."""

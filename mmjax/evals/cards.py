@@ -13,7 +13,7 @@ THUMBNAIL_SIDE = 128  # pixels
 
 
 @dataclasses.dataclass(frozen=True)
-class Card:
+class Preview:
     """One example, ready to draw."""
 
     kind: str  # "text", "image" or "audio"
@@ -22,7 +22,7 @@ class Card:
     values: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 0)))
 
 
-def texts(stream: Text, transform: Any) -> list[str]:
+def decode_texts(stream: Text, transform: Any) -> list[str]:
     """What the model reads, by the transform's own tokenizer: a row each, "" where the text is missing."""
     tokenizer = transform.tokenizer.open()
     rows = zip(np.asarray(stream.tokens), np.asarray(stream.words), strict=True)
@@ -35,18 +35,21 @@ def _close_up(text: str) -> str:
     return re.sub(r"([(“]) ", r"\1", re.sub(r" ([,.:;!?)”])", r"\1", text))
 
 
-def cards(stream: Stream, transform: Any, captions: list[str]) -> list[Card]:
+def cards(stream: Stream, transform: Any, captions: list[str]) -> list[Preview]:
     """A card for every row of a batch's stream; missing rows get one too, and nobody looks at them."""
     match stream:
         case Text():
-            return [Card("text", text) for text in texts(stream, transform)]
+            return [Preview("text", text) for text in decode_texts(stream, transform)]
         case Image(pixels=pixels):
             shown = [_thumbnail(row, transform) for row in np.asarray(pixels)]
-            return [Card("image", caption, values) for caption, values in zip(captions, shown, strict=True)]
+            return [
+                Preview("image", caption, values) for caption, values in zip(captions, shown, strict=True)
+            ]
         case Audio():
             mels = features.clips(stream, transform.sample_rate_hz, num_mels=64)
             return [
-                Card("audio", caption, _spectrogram(mel)) for caption, mel in zip(captions, mels, strict=True)
+                Preview("audio", caption, _spectrogram(mel))
+                for caption, mel in zip(captions, mels, strict=True)
             ]
         case Patches() | Video():
             return cards(*transform.to_images(stream), captions)

@@ -23,7 +23,15 @@ from mmjax import data
 from mmjax.batch import Batch
 from mmjax.errors import InputError
 from mmjax.evals import baseline, pictures
-from mmjax.evals.base import Eval, Picture, Predictor, Result, accuracy_with_interval, finite, rows_present
+from mmjax.evals.base import (
+    DrawPicture,
+    Eval,
+    Predictor,
+    Result,
+    accuracy_with_interval,
+    check_finite,
+    has_streams,
+)
 from mmjax.evals.subsets import missing, named, subsets
 from mmjax.views import Identity
 
@@ -44,8 +52,8 @@ class Classification(Eval):
     train_limit: int | None = 20_000
 
     def __post_init__(self):
-        self.needs(*self.streams, self.labels)
-        self.refuse_subsets_of("Set `subsets=True`: it takes those of `streams`")
+        self.check_streams(*self.streams, self.labels)
+        self.check_no_subsets_of("Set `subsets=True`: it takes those of `streams`")
         if not self.streams:
             raise InputError("Classification expects the streams that its head looks at, found none")
 
@@ -56,10 +64,10 @@ class Classification(Eval):
         answers = {given: [] for given in given_subsets(self)}
         true = []
         for batch in self.batches():
-            there = rows_present(batch, *self.streams, self.labels)
+            there = has_streams(batch, *self.streams, self.labels)
             true.append(np.asarray(batch[self.labels].values)[there])
             for given, found in answers.items():
-                found.append(finite(self.head, logits_given(predictor, batch, self, given)[there]))
+                found.append(check_finite(self.head, logits_given(predictor, batch, self, given)[there]))
         labels = np.concatenate(true)
         if not len(labels):
             raise InputError(
@@ -73,7 +81,7 @@ class Classification(Eval):
                 f"{num_classes} classes"
             )
         metrics: dict[str, float] = {}
-        drawn: dict[str, Picture] = {}
+        drawn: dict[str, DrawPicture] = {}
         for given, parts in answers.items():
             said = np.concatenate(parts).argmax(axis=1)
             counts = np.zeros((num_classes, num_classes), np.int64)
@@ -138,8 +146,8 @@ class MultiLabel(Eval):
     subsets: bool = False
 
     def __post_init__(self):
-        self.needs(*self.streams, self.labels)
-        self.refuse_subsets_of("Set `subsets=True`: it takes those of `streams`")
+        self.check_streams(*self.streams, self.labels)
+        self.check_no_subsets_of("Set `subsets=True`: it takes those of `streams`")
 
     def required_heads(self) -> tuple[str, ...]:
         return (self.head,)
@@ -148,11 +156,11 @@ class MultiLabel(Eval):
         answers = {given: [] for given in given_subsets(self)}
         yes, known = [], []
         for batch in self.batches():
-            there = rows_present(batch, *self.streams, self.labels)
+            there = has_streams(batch, *self.streams, self.labels)
             yes.append(np.asarray(batch[self.labels].values)[there])
             known.append(np.asarray(batch[self.labels].mask)[there])
             for given, found in answers.items():
-                found.append(finite(self.head, logits_given(predictor, batch, self, given)[there]))
+                found.append(check_finite(self.head, logits_given(predictor, batch, self, given)[there]))
         yes, known = np.concatenate(yes), np.concatenate(known)
         names = self.data.streams[self.labels].classes
         metrics: dict[str, float] = {}

@@ -6,21 +6,21 @@ from pathlib import Path
 import numpy as np
 
 from mmjax.errors import InputError
-from mmjax.evals.pictures import COLOURS, _drawing, _figure, _save
+from mmjax.evals.pictures import COLOURS, new_figure, save_png, styled
 
 PREFIX = "conflict/"
 
 
-def rows_of(metrics_file: Path) -> list[dict]:
+def conflict_rows(metrics_file: Path) -> list[dict]:
     """The logged steps that hold a conflict report."""
     rows = [json.loads(line) for line in Path(metrics_file).read_text().splitlines() if line.strip()]
     return [row for row in rows if any(name.startswith(PREFIX) for name in row)]
 
 
-@_drawing
+@styled
 def conflict_map(metrics_file: Path, path: Path) -> None:
     """A row a pair of objectives: cosine of their gradients by step, share of steps below 0; then norms."""
-    rows = rows_of(metrics_file)
+    rows = conflict_rows(metrics_file)
     logged = list(dict.fromkeys(name for row in rows for name in row if name.startswith(PREFIX)))
     pairs = [name.removeprefix(PREFIX) for name in logged if name.count("/") == 1 and "|" in name]
     names = [name.removeprefix(f"{PREFIX}norm/") for name in logged if name.startswith(f"{PREFIX}norm/")]
@@ -35,7 +35,7 @@ def conflict_map(metrics_file: Path, path: Path) -> None:
     shares = [column(f"{PREFIX}share/{pair}") for pair in pairs]
     any_share = column(f"{PREFIX}share")
     height = 0.34 * len(pairs) + 2.2
-    figure = _figure(
+    figure = new_figure(
         11.5,
         height + 1.6,
         "Conflicts between objectives",
@@ -74,4 +74,4 @@ def conflict_map(metrics_file: Path, path: Path) -> None:
     bottom.yaxis.set_major_formatter("{x:g}")
     bottom.grid(axis="y", color="#e4e7eb", linewidth=0.8)
     bottom.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8)
-    _save(figure, path)
+    save_png(figure, path)

@@ -8,7 +8,7 @@ import numpy as np
 from mmjax import data
 from mmjax.batch import Text
 from mmjax.evals import baseline
-from mmjax.evals.base import rows_present
+from mmjax.evals.base import has_streams
 
 
 def edit_distance(said: Sequence, true: Sequence) -> int:
@@ -39,7 +39,7 @@ def rates(said: list[list[int]], true: list[list[int]], tokenizer: Any) -> dict[
     }
 
 
-def token_lists(text: Text) -> list[list[int]]:
+def token_ids_by_row(text: Text) -> list[list[int]]:
     """Each row's token ids without special tokens."""
     spoken = np.asarray(text.mask) & (np.asarray(text.words) >= 0)
     return [tokens[kept].tolist() for tokens, kept in zip(np.asarray(text.tokens), spoken, strict=True)]
@@ -56,22 +56,22 @@ def baselines(
     """
     texts: list[list[int]] = []
     for batch in data.epoch(train, batch_size, train_limit):
-        texts += token_lists(batch[stream])
+        texts += token_ids_by_row(batch[stream])
     counts: dict[tuple[int, ...], int] = {}
     for ids in filter(None, texts):
         counts[tuple(ids)] = counts.get(tuple(ids), 0) + 1
     usual = min(counts, key=lambda ids: (-counts[ids], ids))
-    spaces = baseline.raw_spaces(train, tuple(sources), batch_size=batch_size, limit=train_limit)
+    spaces = baseline.fit_raw_spaces(train, tuple(sources), batch_size=batch_size, limit=train_limit)
     has_text = np.asarray([bool(ids) for ids in texts])
     said: dict[str, list[list[int]]] = {
         name: [] for name in ("most_common", *(f"nearest/{s}" for s in sources))
     }
     for batch in data.epoch(test, batch_size, limit):
-        there = rows_present(batch, stream, *sources)
+        there = has_streams(batch, stream, *sources)
         said["most_common"] += [list(usual)] * int(there.sum())
         for source in sources:
             space = spaces[source]
-            rows = space.place(baseline.raw_rows(batch[source], test.streams[source])[there])
+            rows = space.place(baseline.raw_features(batch[source], test.streams[source])[there])
             near = np.where(space.present & has_text, rows @ space.units.T, -np.inf).argmax(axis=1)
             said[f"nearest/{source}"] += [texts[place] for place in near]
     return said

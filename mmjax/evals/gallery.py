@@ -9,9 +9,9 @@ import numpy as np
 
 from mmjax.data import TextTransform
 from mmjax.evals import baseline, pictures
-from mmjax.evals.base import Eval, Predictor, finite, rows_present
-from mmjax.evals.cards import Card, cards, texts
-from mmjax.evals.ranking import Answers, identities
+from mmjax.evals.base import Eval, Predictor, check_finite, has_streams
+from mmjax.evals.cards import Preview, cards, decode_texts
+from mmjax.evals.ranking import Relevance, content_ids
 from mmjax.views import Identity
 
 
@@ -21,18 +21,18 @@ class Gallery:
 
     embeddings: np.ndarray  # float32 "N E", of length one
     present: np.ndarray  # bool "N"
-    identities: np.ndarray  # str "N": equal for equal raw inputs
-    cards: list[Card]
+    content_ids: np.ndarray  # str "N": equal for equal raw inputs
+    cards: list[Preview]
     raw: np.ndarray | None  # float32 "N F", baseline.py
 
     def take(self, rows: np.ndarray) -> "Gallery":
         """Only these examples."""
         raw = None if self.raw is None else self.raw[rows]
         kept = [self.cards[row] for row in rows]
-        return Gallery(self.embeddings[rows], self.present[rows], self.identities[rows], kept, raw)
+        return Gallery(self.embeddings[rows], self.present[rows], self.content_ids[rows], kept, raw)
 
 
-def galleries(
+def build_galleries(
     measure: Eval, predictor: Predictor, heads: Mapping[str, str], *, with_raw: bool
 ) -> dict[str, Gallery]:
     """{stream: Gallery} of an evaluation's data: one prediction a batch, for all the streams."""
@@ -48,18 +48,18 @@ def galleries(
         num_rows = len(next(iter(outputs.values())))
         captions = [f"#{seen + row}" for row in range(num_rows)]
         if written:
-            words = texts(batch[written], transforms[written])
+            words = decode_texts(batch[written], transforms[written])
             captions = [word or number for word, number in zip(words, captions, strict=True)]
         seen += num_rows
         for stream, head in heads.items():
-            present = rows_present(batch, stream)
+            present = has_streams(batch, stream)
             embeddings = np.where(present[:, None], outputs[head], 0)
             parts[stream].append((
-                finite(head, embeddings),
+                check_finite(head, embeddings),
                 present,
-                np.array(identities(batch[stream])),
+                np.array(content_ids(batch[stream])),
                 cards(batch[stream], transforms[stream], captions),
-                baseline.raw_rows(batch[stream], transforms[stream]) if with_raw else None,
+                baseline.raw_features(batch[stream], transforms[stream]) if with_raw else None,
             ))  # fmt: skip
     found = {}
     for stream, batches in parts.items():
@@ -77,7 +77,7 @@ def draw_nearest(
     *,
     queries: Gallery,
     targets: Gallery,
-    answers: Answers,
+    answers: Relevance,
     ranks: np.ndarray,
     scores: dict[str, float],
     names: tuple[str, str],
@@ -119,7 +119,7 @@ def draw_similarity(
     *,
     queries: Gallery,
     targets: Gallery,
-    answers: Answers,
+    answers: Relevance,
     names: tuple[str, str],
     num_named: int = 36,
 ) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from mmjax.batch import is_present
 from mmjax.errors import InputError
-from mmjax.evals.base import Eval, Predictor, Result, finite
+from mmjax.evals.base import Eval, Predictor, Result, check_finite
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class Losses(Eval):
         for number, batch in enumerate(self.batches()):
             rows = np.logical_or.reduce([np.asarray(is_present(stream)) for stream in batch.values()]).sum()
             for name, value in predictor.losses(batch, seed=self.seed + number).items():
-                sums[name] += float(finite(name, value)) * int(rows)
+                sums[name] += float(check_finite(name, value)) * int(rows)
             total += int(rows)
         if not total:
             raise InputError("losses: no example of the data has any stream")

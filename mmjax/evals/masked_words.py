@@ -20,7 +20,7 @@ from mmjax import data
 from mmjax.batch import Batch, Text
 from mmjax.errors import InputError
 from mmjax.evals import pictures
-from mmjax.evals.base import Eval, Picture, Predictor, Result, finite, rows_present
+from mmjax.evals.base import DrawPicture, Eval, Predictor, Result, check_finite, has_streams
 from mmjax.evals.subsets import missing, named, subsets
 from mmjax.views import Identity
 
@@ -44,8 +44,8 @@ class MaskedWords(Eval):
     train_limit: int | None = 20_000
 
     def __post_init__(self):
-        self.needs(self.stream, *self.context)
-        self.refuse_subsets_of("Name these streams in `context`")
+        self.check_streams(self.stream, *self.context)
+        self.check_no_subsets_of("Name these streams in `context`")
 
     def required_heads(self) -> tuple[str, ...]:
         return (self.head,)
@@ -57,7 +57,7 @@ class MaskedWords(Eval):
         )
         scores: dict[str, Score] = collections.defaultdict(Score)
         for number, batch in enumerate(self.batches()):
-            counted = rows_present(batch, self.stream, *self.context)
+            counted = has_streams(batch, self.stream, *self.context)
             for kind, slot, hidden in self.masks(batch[self.stream], seed=number):
                 hidden = hidden & counted[:, None]
                 if not hidden.any():
@@ -69,7 +69,7 @@ class MaskedWords(Eval):
                 for given in subsets(self.context):
                     seen = {stream: missing(batch[stream]) for stream in self.context if stream not in given}
                     outputs, _ = predictor(batch | seen | {self.stream: text}, Identity(), (self.head,))
-                    right = finite(self.head, outputs[self.head]).argmax(axis=-1) == tokens
+                    right = check_finite(self.head, outputs[self.head]).argmax(axis=-1) == tokens
                     self._count(scores, kind + named(given), slot, batch[self.stream], hidden, right)
                 if not kind:
                     right = unigram.right(batch[self.stream], hidden, slot)
@@ -116,10 +116,10 @@ class MaskedWords(Eval):
             if self.slots and number < len(self.slots):
                 scores[f"{name}/word/{self.slots[number]}"].add(hits, asked.sum())
 
-    def _pictures(self, metrics: dict[str, float]) -> dict[str, Picture]:
+    def _pictures(self, metrics: dict[str, float]) -> dict[str, DrawPicture]:
         groups = self.slots or ("token", "word")
         path = "word/" if self.slots else ""
-        drawn: dict[str, Picture] = {}
+        drawn: dict[str, DrawPicture] = {}
         for kind, title in (
             ("", "Hidden words that the model reads, given ..."),
             ("all_masked/", "The same, all words hidden"),

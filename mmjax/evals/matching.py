@@ -11,7 +11,7 @@ import numpy as np
 
 from mmjax.errors import InputError
 from mmjax.evals import baseline
-from mmjax.evals.base import Eval, Predictor, Result, accuracy_with_interval, finite
+from mmjax.evals.base import Eval, Predictor, Result, accuracy_with_interval, check_finite
 from mmjax.views import HardNegatives
 
 
@@ -23,7 +23,7 @@ class Matching(Eval):
     head: str = "matches"
 
     def __post_init__(self):
-        self.needs(self.view.first, self.view.second)
+        self.check_streams(self.view.first, self.view.second)
 
     def required_heads(self) -> tuple[str, ...]:
         return (self.head, *self.view.compared_heads())
@@ -32,7 +32,7 @@ class Matching(Eval):
         said, true = [], []
         for number, batch in enumerate(self.batches()):
             outputs, targets = predictor(batch, self.view, (self.head,), seed=number)
-            logits = finite(self.head, outputs[self.head][targets["valid"]])
+            logits = check_finite(self.head, outputs[self.head][targets["valid"]])
             said.append(logits > 0)
             true.append(np.asarray(targets["matches"])[targets["valid"]])
         said, true = np.concatenate(said), np.concatenate(true)

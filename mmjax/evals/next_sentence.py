@@ -10,7 +10,7 @@ import numpy as np
 
 from mmjax.errors import InputError
 from mmjax.evals import baseline
-from mmjax.evals.base import Eval, Predictor, Result, accuracy_with_interval, finite
+from mmjax.evals.base import Eval, Predictor, Result, accuracy_with_interval, check_finite
 from mmjax.views import SentencePairs
 
 
@@ -26,7 +26,7 @@ class NextSentence(Eval):
     head: str = "follows"
 
     def __post_init__(self):
-        self.needs(self.view.first, self.view.second)
+        self.check_streams(self.view.first, self.view.second)
 
     def required_heads(self) -> tuple[str, ...]:
         return (self.head,)
@@ -35,7 +35,7 @@ class NextSentence(Eval):
         said, true = [], []
         for number, batch in enumerate(self.batches()):
             outputs, targets = predictor(batch, self.view, (self.head,), seed=number)
-            logits = finite(self.head, outputs[self.head][targets["valid"]])
+            logits = check_finite(self.head, outputs[self.head][targets["valid"]])
             said.append(logits.argmax(axis=-1))
             true.append(np.asarray(targets["is_next"])[targets["valid"]])
         said, true = np.concatenate(said), np.concatenate(true).astype(np.int64)

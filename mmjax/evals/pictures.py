@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmjax.errors import InputError
-from mmjax.evals.cards import Card
+from mmjax.evals.cards import Preview
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,7 +49,7 @@ def _style() -> dict[str, Any]:
     }
 
 
-def _figure(width: float, height: float, title: str, subtitle: str = "") -> "Figure":
+def new_figure(width: float, height: float, title: str, subtitle: str = "") -> "Figure":
     """An empty figure with its title at the top left; sizes in inches. Only within the style's context."""
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -62,13 +62,13 @@ def _figure(width: float, height: float, title: str, subtitle: str = "") -> "Fig
     return figure
 
 
-def _save(figure: "Figure", path: Path) -> None:
+def save_png(figure: "Figure", path: Path) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150, format="png")
 
 
-def _drawing(function):
+def styled(function):
     """Runs a drawing function under the style; matplotlib is imported only now, because it costs a second."""
 
     @functools.wraps(function)
@@ -81,7 +81,7 @@ def _drawing(function):
     return drawn
 
 
-def _show(axes: "Axes", card: Card, colour: str | None = None, size: float = 9) -> None:
+def _show(axes: "Axes", card: Preview, colour: str | None = None, size: float = 9) -> None:
     """One example: its picture, its spectrogram (time to the right, pitch upwards) or its words, framed."""
     axes.set(xticks=[], yticks=[])
     for spine in axes.spines.values():
@@ -98,20 +98,20 @@ def _show(axes: "Axes", card: Card, colour: str | None = None, size: float = 9) 
         axes.imshow(card.values, cmap="gray", interpolation="lanczos", aspect="equal")
 
 
-@_drawing
+@styled
 def retrieval_sheet(
     path: Path,
     *,
     title: str,
     subtitle: str,
-    queries: Sequence[Card],
-    nearest: Sequence[Sequence[tuple[Card, bool, float]]],
+    queries: Sequence[Preview],
+    nearest: Sequence[Sequence[tuple[Preview, bool, float]]],
     ranks: Sequence[int],
     num_candidates: int,
 ) -> None:
     """A row per query: the query, its nearest candidates as (card, right?, cosine), the right one's rank."""
     num_rows, num_columns = len(queries), max(len(row) for row in nearest)
-    figure = _figure(1.55 * (num_columns + 1) + 0.35, 1.86 * num_rows + 0.95, title, subtitle)
+    figure = new_figure(1.55 * (num_columns + 1) + 0.35, 1.86 * num_rows + 0.95, title, subtitle)
     grid = figure.subplots(
         num_rows, num_columns + 2, squeeze=False, gridspec_kw={"width_ratios": [1, 0.12] + [1] * num_columns}
     )
@@ -137,7 +137,7 @@ def retrieval_sheet(
             axes.set_xlabel(label, fontsize=8, color=RIGHT if right else WRONG)
     for column, name in [(0, "query"), *((c + 2, f"{c + 1}") for c in range(num_columns))]:
         grid[0, column].set_title(name, loc="center", fontsize=9, color="#52606d", fontweight="normal")
-    _save(figure, path)
+    save_png(figure, path)
 
 
 @functools.cache
@@ -163,7 +163,7 @@ def _short(caption: str, width: int = 22) -> str:
     return caption if len(caption) <= width else caption[: width - 1].rstrip() + "…"
 
 
-@_drawing
+@styled
 def similarity_matrix(
     path: Path,
     *,
@@ -179,7 +179,7 @@ def similarity_matrix(
 
     ``right`` and ``wrong`` are cosines of pairs that belong together and of pairs that do not.
     """
-    figure = _figure(11.5, 6.6, title, subtitle)
+    figure = new_figure(11.5, 6.6, title, subtitle)
     matrix, spread = figure.subplots(1, 2, gridspec_kw={"width_ratios": [1.75, 1]})
     shown = matrix.imshow(
         similarities, cmap="magma", vmin=np.quantile(similarities, 0.02), interpolation="nearest"
@@ -207,10 +207,10 @@ def similarity_matrix(
     spread.set(xlabel="cosine", yticks=[], title="All pairs")
     spread.spines["left"].set_visible(False)
     spread.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), fontsize=8.5)
-    _save(figure, path)
+    save_png(figure, path)
 
 
-@_drawing
+@styled
 def loss_curves(metrics_file: Path, path: Path) -> None:
     """The loss and each objective's loss by step, from ``metrics.jsonl``: as logged, and a running mean."""
     lines = Path(metrics_file).read_text().splitlines()
@@ -222,7 +222,7 @@ def loss_curves(metrics_file: Path, path: Path) -> None:
     num_columns = min(3, len(names))
     num_rows = -(-len(names) // num_columns)
     last = max(row["step"] for row in rows)
-    figure = _figure(
+    figure = new_figure(
         4.1 * num_columns, 2.7 * num_rows + 0.8, "Training loss", f"{last:,} steps; pale: as logged"
     )
     for n, axes in enumerate(figure.subplots(num_rows, num_columns, squeeze=False).flat):
@@ -241,7 +241,7 @@ def loss_curves(metrics_file: Path, path: Path) -> None:
         axes.set_axisbelow(True)
         if n >= len(names) - num_columns:
             axes.set_xlabel("step")
-    _save(figure, path)
+    save_png(figure, path)
 
 
 def _running_mean(values: np.ndarray) -> np.ndarray:
@@ -253,11 +253,11 @@ def _running_mean(values: np.ndarray) -> np.ndarray:
     return (sums[high] - sums[low]) / (high - low)
 
 
-@_drawing
+@styled
 def confusion(path: Path, *, title: str, subtitle: str, classes: Sequence[str], counts: np.ndarray) -> None:
     """``counts`` int "true said": shares of each true class, the counts written in."""
     size = max(4.2, 0.5 * len(classes) + 2)
-    figure = _figure(size + 0.6, size + 0.6, title, subtitle)
+    figure = new_figure(size + 0.6, size + 0.6, title, subtitle)
     axes = figure.subplots()
     shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
@@ -271,10 +271,10 @@ def confusion(path: Path, *, title: str, subtitle: str, classes: Sequence[str], 
             if count:
                 colour = "white" if shares[row, column] > 0.5 else INK
                 axes.text(column, row, str(count), ha="center", va="center", fontsize=8, color=colour)
-    _save(figure, path)
+    save_png(figure, path)
 
 
-@_drawing
+@styled
 def bars(
     path: Path,
     *,
@@ -289,7 +289,7 @@ def bars(
 
     NaN leaves its place empty; without `lines` there is no baseline.
     """
-    figure = _figure(max(6.0, 0.35 * len(groups) * len(heights) + 2.5), 4.4, title, subtitle)
+    figure = new_figure(max(6.0, 0.35 * len(groups) * len(heights) + 2.5), 4.4, title, subtitle)
     axes = figure.subplots()
     width = 0.84 / len(heights)
     for n, (name, values) in enumerate(heights.items()):
@@ -324,16 +324,16 @@ def bars(
         ncols=min(5, len(heights) + 1),
         fontsize=8.5,
     )
-    _save(figure, path)
+    save_png(figure, path)
 
 
-@_drawing
+@styled
 def box_sheet(
     path: Path,
     *,
     title: str,
     subtitle: str,
-    cards: Sequence[Card],
+    cards: Sequence[Preview],
     marked: Sequence[np.ndarray],
     found: Sequence[tuple[np.ndarray, np.ndarray]],
     classes: Sequence[str],
@@ -343,7 +343,7 @@ def box_sheet(
 
     columns = min(3, len(cards))
     rows = -(-len(cards) // columns)
-    figure = _figure(3.2 * columns, 2.5 * rows + 1.2, title, subtitle)
+    figure = new_figure(3.2 * columns, 2.5 * rows + 1.2, title, subtitle)
     all_axes = np.ravel(figure.subplots(rows, columns, squeeze=False))
     for axes in all_axes[len(cards) :]:
         axes.set_axis_off()
@@ -361,4 +361,4 @@ def box_sheet(
         Rectangle((0, 0), 1, 1, fill=False, edgecolor=COLOURS[n % len(COLOURS)]) for n in range(len(classes))
     ]
     figure.legend(handles, classes, loc="outside lower center", ncols=min(6, len(classes)))
-    _save(figure, path)
+    save_png(figure, path)

@@ -6,7 +6,7 @@ import numpy as np
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
+class Detections:
     """Boxes that are claimed: which picture "N", centre and size "N 4", class "N", score "N"."""
 
     picture: np.ndarray
@@ -18,10 +18,10 @@ class Found:
         """Those of one class, the surest first."""
         rows = np.flatnonzero(self.classes == kind)
         rows = rows[np.argsort(-self.scores[rows], kind="stable")]
-        return Found(self.picture[rows], self.boxes[rows], self.classes[rows], self.scores[rows])
+        return Detections(self.picture[rows], self.boxes[rows], self.classes[rows], self.scores[rows])
 
 
-def average_precision(found: Found, marked: Found, kind: int, least_iou: float = 0.5) -> float:
+def average_precision(found: Detections, marked: Detections, kind: int, least_iou: float = 0.5) -> float:
     """Area under precision over recall, the precision made to fall (Everingham et al. 2010, PASCAL VOC).
 
     The surest claim comes first and takes the marked box that it overlaps most; if that is taken, it errs.

@@ -13,10 +13,10 @@ import numpy as np
 
 from mmjax.batch import Audio, Image, Labels, Stream, Text
 
-SCORES_AT_ONCE = 1 << 22  # float32 values of the largest block of scores: 16 MiB
+MAX_SCORES_PER_CHUNK = 1 << 22  # float32 values of the largest block of scores: 16 MiB
 
 
-def identities(stream: Stream) -> list[str]:
+def content_ids(stream: Stream) -> list[str]:
     """A digest of each row's raw input (tokens, pixels, samples; no padding): equal inputs, equal digests."""
     match stream:
         case Text(tokens=values, mask=mask) | Audio(samples=values, mask=mask):
@@ -29,7 +29,7 @@ def identities(stream: Stream) -> list[str]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Answers:
+class Relevance:
     """N queries, M distinct candidates, and which of these are right for each query."""
 
     query_groups: np.ndarray  # int "N": queries with the same raw input share a number
@@ -38,7 +38,7 @@ class Answers:
     rights: np.ndarray  # int "R": places in `candidates`
 
     @classmethod
-    def of(cls, query_ids: Sequence[str] | np.ndarray, target_ids: Sequence[str] | np.ndarray) -> "Answers":
+    def of(cls, query_ids: Sequence[str] | np.ndarray, target_ids: Sequence[str] | np.ndarray) -> "Relevance":
         """From the digests of N paired examples."""
         _, queries = np.unique(np.asarray(query_ids), return_inverse=True)
         _, first, targets = np.unique(np.asarray(target_ids), return_index=True, return_inverse=True)
@@ -62,19 +62,21 @@ class Answers:
         return right
 
 
-def ranks(queries: np.ndarray, targets: np.ndarray, answers: Answers, chunk: int | None = None) -> np.ndarray:
+def ranks(
+    queries: np.ndarray, targets: np.ndarray, answers: Relevance, chunk: int | None = None
+) -> np.ndarray:
     """Rank, from 1, of the best right candidate of each query: int ``"N"``.
 
     ``queries`` and ``targets`` are "N E", row by row the same examples; scores are dot products. A wrong
     candidate that ties with the right one stands before it: a model that maps everything onto one point gets
-    nothing right, not everything. ``chunk`` queries are scored at once (None: SCORES_AT_ONCE scores).
+    nothing right, not everything. ``chunk`` queries are scored at once (None: MAX_SCORES_PER_CHUNK scores).
 
-    >>> answers = Answers.of(["a", "b", "c"], ["x", "y", "x"])  # the first and the third have one answer
+    >>> answers = Relevance.of(["a", "b", "c"], ["x", "y", "x"])  # the first and the third have one answer
     >>> ranks(np.eye(3), np.asarray([[1, 0, 0], [1, 1, 0], [0, 0, 1]]), answers).tolist()
     [2, 1, 2]
     """
     candidates = targets[answers.candidates].T
-    chunk = chunk or max(1, SCORES_AT_ONCE // candidates.shape[1])
+    chunk = chunk or max(1, MAX_SCORES_PER_CHUNK // candidates.shape[1])
     found = np.empty(len(queries), np.int64)
     for start in range(0, len(queries), chunk):
         rows = range(start, min(start + chunk, len(queries)))
@@ -85,7 +87,7 @@ def ranks(queries: np.ndarray, targets: np.ndarray, answers: Answers, chunk: int
     return found
 
 
-def chance(answers: Answers, k: int) -> float:
+def chance(answers: Relevance, k: int) -> float:
     """R@k in random order: the mean over queries of 1 - C(M - r, k) / C(M, k), r of M being right."""
     num_candidates = len(answers.candidates)
     num_right = np.diff(answers.starts)[answers.query_groups]

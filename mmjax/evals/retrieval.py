@@ -16,8 +16,8 @@ import numpy as np
 from mmjax import data
 from mmjax.errors import InputError
 from mmjax.evals import baseline, gallery
-from mmjax.evals.base import Eval, Picture, Predictor, Result, accuracy_with_interval, head_of
-from mmjax.evals.ranking import Answers, chance, ranks
+from mmjax.evals.base import DrawPicture, Eval, Predictor, Result, accuracy_with_interval, heads_by_stream
+from mmjax.evals.ranking import Relevance, chance, ranks
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,8 +34,8 @@ class Retrieval(Eval):
     num_shown: int = 5  # queries on a sheet
 
     def __post_init__(self):
-        streams = tuple(head_of(self.heads))
-        self.needs(*streams)
+        streams = tuple(heads_by_stream(self.heads))
+        self.check_streams(*streams)
         unknown = sorted(set(itertools.chain(*(self.pairs or ()))) - set(streams))
         if unknown or len(streams) < 2:
             raise InputError(
@@ -45,28 +45,30 @@ class Retrieval(Eval):
             )
 
     def required_heads(self) -> tuple[str, ...]:
-        return tuple(head_of(self.heads).values())
+        return tuple(heads_by_stream(self.heads).values())
 
     def __call__(self, predictor: Predictor) -> Result:
-        sides = gallery.galleries(self, predictor, head_of(self.heads), with_raw=self.train is not None)
-        raw = self.train and baseline.raw_spaces(
+        sides = gallery.build_galleries(
+            self, predictor, heads_by_stream(self.heads), with_raw=self.train is not None
+        )
+        raw = self.train and baseline.fit_raw_spaces(
             self.train, tuple(sides), batch_size=self.batch_size, limit=self.train_limit
         )
         metrics: dict[str, float] = {}
-        pictures: dict[str, Picture] = {}
+        pictures: dict[str, DrawPicture] = {}
         for query, target in self.pairs or itertools.permutations(sides, 2):
             paired = np.flatnonzero(sides[query].present & sides[target].present)
             if not len(paired):
                 continue
             left, right = sides[query].take(paired), sides[target].take(paired)
-            answers = Answers.of(left.identities, right.identities)
+            answers = Relevance.of(left.content_ids, right.content_ids)
             found = ranks(left.embeddings, right.embeddings, answers)
             scores = self.scores(found, answers)
             if raw:
-                guesses = baseline.transfer(raw[query], raw[target], left.raw)
+                guesses = baseline.transfer_from_neighbours(raw[query], raw[target], left.raw)
                 by_transfer = ranks(guesses, raw[target].place(right.raw), answers)
                 scores |= {f"R@{k}/transfer": float((by_transfer <= k).mean()) for k in self.ks}
-                correlated = baseline.Correlated.of(raw[query], raw[target])
+                correlated = baseline.CCABaseline.of(raw[query], raw[target])
                 if correlated is not None:
                     places = correlated.places("query", raw[query].place(left.raw))
                     targets = correlated.places("target", raw[target].place(right.raw))
@@ -93,7 +95,7 @@ class Retrieval(Eval):
             )
         return Result(metrics, pictures)
 
-    def scores(self, found: np.ndarray, answers: Answers) -> dict[str, float]:
+    def scores(self, found: np.ndarray, answers: Relevance) -> dict[str, float]:
         """Recall with intervals and chance, and the median, of the ranks "N"."""
         scores = {}
         for k in self.ks:

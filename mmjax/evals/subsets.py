@@ -14,9 +14,9 @@ from mmjax import data
 from mmjax.batch import Stream
 from mmjax.errors import InputError
 from mmjax.evals import pictures
-from mmjax.evals.base import Eval, Picture, Predictor, Result
+from mmjax.evals.base import DrawPicture, Eval, Predictor, Result
 
-NOTHING = "nothing"
+NO_STREAMS = "nothing"
 
 
 def measure(evaluation: Eval, predictor: Predictor) -> Result:
@@ -58,7 +58,7 @@ def subsets(streams: tuple[str, ...]) -> list[tuple[str, ...]]:
 
 def named(given: tuple[str, ...]) -> str:
     """The subset in the name of a metric."""
-    return "+".join(given) or NOTHING
+    return "+".join(given) or NO_STREAMS
 
 
 def missing(stream: Stream) -> Stream:
@@ -97,7 +97,7 @@ class _ShownExamples:
         return {name: stream for name, stream in found.items() if name not in self.hidden}
 
 
-def _picture(kind: str, order: list[str], results: dict[str, Result]) -> dict[str, Picture]:
+def _picture(kind: str, order: list[str], results: dict[str, Result]) -> dict[str, DrawPicture]:
     """Bars of the metrics that have an interval, or else of all shares, with guessing where it is known."""
     found = {name: results[name].metrics for name in order if name in results}
     whole = found[order[-1]]

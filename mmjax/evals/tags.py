@@ -16,7 +16,7 @@ import numpy as np
 from mmjax import data
 from mmjax.batch import Batch
 from mmjax.errors import InputError
-from mmjax.evals.base import Eval, Predictor, Result, finite, rows_present
+from mmjax.evals.base import Eval, Predictor, Result, check_finite, has_streams
 from mmjax.views import Identity
 
 Word = tuple[int, ...]  # its tokens
@@ -36,7 +36,7 @@ class Tags(Eval):
     train_limit: int | None = 20_000
 
     def __post_init__(self):
-        self.needs(self.text, self.stream)
+        self.check_streams(self.text, self.stream)
 
     def required_heads(self) -> tuple[str, ...]:
         return (self.head,)
@@ -47,8 +47,8 @@ class Tags(Eval):
         for batch in self.batches():
             outputs, _ = predictor(batch, Identity(), (self.head,))
             tagged = sentences(batch, self.text, self.stream)
-            numbers = np.where(rows_present(batch, self.stream)[:, None, None], outputs[self.head], 0)
-            numbers = finite(self.head, numbers).argmax(axis=-1)
+            numbers = np.where(has_streams(batch, self.stream)[:, None, None], outputs[self.head], 0)
+            numbers = check_finite(self.head, numbers).argmax(axis=-1)
             for row, sentence in tagged:
                 said.append([names[numbers[row, place]] for place, _, _ in sentence])
                 true.append([names[tag] for _, tag, _ in sentence])

@@ -14,8 +14,8 @@ import numpy as np
 from mmjax import data
 from mmjax.data.vocabulary import PAD_ID
 from mmjax.errors import InputError
-from mmjax.evals.base import Eval, Predictor, Result, finite, rows_present
-from mmjax.evals.edits import baselines, rates, token_lists
+from mmjax.evals.base import Eval, Predictor, Result, check_finite, has_streams
+from mmjax.evals.edits import baselines, rates, token_ids_by_row
 from mmjax.views import Identity
 
 
@@ -31,7 +31,7 @@ class Transcripts(Eval):
     train_limit: int | None = 20_000
 
     def __post_init__(self):
-        self.needs(self.source, self.stream)
+        self.check_streams(self.source, self.stream)
 
     def required_heads(self) -> tuple[str, ...]:
         return (self.head,)
@@ -39,12 +39,14 @@ class Transcripts(Eval):
     def __call__(self, predictor: Predictor) -> Result:
         said, true = [], []
         for batch in self.batches():
-            there = rows_present(batch, self.source, self.stream)
+            there = has_streams(batch, self.source, self.stream)
             outputs, _ = predictor(batch, Identity(), (self.head,))
             frames = outputs[self.head]
-            tokens = finite(self.head, frames.logits[there]).argmax(axis=-1)
-            said += best_path(tokens, np.asarray(frames.mask)[there], self.blank_id)
-            true += [ids for ids, kept in zip(token_lists(batch[self.stream]), there, strict=True) if kept]
+            tokens = check_finite(self.head, frames.logits[there]).argmax(axis=-1)
+            said += decode_best_path(tokens, np.asarray(frames.mask)[there], self.blank_id)
+            true += [
+                ids for ids, kept in zip(token_ids_by_row(batch[self.stream]), there, strict=True) if kept
+            ]
         if not true:
             raise InputError(f"transcripts: no example of the data has {self.source!r} and {self.stream!r}")
         tokenizer = self.data.streams[self.stream].tokenizer.open()
@@ -59,7 +61,7 @@ class Transcripts(Eval):
         return Result(metrics | {"num_examples": float(len(true))})
 
 
-def best_path(tokens: np.ndarray, mask: np.ndarray, blank_id: int) -> list[list[int]]:
+def decode_best_path(tokens: np.ndarray, mask: np.ndarray, blank_id: int) -> list[list[int]]:
     """Frames' tokens "N T" -> what they say: repetitions are one, then blanks go."""
     said = []
     for row, kept in zip(tokens, mask, strict=True):

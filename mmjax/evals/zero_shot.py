@@ -14,14 +14,14 @@ from mmjax import data
 from mmjax.errors import InputError
 from mmjax.evals import baseline, pictures
 from mmjax.evals.base import (
+    DrawPicture,
     Eval,
-    Picture,
     Predictor,
     Result,
     accuracy_with_interval,
-    finite,
-    head_of,
-    rows_present,
+    check_finite,
+    has_streams,
+    heads_by_stream,
 )
 from mmjax.views import Identity
 
@@ -42,8 +42,8 @@ class ZeroShot(Eval):
     train_limit: int | None = 20_000
 
     def __post_init__(self):
-        streams = tuple(head_of(self.heads))
-        self.needs(*streams, self.text, self.labels)
+        streams = tuple(heads_by_stream(self.heads))
+        self.check_streams(*streams, self.text, self.labels)
         if self.text not in streams or len(streams) < 2:
             raise InputError(
                 f"ZeroShot needs heads for the text stream {self.text!r} and for a stream to classify, found "
@@ -51,25 +51,25 @@ class ZeroShot(Eval):
             )
 
     def required_heads(self) -> tuple[str, ...]:
-        return tuple(head_of(self.heads).values())
+        return tuple(heads_by_stream(self.heads).values())
 
     def __call__(self, predictor: Predictor) -> Result:
-        heads = {stream: head for stream, head in head_of(self.heads).items() if stream != self.text}
+        heads = {stream: head for stream, head in heads_by_stream(self.heads).items() if stream != self.text}
         names = self.class_names()
         prompts = self.prompt_embeddings(predictor, names)
         parts = {stream: ([], [], []) for stream in heads}  # predicted, true, raw features; a part per batch
         for batch in self.batches():
             outputs, _ = predictor(batch, Identity(), tuple(heads.values()))
             for stream, head in heads.items():
-                there = rows_present(batch, stream, self.labels)
-                embeddings = finite(head, np.where(there[:, None], outputs[head], 0))
+                there = has_streams(batch, stream, self.labels)
+                embeddings = check_finite(head, np.where(there[:, None], outputs[head], 0))
                 said, true, raw = parts[stream]
                 said.append((embeddings @ prompts.T).argmax(axis=1)[there])
                 true.append(np.asarray(batch[self.labels].values)[there])
                 if self.train is not None:
-                    raw.append(baseline.raw_rows(batch[stream], self.data.streams[stream])[there])
+                    raw.append(baseline.raw_features(batch[stream], self.data.streams[stream])[there])
         metrics: dict[str, float] = {}
-        drawn: dict[str, Picture] = {}
+        drawn: dict[str, DrawPicture] = {}
         for stream, batches in parts.items():
             said, true = np.concatenate(batches[0]), np.concatenate(batches[1])
             if not len(true):
@@ -118,19 +118,19 @@ class ZeroShot(Eval):
 
     def _embed_texts(self, predictor: Predictor, prompts: list[str]) -> np.ndarray:
         """In batches of the usual size: the compiled shapes stay the same, and other streams are missing."""
-        transform, head = self.data.streams[self.text], head_of(self.heads)[self.text]
+        transform, head = self.data.streams[self.text], heads_by_stream(self.heads)[self.text]
         chunks = []
         for start in range(0, len(prompts), self.batch_size):
             some = prompts[start : start + self.batch_size]
             rows: list = [{self.text: transform.encode(prompt, key=f"prompt {prompt!r}")} for prompt in some]
             batch = data.collate(rows + [{}] * (self.batch_size - len(rows)), self.data.empty())
             chunks.append(predictor(batch, Identity(), (head,))[0][head][: len(some)])
-        return finite(head, np.concatenate(chunks))
+        return check_finite(head, np.concatenate(chunks))
 
     def _by_raw_neighbour(self, train: data.Dataset, stream: str, rows: np.ndarray) -> np.ndarray:
         labels = []
         for batch in data.epoch(train, self.batch_size, self.train_limit):
             given = batch[self.labels]
             labels.append(np.where(np.asarray(given.mask), np.asarray(given.values), -1))
-        spaces = baseline.raw_spaces(train, (stream,), batch_size=self.batch_size, limit=self.train_limit)
-        return baseline.nearest_label(spaces[stream], np.concatenate(labels), rows)
+        spaces = baseline.fit_raw_spaces(train, (stream,), batch_size=self.batch_size, limit=self.train_limit)
+        return baseline.nearest_neighbour_labels(spaces[stream], np.concatenate(labels), rows)

@@ -11,7 +11,7 @@ from mmjax.batch import is_present
 from mmjax.data.patches import grid
 from mmjax.errors import InputError
 from mmjax.evals import cards
-from mmjax.evals.baseline import raw_rows
+from mmjax.evals.baseline import raw_features
 
 FOLDER = Path(os.environ.get("MMJAX_DATA", Path(__file__).parents[3] / "shared" / "data"))
 PLAIN = dict(mean=0.0, std=1.0)
@@ -178,7 +178,7 @@ def test_what_was_cut_can_be_shown(make):
     for stream, made in ((batch, cut), (stacked(one(tiles, make.image(pixels)), tiles.empty()), tiles)):
         shown = cards.cards(stream, made, ["a", "b"])
         assert [card.kind for card in shown] == ["image", "image"] and shown[0].values.dtype == np.uint8
-        assert raw_rows(stream, made).shape[0] == 2
+        assert raw_features(stream, made).shape[0] == 2
 
 
 @pytest.mark.skipif(not (FOLDER / "grid_s1").is_dir(), reason="grid_s1 is not under $MMJAX_DATA")

@@ -8,19 +8,19 @@ from fakes import Records
 
 from mmjax import data, evals
 from mmjax.errors import InputError
-from mmjax.evals.precision import Found, average_precision, iou
+from mmjax.evals.precision import Detections, average_precision, iou
 
 A, B, C = [0.2, 0.2, 0.2, 0.2], [0.7, 0.7, 0.2, 0.2], [0.2, 0.7, 0.2, 0.2]
 NEAR_A = [0.21, 0.2, 0.2, 0.2]  # IoU .90
 
 
-def found(*claims) -> Found:
+def found(*claims) -> Detections:
     """Of (picture, box, class, score)."""
     picture, boxes, classes, scores = zip(*claims, strict=True)
-    return Found(np.array(picture), np.array(boxes, float), np.array(classes), np.array(scores, float))
+    return Detections(np.array(picture), np.array(boxes, float), np.array(classes), np.array(scores, float))
 
 
-def truth(*objects) -> Found:
+def truth(*objects) -> Detections:
     return found(*[(*each, 1.0) for each in objects])
 
 
@@ -43,7 +43,7 @@ def truth(*objects) -> Found:
 def test_average_precision(claims, objects, expected):
     claims = found(*claims)
     shuffled = np.random.default_rng(0).permutation(len(claims.scores))
-    claims = Found(**{f.name: getattr(claims, f.name)[shuffled] for f in dataclasses.fields(Found)})
+    claims = Detections(**{f.name: getattr(claims, f.name)[shuffled] for f in dataclasses.fields(Detections)})
     assert average_precision(claims, truth(*objects), 0) == pytest.approx(expected)
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mmjax.evals.baseline import Correlated, RawSpace
+from mmjax.evals.baseline import CCABaseline, RawFeatureSpace
 
 
 def sides(num: int, related: bool = True, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -20,8 +20,8 @@ def sides(num: int, related: bool = True, seed: int = 0) -> tuple[np.ndarray, np
 def recall(related: bool, known: int = 400, present: np.ndarray | None = None) -> float:
     """R@1 among 40 new pairs."""
     there = np.ones(known, bool) if present is None else present
-    spaces = [RawSpace.of(side, there) for side in sides(known, related)]
-    correlated = Correlated.of(*spaces)
+    spaces = [RawFeatureSpace.of(side, there) for side in sides(known, related)]
+    correlated = CCABaseline.of(*spaces)
     assert correlated is not None
     new = [space.place(side) for space, side in zip(spaces, sides(40, seed=1), strict=True)]
     found = correlated.places("query", new[0]) @ correlated.places("target", new[1]).T
@@ -36,20 +36,20 @@ def test_it_finds_a_linear_relation_and_only_where_there_is_one():
 def test_examples_that_miss_a_side_are_not_used():
     present = np.arange(400) < 300
     assert recall(related=True, present=present) > 0.9
-    few = [RawSpace.of(side, np.arange(400) < 2) for side in sides(400)]
-    assert Correlated.of(*few) is None
+    few = [RawFeatureSpace.of(side, np.arange(400) < 2) for side in sides(400)]
+    assert CCABaseline.of(*few) is None
 
 
 def test_correlations_fall_and_stay_below_one():
     there = np.ones(400, bool)
-    correlated = Correlated.of(*(RawSpace.of(side, there) for side in sides(400)))
+    correlated = CCABaseline.of(*(RawFeatureSpace.of(side, there) for side in sides(400)))
     assert (np.diff(correlated.correlations) <= 1e-9).all()
     assert 0.8 < correlated.correlations[0] < 1 and correlated.correlations[6] < 0.5
 
 
 @pytest.mark.parametrize("limit", [3, 50])
 def test_a_limit_is_kept(limit):
-    spaces = [RawSpace.of(side, np.ones(400, bool)) for side in sides(400)]
-    few = [RawSpace(space.mean, space.units[:limit], space.present[:limit]) for space in spaces]
-    one, two = Correlated.of(*spaces, limit=limit), Correlated.of(*few)
+    spaces = [RawFeatureSpace.of(side, np.ones(400, bool)) for side in sides(400)]
+    few = [RawFeatureSpace(space.mean, space.units[:limit], space.present[:limit]) for space in spaces]
+    one, two = CCABaseline.of(*spaces, limit=limit), CCABaseline.of(*few)
     np.testing.assert_allclose(one.correlations, two.correlations)

@@ -8,7 +8,7 @@ from fakes import Embedder, dataset
 
 from mmjax.errors import InputError
 from mmjax.evals import MaskedWords, Retrieval, ZeroShot, features, pictures
-from mmjax.evals.cards import Card
+from mmjax.evals.cards import Preview
 
 
 def assert_png(path):
@@ -60,7 +60,7 @@ def test_loss_curves(tmp_path):
 
 
 def test_names_in_any_script_and_with_dollars(tmp_path):
-    cards = [Card("text", name) for name in ("パンダ", "$x_1$ and $", "कुत्ता", "панда", "\U0001f43c")]
+    cards = [Preview("text", name) for name in ("パンダ", "$x_1$ and $", "कुत्ता", "панда", "\U0001f43c")]
     pictures.retrieval_sheet(
         tmp_path / "sheet.png",
         title="any script",

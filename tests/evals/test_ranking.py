@@ -8,7 +8,7 @@ from fakes import unit
 
 from mmjax.batch import Audio, Image, Text
 from mmjax.evals.base import accuracy_with_interval
-from mmjax.evals.ranking import Answers, chance, identities, ranks
+from mmjax.evals.ranking import Relevance, chance, content_ids, ranks
 
 
 def loop_ranks(queries, targets, query_ids, target_ids):
@@ -36,7 +36,7 @@ def test_ranks_equal_a_loop_also_with_identical_items(chunk):
     table = unit(rng.normal(size=(12, 4)))
     targets = table[[int(name) for name in target_ids]]
     queries = unit(rng.normal(size=(9, 4)))[[int(name) for name in query_ids]]
-    found = ranks(queries, targets, Answers.of(query_ids, target_ids), chunk)
+    found = ranks(queries, targets, Relevance.of(query_ids, target_ids), chunk)
     assert found.tolist() == loop_ranks(queries, targets, query_ids, target_ids)
     assert len(set(found.tolist())) > 3, "the case is too easy to tell anything"
 
@@ -44,17 +44,17 @@ def test_ranks_equal_a_loop_also_with_identical_items(chunk):
 def test_a_model_that_maps_everything_onto_one_point_gets_nothing_right():
     same = unit(np.ones((6, 3)))
     ids = [str(n) for n in range(6)]
-    assert ranks(same, same, Answers.of(ids, ids)).tolist() == [6] * 6
+    assert ranks(same, same, Relevance.of(ids, ids)).tolist() == [6] * 6
 
 
 def test_candidates_keep_the_order_of_the_data():
-    answers = Answers.of(["z", "y", "x", "w"], ["d", "c", "d", "a"])
+    answers = Relevance.of(["z", "y", "x", "w"], ["d", "c", "d", "a"])
     assert answers.candidates.tolist() == [0, 1, 3]
     assert [answers.of_query(n).tolist() for n in range(4)] == [[0], [1], [0], [2]]
 
 
 def test_chance_equals_the_mean_over_all_orders():
-    answers = Answers.of(["a", "a", "b", "c", "d"], ["1", "2", "3", "4", "3"])
+    answers = Relevance.of(["a", "a", "b", "c", "d"], ["1", "2", "3", "4", "3"])
     orders = list(itertools.permutations(range(4)))
     for k in (1, 2, 3, 10):
         hits = [
@@ -68,11 +68,11 @@ def test_chance_equals_the_mean_over_all_orders():
 def test_identities_see_the_input_and_not_its_padding():
     tokens = np.array([[2, 7, 3, 0], [2, 7, 3, 9], [2, 8, 3, 0]], np.int32)
     mask = np.array([[True, True, True, False]] * 3)
-    text = identities(Text(tokens, mask, np.zeros_like(tokens), np.zeros_like(tokens)))
+    text = content_ids(Text(tokens, mask, np.zeros_like(tokens), np.zeros_like(tokens)))
     assert text[0] == text[1] != text[2]
-    assert len(set(identities(Audio(tokens.astype(np.float32), mask)))) == 2
+    assert len(set(content_ids(Audio(tokens.astype(np.float32), mask)))) == 2
     pixels = np.zeros((2, 2, 2, 1), np.float32)
-    assert len(set(identities(Image(pixels, np.ones(2, bool))))) == 1
+    assert len(set(content_ids(Image(pixels, np.ones(2, bool))))) == 1
 
 
 def test_interval_contains_the_mean_narrows_with_more_data_and_resamples_groups_together():

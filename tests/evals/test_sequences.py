@@ -11,7 +11,7 @@ from mmjax.errors import InputError
 from mmjax.evals import Captions, Tags, Transcripts
 from mmjax.evals.edits import edit_distance, error_rate, rates
 from mmjax.evals.tags import entities, scores
-from mmjax.evals.transcripts import best_path
+from mmjax.evals.transcripts import decode_best_path
 from mmjax.heads import Frames
 
 NAMES = ("red fox", "blue fox", "red cat", "grey cat", "red fox")
@@ -64,7 +64,7 @@ def test_rates_count_words_and_tokens_of_all_examples_together():
 def test_best_path_drops_repetitions_then_blanks_and_padding():
     tokens = np.array([[0, 7, 7, 0, 7, 8, 8, 9], [5, 5, 5, 0, 0, 0, 6, 6]])
     mask = np.array([[True] * 7 + [False], [False] * 8])
-    assert best_path(tokens, mask, blank_id=0) == [[7, 7, 8], []]
+    assert decode_best_path(tokens, mask, blank_id=0) == [[7, 7, 8], []]
 
 
 def speaker(batch, view, heads, seed=0):
