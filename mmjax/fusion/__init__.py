@@ -1,5 +1,6 @@
 """{stream: Encoded} -> {stream: Encoded}."""
 
+from mmjax.fusion.base import Fusion
 from mmjax.fusion.bottleneck import Bottleneck
 from mmjax.fusion.channel_cross import ChannelCross
 from mmjax.fusion.co_attention import CoAttention
@@ -15,6 +16,6 @@ from mmjax.fusion.resampler import Resampler
 from mmjax.fusion.single_stream import SingleStream
 
 __all__ = [
-    "Bottleneck", "ChannelCross", "CoAttention", "ConcatMlp", "LateVoting", "GatedSum", "Hierarchical", "Late",
-    "Mean", "Prefix", "QFormer", "Resampler", "SingleStream",
+    "Bottleneck", "ChannelCross", "CoAttention", "ConcatMlp", "Fusion", "GatedSum", "Hierarchical", "Late",
+    "LateVoting", "Mean", "Prefix", "QFormer", "Resampler", "SingleStream",
 ]  # fmt: skip

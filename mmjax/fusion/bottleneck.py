@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float
 
 from mmjax.batch import Encoded, is_present
 from mmjax.errors import InputError
+from mmjax.fusion.base import Fusion
 from mmjax.fusion.join import (
     add_modality_embedding,
     any_present,
@@ -19,7 +20,7 @@ from mmjax.fusion.join import (
 from mmjax.layers import Block, LayerNorm
 
 
-class Bottleneck(nn.Module):
+class Bottleneck(Fusion):
     """Attention bottlenecks (Nagrani et al. 2021, MBT, section 3.2.3, eq. 8 and 9).
 
     In each of `depth` layers a stream attends to itself and to `num_bottlenecks` tokens that all share; every
@@ -30,7 +31,6 @@ class Bottleneck(nn.Module):
     reader: the one stream that is replaced; None: all are, and the tokens become a new stream `into`.
     """
 
-    streams: tuple[str, ...]
     depth: int
     width: int
     num_heads: int
@@ -43,12 +43,10 @@ class Bottleneck(nn.Module):
     dtype: str = "float32"
 
     def made_streams(self) -> tuple[str, ...]:
-        """The stream that it adds."""
         return () if self.reader else (self.into,)
 
     @nn.compact
     def __call__(self, encoded: dict[str, Encoded], train: bool = False) -> dict[str, Encoded]:
-        """{stream: Encoded "B L D"} -> the reader, or all and `into`, as "B L width"; others unchanged."""
         check_names(self, self.streams, {"reader": (self.reader,)}, None if self.reader else self.into)
         if self.reader and self.depth < self.first_mixing + 2:
             raise InputError(

@@ -3,6 +3,7 @@
 import flax.linen as nn
 
 from mmjax.batch import Encoded
+from mmjax.fusion.base import Fusion
 from mmjax.fusion.join import (
     add_modality_embedding,
     check_names,
@@ -14,7 +15,7 @@ from mmjax.fusion.join import (
 from mmjax.layers import Block, LayerNorm
 
 
-class CoAttention(nn.Module):
+class CoAttention(Fusion):
     """Two-stream co-attention (Lu et al. 2019, ViLBERT, section 2.1) for any number of streams.
 
     In each of `depth` layers, every stream in `updated` (default: all) attends to all the other streams laid
@@ -28,7 +29,6 @@ class CoAttention(nn.Module):
     2017, section 3.1), or of captions (Yu et al. 2022, CoCa).
     """
 
-    streams: tuple[str, ...]
     depth: int
     width: int
     num_heads: int
@@ -38,12 +38,7 @@ class CoAttention(nn.Module):
     dropout: float = 0.0
     dtype: str = "float32"
 
-    def made_streams(self) -> tuple[str, ...]:
-        """It adds no stream."""
-        return ()
-
     def is_causal_for(self, stream: str) -> bool:
-        """Whether no position of `stream` comes to know of a later one: what a causal objective asks."""
         if stream not in self.streams:
             return True
         updated = self.streams if self.updated is None else self.updated
@@ -53,7 +48,6 @@ class CoAttention(nn.Module):
 
     @nn.compact
     def __call__(self, encoded: dict[str, Encoded], train: bool = False) -> dict[str, Encoded]:
-        """{stream: Encoded "B L D"} -> {stream: Encoded "B L width"} for `streams`; others pass unchanged."""
         updated = self.streams if self.updated is None else self.updated
         check_names(self, self.streams, {"updated": updated, "causal": self.causal}, into=None)
         joined = add_modality_embedding(

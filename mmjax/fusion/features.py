@@ -6,11 +6,12 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
 from mmjax.batch import Encoded, is_present
+from mmjax.fusion.base import Fusion
 from mmjax.fusion.join import any_present, check_names, check_trunk, mlp_residual, project, select_streams
 from mmjax.layers import LayerNorm, Transformer, mean_pool
 
 
-class FeatureFusion(nn.Module):
+class FeatureFusion(Fusion):
     """Abstract: every modality is a vector f_m(x_m), and `combine` makes one of them.
 
     f_m is a linear map of every position to `width`, with `mlp_width` a residual MLP of that hidden width
@@ -20,7 +21,6 @@ class FeatureFusion(nn.Module):
     trunk: what then lets positions read each other; None: only a norm.
     """
 
-    streams: tuple[str, ...]
     width: int
     mlp_width: int = 0
     reader: str | None = None
@@ -30,16 +30,13 @@ class FeatureFusion(nn.Module):
     dtype: str = "float32"
 
     def made_streams(self) -> tuple[str, ...]:
-        """The stream that it adds."""
         return () if self.reader else (self.into,)
 
     def is_causal_for(self, stream: str) -> bool:
-        """Whether no position of `stream` comes to know of a later one: what a causal objective asks."""
         return stream != self.reader or self.trunk is None or self.trunk.causal
 
     @nn.compact
     def __call__(self, encoded: dict[str, Encoded], train: bool = False) -> dict[str, Encoded]:
-        """{stream: Encoded "B L D"} -> the reader or `into` as "B L width"; others pass unchanged."""
         check_names(self, self.streams, {"reader": (self.reader,)}, None if self.reader else self.into)
         streams = select_streams(self, self.streams, encoded)
         vectors, there = self.vectors(streams, train)

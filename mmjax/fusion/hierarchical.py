@@ -7,6 +7,7 @@ import jax
 
 from mmjax.batch import Encoded
 from mmjax.errors import InputError
+from mmjax.fusion.base import Fusion
 from mmjax.fusion.join import (
     add_modality_embedding,
     any_present,
@@ -20,7 +21,7 @@ from mmjax.fusion.join import (
 from mmjax.layers import Block, LayerNorm
 
 
-class Hierarchical(nn.Module):
+class Hierarchical(Fusion):
     """The reader reads the others at each of `depth` levels of their encoders, lowest first.
 
     The levels of a stream are the states at its trunk's `taps` and its last one. At each the reader's own
@@ -31,7 +32,6 @@ class Hierarchical(nn.Module):
     reader: the stream that is replaced. None: one learned position reads all streams, a new stream `into`.
     """
 
-    streams: tuple[str, ...]
     depth: int
     width: int
     num_heads: int
@@ -42,12 +42,10 @@ class Hierarchical(nn.Module):
     dtype: str = "float32"
 
     def made_streams(self) -> tuple[str, ...]:
-        """The stream that it adds."""
         return () if self.reader else (self.into,)
 
     @nn.compact
     def __call__(self, encoded: dict[str, Encoded], train: bool = False) -> dict[str, Encoded]:
-        """{stream: Encoded "B L D"} -> the reader or `into` as "B L width"; others pass unchanged."""
         check_names(self, self.streams, {"reader": (self.reader,)}, None if self.reader else self.into)
         streams = {
             name: self.levels(name, x) for name, x in select_streams(self, self.streams, encoded).items()

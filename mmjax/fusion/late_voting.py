@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Float32
 
 from mmjax.batch import Encoded, is_present
+from mmjax.fusion.base import Fusion
 from mmjax.fusion.join import (
     add_modality_embedding,
     any_present,
@@ -22,7 +23,7 @@ from mmjax.layers import Block, Einsum, LayerNorm
 from mmjax.sharding import param_axes
 
 
-class LateVoting(nn.Module):
+class LateVoting(Fusion):
     """Votes: log-probabilities of `num_classes`, from each modality alone and from all that are there.
 
     Every stream is read by positions that read nothing else, in `depth` layers of cross-attention and a
@@ -38,7 +39,6 @@ class LateVoting(nn.Module):
     alike, and "product" what it has learned of them.
     """
 
-    streams: tuple[str, ...]
     num_classes: int
     width: int
     num_heads: int
@@ -51,12 +51,10 @@ class LateVoting(nn.Module):
     dtype: str = "float32"
 
     def made_streams(self) -> tuple[str, ...]:
-        """The streams that it adds."""
         return (self.into, *(f"{self.into}_{stream}" for stream in self.streams))
 
     @nn.compact
     def __call__(self, encoded: dict[str, Encoded], train: bool = False) -> dict[str, Encoded]:
-        """{stream: Encoded "B L D"} -> the same and its votes."""
         check_names(self, self.streams, {"reader": (self.reader,)}, self.into)
         streams = add_modality_embedding(
             self, select_streams(self, self.streams, encoded), self.width, self.dtype

@@ -7,6 +7,7 @@ from jaxtyping import Bool
 
 from mmjax.batch import Encoded
 from mmjax.errors import InputError
+from mmjax.fusion.base import Fusion
 from mmjax.fusion.join import (
     add_modality_embedding,
     check_names,
@@ -17,7 +18,7 @@ from mmjax.fusion.join import (
 from mmjax.layers import Transformer
 
 
-class Prefix(nn.Module):
+class Prefix(Fusion):
     """A decoder whose text is preceded by the other streams (Wang et al. 2022, SimVLM: prefix LM).
 
     Every stream is mapped to the trunk's width where it must be. A position of the prefix sees the whole
@@ -28,21 +29,14 @@ class Prefix(nn.Module):
     reader: the stream that is decoded and replaced.
     """
 
-    streams: tuple[str, ...]
     reader: str
     trunk: Transformer
 
-    def made_streams(self) -> tuple[str, ...]:
-        """It adds no stream."""
-        return ()
-
     def is_causal_for(self, stream: str) -> bool:
-        """Whether no position of `stream` comes to know of a later one: its reader is a decoder."""
         return True
 
     @nn.compact
     def __call__(self, encoded: dict[str, Encoded], train: bool = False) -> dict[str, Encoded]:
-        """{stream: Encoded "B L D"} -> the reader as "B L width"; others pass unchanged."""
         check_names(self, self.streams, {"reader": (self.reader,)}, into=None)
         if self.trunk.causal:
             raise InputError(

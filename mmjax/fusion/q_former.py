@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 from mmjax.batch import Encoded
 from mmjax.errors import InputError
+from mmjax.fusion.base import Fusion
 from mmjax.fusion.join import (
     add_modality_embedding,
     any_present,
@@ -21,7 +22,7 @@ from mmjax.layers import LayerNorm, MultiHeadAttention
 from mmjax.sharding import shard
 
 
-class QFormer(nn.Module):
+class QFormer(Fusion):
     """Learned queries that read the streams (Li et al. 2023, BLIP-2, section 3.1 and figure 2).
 
     In each of `depth` layers the queries and the reader's positions attend to all of them by the same
@@ -33,7 +34,6 @@ class QFormer(nn.Module):
       streams, and are a new stream `into`.
     """
 
-    streams: tuple[str, ...]
     depth: int
     width: int
     num_heads: int
@@ -47,16 +47,13 @@ class QFormer(nn.Module):
     dtype: str = "float32"
 
     def made_streams(self) -> tuple[str, ...]:
-        """The stream that it adds."""
         return () if self.reader else (self.into,)
 
     def is_causal_for(self, stream: str) -> bool:
-        """Whether no position of `stream` comes to know of a later one: what a causal objective asks."""
         return self.causal or stream != self.reader
 
     @nn.compact
     def __call__(self, encoded: dict[str, Encoded], train: bool = False) -> dict[str, Encoded]:
-        """{stream: Encoded "B L D"} -> the reader or `into` as "B L width"; others pass unchanged."""
         check_names(self, self.streams, {"reader": (self.reader,)}, None if self.reader else self.into)
         if self.reader and self.depth < 2:
             raise InputError(

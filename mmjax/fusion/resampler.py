@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from mmjax.batch import Encoded
+from mmjax.fusion.base import Fusion
 from mmjax.fusion.join import (
     add_modality_embedding,
     any_present,
@@ -18,7 +19,7 @@ from mmjax.layers import Block, LayerNorm, Mlp, MultiHeadAttention
 from mmjax.sharding import param_axes, shard
 
 
-class Resampler(nn.Module):
+class Resampler(Fusion):
     """Perceiver resampler, and gated cross-attention to it (Alayrac et al. 2022, Flamingo, section 3.1).
 
     In each of `depth` layers, `num_latents` learned vectors attend to the streams and to themselves, keys
@@ -29,7 +30,6 @@ class Resampler(nn.Module):
       result replaces it. None: the latents of all streams are a new stream `into`.
     """
 
-    streams: tuple[str, ...]
     depth: int
     width: int
     num_heads: int
@@ -42,12 +42,10 @@ class Resampler(nn.Module):
     dtype: str = "float32"
 
     def made_streams(self) -> tuple[str, ...]:
-        """The stream that it adds."""
         return () if self.reader else (self.into,)
 
     @nn.compact
     def __call__(self, encoded: dict[str, Encoded], train: bool = False) -> dict[str, Encoded]:
-        """{stream: Encoded "B L D"} -> the reader or `into` as "B L width"; others pass unchanged."""
         check_names(self, self.streams, {"reader": (self.reader,)}, None if self.reader else self.into)
         streams = add_modality_embedding(
             self, select_streams(self, self.streams, encoded), self.width, self.dtype

@@ -3,6 +3,7 @@
 import flax.linen as nn
 
 from mmjax.batch import Encoded
+from mmjax.fusion.base import Fusion
 from mmjax.fusion.join import (
     add_modality_embedding,
     check_names,
@@ -13,23 +14,17 @@ from mmjax.fusion.join import (
 from mmjax.layers import Transformer
 
 
-class SingleStream(nn.Module):
+class SingleStream(Fusion):
     """Joint self-attention over the positions of all streams, each with a learned vector of its modality.
 
     Kiela et al. 2019, MMBT; Chen et al. 2020, UNITER, section 3.1; Kim et al. 2021, ViLT, section
     3.1. Streams are mapped to the trunk's width where they must be, and keep the positions of their encoders.
     """
 
-    streams: tuple[str, ...]
     trunk: Transformer
-
-    def made_streams(self) -> tuple[str, ...]:
-        """It adds no stream."""
-        return ()
 
     @nn.compact
     def __call__(self, encoded: dict[str, Encoded], train: bool = False) -> dict[str, Encoded]:
-        """{stream: Encoded "B L D"} -> {stream: Encoded "B L width"} for `streams`; others pass unchanged."""
         check_names(self, self.streams, {}, into=None)
         streams = add_modality_embedding(
             self, select_streams(self, self.streams, encoded), self.trunk.width, self.trunk.dtype

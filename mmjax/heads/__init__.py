@@ -1,6 +1,7 @@
 """Encoded -> prediction."""
 
 from mmjax.heads.adversarial import RealOrGenerated
+from mmjax.heads.base import Head
 from mmjax.heads.boxes import Boxes
 from mmjax.heads.classes import Classes
 from mmjax.heads.embedding import PooledEmbedding
@@ -12,6 +13,6 @@ from mmjax.heads.tokens import TokenLogits
 from mmjax.heads.votes import Votes
 
 __all__ = [
-    "Boxes", "Classes", "FrameLogits", "Frames", "MatchingLogit", "PatchQuantiser", "PooledEmbedding",
+    "Boxes", "Classes", "FrameLogits", "Frames", "Head", "MatchingLogit", "PatchQuantiser", "PooledEmbedding",
     "PositionClasses", "Quantised", "RealOrGenerated", "Reconstruction", "TokenLogits", "Votes",
 ]  # fmt: skip

@@ -1,26 +1,22 @@
 """Is it real, or made up?"""
 
-from typing import Literal
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float32
 
 from mmjax.batch import AdversarialEncoded, Encoded
+from mmjax.heads.base import Head
 from mmjax.heads.pooling import pool
 from mmjax.layers import Einsum
 
 
-class RealOrGenerated(nn.Module):
+class RealOrGenerated(Head):
     """Three logits an example, high for real: float32 ``"B 3"``, of a stream whose encoder has a generator.
 
     They are of the example itself, of what was generated beside it, and of the same once more for the
     generator's loss, whose gradient leaves this head's parameters alone as it does the discriminator's.
     """
-
-    stream: str
-    after: Literal["encoder"] = "encoder"
 
     @nn.compact
     def __call__(self, encoded: Encoded, table: jax.Array | None = None) -> Float32[jax.Array, "B 3"]:

@@ -17,7 +17,7 @@ class Head(nn.Module):
     stream: str
     after: Literal["encoder", "fusion"] = dataclasses.field(default="encoder", kw_only=True)
 
-    def __call__(self, encoded: Encoded, table: Array | None) -> Array:
+    def __call__(self, encoded: Encoded, table: Array | None = None) -> Array:
         """Returns the prediction, "B ...".
 
         Args:

@@ -1,7 +1,5 @@
 """Boxes around the objects in a picture."""
 
-from typing import Literal
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -10,11 +8,12 @@ from jaxtyping import Float32
 
 from mmjax.batch import Encoded
 from mmjax.errors import InputError
+from mmjax.heads.base import Head
 from mmjax.layers import Block, Einsum, LayerNorm, MultiHeadAttention
 from mmjax.sharding import param_axes, shard
 
 
-class Boxes(nn.Module):
+class Boxes(Head):
     """A small set decoder (Carion et al. 2020, DETR, section 3.2): float32 ``"B Q 4+classes+1"``.
 
     First centre x, centre y, width and height in shares of the picture, then the logits of the classes, then
@@ -26,7 +25,6 @@ class Boxes(nn.Module):
       nothing.
     """
 
-    stream: str
     num_classes: int
     grid: tuple[int, int]
     tokens: tuple[int, int] | None = None
@@ -34,7 +32,6 @@ class Boxes(nn.Module):
     num_heads: int = 4
     mlp_width: int = 256
     dtype: str = "float32"
-    after: Literal["encoder", "fusion"] = "encoder"
 
     @nn.compact
     def __call__(self, encoded: Encoded, table: jax.Array | None = None) -> Float32[jax.Array, "B Q P"]:

@@ -1,5 +1,6 @@
 """One of several classes, or one yes or no."""
 
+import dataclasses
 from typing import Literal
 
 import flax.linen as nn
@@ -8,17 +9,17 @@ import jax.numpy as jnp
 from jaxtyping import Float32
 
 from mmjax.batch import Encoded
+from mmjax.heads.base import Head
 from mmjax.heads.pooling import pool
 from mmjax.layers import Einsum
 
 
-class Classes(nn.Module):
+class Classes(Head):
     """Class logits of the pooled stream through a tanh layer (BERT's pooler): float32 ``"B classes"``."""
 
-    stream: str
     num_classes: int
     pooling: Literal["mean", "first"] = "first"
-    after: Literal["encoder", "fusion"] = "fusion"
+    after: Literal["encoder", "fusion"] = dataclasses.field(default="fusion", kw_only=True)
 
     @nn.compact
     def __call__(self, encoded: Encoded, table: jax.Array | None = None) -> Float32[jax.Array, "B classes"]:

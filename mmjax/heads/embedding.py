@@ -9,11 +9,12 @@ from jaxtyping import Float32
 
 from mmjax.batch import Encoded
 from mmjax.errors import InputError
+from mmjax.heads.base import Head
 from mmjax.heads.pooling import pool
 from mmjax.layers import Einsum
 
 
-class PooledEmbedding(nn.Module):
+class PooledEmbedding(Head):
     """Pooled, mapped to `dim` and scaled to unit length: float32 ``"B E"`` (CLIP, Radford et al. 2021).
 
     depth: which state of the stream: None, its last; else an index into `Encoded.lower`, the states at the
@@ -23,10 +24,8 @@ class PooledEmbedding(nn.Module):
     A causal text tower is pooled at its "last" position, as in CLIP and CoCa.
     """
 
-    stream: str
     dim: int
     pooling: Literal["mean", "first", "last"] = "mean"
-    after: Literal["encoder", "fusion"] = "encoder"
     depth: int | None = None
     use_bias: bool = False
 

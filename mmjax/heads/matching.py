@@ -1,5 +1,6 @@
 """Do the streams belong together?"""
 
+import dataclasses
 from typing import Literal
 
 import flax.linen as nn
@@ -7,15 +8,15 @@ import jax
 from jaxtyping import Float32
 
 from mmjax.batch import Encoded
+from mmjax.heads.base import Head
 from mmjax.heads.classes import Classes
 
 
-class MatchingLogit(nn.Module):
+class MatchingLogit(Head):
     """One logit of a fused stream that has read the other: float32 ``"B"`` (ALBEF's image-text matching)."""
 
-    stream: str
     pooling: Literal["mean", "first"] = "first"
-    after: Literal["encoder", "fusion"] = "fusion"
+    after: Literal["encoder", "fusion"] = dataclasses.field(default="fusion", kw_only=True)
 
     @nn.compact
     def __call__(self, encoded: Encoded, table: jax.Array | None = None) -> Float32[jax.Array, " B"]:

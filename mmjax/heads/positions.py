@@ -1,7 +1,5 @@
 """A class for every position."""
 
-from typing import Literal
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -9,15 +7,14 @@ from flax import struct
 from jaxtyping import Float32
 
 from mmjax.batch import Array, Encoded
+from mmjax.heads.base import Head
 from mmjax.layers import Einsum
 
 
-class PositionClasses(nn.Module):
+class PositionClasses(Head):
     """Class logits of each position by a linear map: float32 ``"B L classes"`` (Devlin et al. 2019, 5.3)."""
 
-    stream: str
     num_classes: int
-    after: Literal["encoder", "fusion"] = "encoder"
 
     @nn.compact
     def __call__(self, encoded: Encoded, table: jax.Array | None = None) -> Float32[jax.Array, "B L classes"]:
@@ -38,17 +35,15 @@ class Frames:
     mask: Array  # bool "B L": which frames are there
 
 
-class FrameLogits(nn.Module):
+class FrameLogits(Head):
     """Which token each frame of a sound or a clip says, for `objectives.CTC`.
 
     The blank is one of the `vocab` tokens: [PAD], which no text says.
     """
 
-    stream: str
     vocab: int
-    after: Literal["encoder", "fusion"] = "encoder"
 
     @nn.compact
     def __call__(self, encoded: Encoded, table: jax.Array | None = None) -> Frames:
-        logits = PositionClasses(self.stream, self.vocab, self.after, name="classes")(encoded)
+        logits = PositionClasses(self.stream, self.vocab, name="classes")(encoded)
         return Frames(logits, encoded.mask)

@@ -1,7 +1,5 @@
 """A code for every patch."""
 
-from typing import Literal
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -9,6 +7,7 @@ from flax import struct
 from jaxtyping import Float, Int32
 
 from mmjax.batch import Array, Encoded
+from mmjax.heads.base import Head
 from mmjax.layers import Einsum, LearnedPositions, Transformer
 from mmjax.sharding import param_axes
 
@@ -25,7 +24,7 @@ class Quantised:
     num_codes: int = struct.field(pytree_node=False)
 
 
-class PatchQuantiser(nn.Module):
+class PatchQuantiser(Head):
     """The nearest of `num_codes` learned vectors at each position, and the patches decoded from these.
 
     VQ-VAE (van den Oord et al. 2017, eq. 1 and 2) with few-dimensional vectors of unit length, which keep
@@ -33,12 +32,10 @@ class PatchQuantiser(nn.Module):
     objective that teaches it, and MaskedCodes one that learns from its codes.
     """
 
-    stream: str
     num_codes: int
     code_dim: int
     patch_dim: int
     trunk: Transformer
-    after: Literal["encoder", "fusion"] = "encoder"
 
     @nn.compact
     def __call__(self, encoded: Encoded, table: jax.Array | None = None) -> Quantised:

@@ -1,18 +1,17 @@
 """A guess at every patch, the hidden ones too."""
 
-from typing import Literal
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float32
 
 from mmjax.batch import Array, Encoded
+from mmjax.heads.base import Head
 from mmjax.layers import Einsum, LearnedPositions, Transformer
 from mmjax.sharding import param_axes
 
 
-class Reconstruction(nn.Module):
+class Reconstruction(Head):
     """The values of each of `num_patches` patches, or logits of its code: float32 ``"B L P"``.
 
     Where the encoder saw only some patches, these are put in their places among learned mask tokens,
@@ -21,12 +20,10 @@ class Reconstruction(nn.Module):
     mask tokens (BEiT, Bao et al. 2022, section 2.3). Positions that are no patches are not reconstructed.
     """
 
-    stream: str
     num_patches: int
     patch_dim: int
     trunk: Transformer | None = None
     position_scale: float = 1.0
-    after: Literal["encoder", "fusion"] = "encoder"
 
     @nn.compact
     def __call__(self, encoded: Encoded, table: jax.Array | None = None) -> Float32[jax.Array, "B L P"]:

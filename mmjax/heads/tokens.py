@@ -1,5 +1,6 @@
 """A guess at every token."""
 
+import dataclasses
 from typing import Literal
 
 import flax.linen as nn
@@ -8,15 +9,15 @@ import jax.numpy as jnp
 from jaxtyping import Float32
 
 from mmjax.batch import Encoded
+from mmjax.heads.base import Head
 from mmjax.layers import Einsum, LayerNorm
 from mmjax.sharding import param_axes, shard
 
 
-class TokenLogits(nn.Module):
+class TokenLogits(Head):
     """Dense, GELU, norm, the transposed token table and a bias (BERT's MLM head): float32 ``"B L V"``."""
 
-    stream: str
-    after: Literal["encoder", "fusion"] = "fusion"
+    after: Literal["encoder", "fusion"] = dataclasses.field(default="fusion", kw_only=True)
 
     @nn.compact
     def __call__(
