@@ -25,13 +25,13 @@ class MultimodalModel(nn.Module):
     heads: Mapping[str, nn.Module]
     shared: Mapping[str, str] | None = None
 
-    def encoder_of(self, stream: str) -> str:
+    def encoder_name(self, stream: str) -> str:
         """The key in `encoders` of the tower that reads `stream`."""
         return (self.shared or {}).get(stream, stream)
 
     def encode(self, stream: str, value: Stream, train: bool = False) -> Encoded:
         """One stream through its tower."""
-        encoder = self.encoders[self.encoder_of(stream)]
+        encoder = self.encoders[self.encoder_name(stream)]
         if isinstance(value, Image | Audio) and value.visible is not None and not encoder.hides_patches:
             raise ValueError(
                 f"a view hides patches of the stream {stream!r}, but its encoder {type(encoder).__name__} "
@@ -40,9 +40,9 @@ class MultimodalModel(nn.Module):
         with jax.named_scope(f"encode_{stream}"):
             return encoder(value, train)
 
-    def table_of(self, stream: str) -> jax.Array | None:
+    def token_table(self, stream: str) -> jax.Array | None:
         """The token table of the tower that reads `stream`, where it has one."""
-        encoder = self.encoders.get(self.encoder_of(stream))
+        encoder = self.encoders.get(self.encoder_name(stream))
         return None if encoder is None else encoder.token_table()
 
     def predict(
@@ -59,7 +59,7 @@ class MultimodalModel(nn.Module):
             head = self.heads[name]
             source = fused if head.after == "fusion" else encoded
             with jax.named_scope(f"head_{name}"):
-                predictions[name] = head(source[head.stream], self.table_of(head.stream))
+                predictions[name] = head(source[head.stream], self.token_table(head.stream))
         return predictions
 
     def streams_for(self, heads: Iterable[str]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Every module of the catalog, held to the properties that all modules have."""
+"""Properties that every module has, checked for every row of the catalog."""
 
 import functools
 import os
@@ -18,16 +18,18 @@ from mmjax.sharding.axes import PARAMETER_AXES
 from mmjax.testing import TOLERANCE
 
 GOLDEN = Path(__file__).parent / "golden" / "parameters"
-# Adding a constant to every key changes no softmax: the gradient is zero on paper, and rounding in practice.
-ZERO_ON_PAPER = "key/bias"
+# A constant added to all keys does not change a softmax: the exact gradient is 0, the computed one rounding.
+ZERO_GRADIENT = "key/bias"
 
 
-def rows(chosen=lambda row: True):
-    """A test for each chosen row; all tests of a row go to one xdist worker, which compiles it once."""
-    marked = [
-        pytest.param(row, id=row.name, marks=pytest.mark.xdist_group(row.name)) for row in ROWS if chosen(row)
+def rows(condition=lambda row: True):
+    """Parametrizes a test by row. All tests of a row go to one xdist worker, which compiles it once."""
+    params = [
+        pytest.param(row, id=row.name, marks=pytest.mark.xdist_group(row.name))
+        for row in ROWS
+        if condition(row)
     ]
-    return pytest.mark.parametrize("row", marked)
+    return pytest.mark.parametrize("row", params)
 
 
 @functools.cache
@@ -35,7 +37,7 @@ def boxed_parameters(name: str):
     row = find(name)
 
     def init(*inputs):
-        return row.make("float32").init(jax.random.key(0), *inputs, **settings(row))
+        return row.make("float32").init(jax.random.key(0), *inputs, **call_kwargs(row))
 
     return jax.eval_shape(init, *row.inputs()).get("params", {})
 
@@ -48,12 +50,12 @@ def flat(boxed) -> dict[str, nn.LogicallyPartitioned]:
 
 @functools.cache
 def parameters(name: str):
-    """Random, biases too: at their initial zero they would hide what is done with them. Compiles nothing."""
+    """Random values for every parameter. Zero biases, as at initialisation, would hide how they are used."""
 
     def draw(path, abstract):
-        where = jax.tree_util.keystr(path, simple=True, separator="/")
-        value = 0.2 * np.random.default_rng(zlib.crc32(where.encode())).normal(size=abstract.shape)
-        return (value + where.endswith("scale")).astype(abstract.dtype)
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        value = 0.2 * np.random.default_rng(zlib.crc32(name.encode())).normal(size=abstract.shape)
+        return (value + name.endswith("scale")).astype(abstract.dtype)
 
     return jax.tree.map_with_path(draw, nn.meta.unbox(boxed_parameters(name)))
 
@@ -62,13 +64,13 @@ def find(name: str) -> Row:
     return next(row for row in ROWS if row.name == name)
 
 
-def settings(row: Row) -> dict:
-    return {name: jnp.asarray(x) if isinstance(x, np.ndarray) else x for name, x in row.settings.items()}
+def call_kwargs(row: Row) -> dict:
+    return {name: jnp.asarray(x) if isinstance(x, np.ndarray) else x for name, x in row.kwargs.items()}
 
 
 def forward(row: Row, params, inputs, dtype: str = "float32"):
-    """What a reader sees of the module's output."""
-    return row.read(row.make(dtype).apply({"params": params}, *inputs, **settings(row)), inputs)
+    """The part of the module's output that tests compare."""
+    return row.select(row.make(dtype).apply({"params": params}, *inputs, **call_kwargs(row)), inputs)
 
 
 @functools.cache
@@ -78,7 +80,7 @@ def compiled(name: str):
 
     def loss(params, inputs):
         output = forward(row, params, inputs)
-        # Unequal weights: a plain sum is blind to whatever a softmax or a norm shifts.
+        # Unequal weights: the plain sum of a softmax or a norm is constant.
         weigh = lambda x: (x * jnp.cos(jnp.arange(x.size, dtype=jnp.float32)).reshape(x.shape)).sum()  # noqa: E731
         return sum(weigh(x) for x in jax.tree.leaves(output) if x.dtype != bool), output
 
@@ -107,19 +109,19 @@ def test_jit_equals_eager(row):
 
 @pytest.mark.once
 @rows(lambda row: row.scramble)
-def test_what_is_under_a_false_mask_never_matters(row):
+def test_masked_values_never_influence_unmasked_outputs(row):
     inputs = row.inputs()
-    # Not the seed of the inputs: garbage that is a multiple of them would pass where only directions count.
+    # Not the seed of the inputs: a multiple of them would go unnoticed where only directions matter.
     scrambled = row.scramble(inputs, np.random.default_rng(7))
     changed = jax.tree.map(lambda a, b: not np.array_equal(a, b), inputs, scrambled)
-    assert any(jax.tree.leaves(changed)), "the row's inputs have nothing under a False mask"
+    assert any(jax.tree.leaves(changed)), "the row's inputs have no masked position"
     run = functools.partial(compiled(row.name), parameters(row.name))
     assert_close(run(scrambled), run(inputs), row.tolerance)
 
 
 @pytest.mark.once
 @rows()
-def test_examples_do_not_depend_on_their_place_in_the_batch(row):
+def test_outputs_are_permutation_equivariant_over_the_batch(row):
     inputs = row.inputs()
 
     def permute(x):
@@ -139,21 +141,24 @@ def test_bf16_is_close_to_fp32(row):
     if row.bf16 == "inputs":
         inputs = jax.tree.map(lambda x: x.astype(jnp.bfloat16) if x.dtype == np.float32 else x, inputs)
     dtype = "bfloat16" if row.bf16 == "module" else "float32"
-    rough = jax.jit(lambda params, inputs: forward(row, params, inputs, dtype))(parameters(row.name), inputs)
-    for a, b in zip(jax.tree.leaves(rough), jax.tree.leaves(exact), strict=True):
+    approximate = jax.jit(lambda params, inputs: forward(row, params, inputs, dtype))(
+        parameters(row.name), inputs
+    )
+    for a, b in zip(jax.tree.leaves(approximate), jax.tree.leaves(exact), strict=True):
         error = np.linalg.norm(np.float32(a) - np.float32(b)) / np.linalg.norm(np.float32(b))
         assert error < TOLERANCE["bf16"]
     if row.bf16 == "module":
         assert not all(
-            np.array_equal(a, b) for a, b in zip(jax.tree.leaves(rough), jax.tree.leaves(exact), strict=True)
+            np.array_equal(a, b)
+            for a, b in zip(jax.tree.leaves(approximate), jax.tree.leaves(exact), strict=True)
         )
 
 
 @rows()
-def test_every_parameter_names_known_axes(row):
+def test_every_parameter_has_known_logical_axes(row):
     for name, box in flat(boxed_parameters(row.name)).items():
         assert isinstance(box, nn.LogicallyPartitioned), (
-            f"{name} has no axes: make it with sharding.param_axes"
+            f"{name} has no logical axes: wrap its initialiser in sharding.param_axes"
         )
         assert len(box.names) == box.value.ndim, f"{name}: axes {box.names} for shape {box.value.shape}"
         assert set(box.names) <= {None, *PARAMETER_AXES}, f"{name}: axes {box.names} are not of parameters"
@@ -162,22 +167,20 @@ def test_every_parameter_names_known_axes(row):
 
 @pytest.mark.once
 @rows()
-def test_every_parameter_learns(row):
+def test_every_parameter_gets_a_gradient(row):
     _, grads = compiled(row.name)(parameters(row.name), row.inputs())
     sizes = {name: float(np.abs(grad).max()) for name, grad in flat(grads).items()}
     for name, size in sizes.items():
         assert np.isfinite(size), f"the gradient of {name} is not finite"
-        if name.endswith(ZERO_ON_PAPER):
-            assert size < 1e-5 * max(sizes.values()), (
-                f"the gradient of {name} is zero on paper, and is {size}"
-            )
+        if name.endswith(ZERO_GRADIENT):
+            assert size < 1e-5 * max(sizes.values()), f"expected a gradient of 0 for {name}, found {size}"
         else:
             assert size > 1e-5 * max(sizes.values()), f"{name} gets no gradient"
 
 
 @rows()
 def test_parameter_tree_is_the_golden_one(row):
-    """The names are those of checkpoints and exported files: a change breaks them; say so in CHANGELOG.md."""
+    """Checkpoints and exported files hold these names. Record a change of them in CHANGELOG.md."""
     text = "".join(
         f"{name} {'x'.join(map(str, box.value.shape)) or 'scalar'} {', '.join(map(str, box.names))}".rstrip()
         + "\n"
@@ -189,7 +192,7 @@ def test_parameter_tree_is_the_golden_one(row):
         file.write_text(text)
     golden = file.read_text() if file.is_file() else ""
     assert text == golden and file.is_file(), (
-        f"the parameters differ from {file}. If that is meant, write it anew with "
+        f"the parameters differ from {file}. If this is intended, write the file again with "
         "MMJAX_GOLDEN=1 pytest tests/test_catalog.py -k golden, and read the diff"
     )
 
@@ -197,9 +200,9 @@ def test_parameter_tree_is_the_golden_one(row):
 def test_every_module_has_a_row():
     for package in (layers, encoders, fusion, heads, objectives):
         for name in package.__all__:
-            kind = getattr(package, name)
-            is_interface = getattr(kind, "__module__", "").endswith(".base")
-            if isinstance(kind, type) and issubclass(kind, nn.Module) and not is_interface:
+            value = getattr(package, name)
+            is_interface = getattr(value, "__module__", "").endswith(".base")
+            if isinstance(value, type) and issubclass(value, nn.Module) and not is_interface:
                 full = f"{package.__name__.removeprefix('mmjax.')}.{name}"
                 assert any(row.name == full for row in ROWS), f"{full} has no row in {catalog.__file__}"
 

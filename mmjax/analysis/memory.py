@@ -86,7 +86,7 @@ def part_of(source: str, session: Session) -> str:
     if alone:
         return alone
     if kind == "encode":  # a stream, whose tower may have another name
-        name = session.experiment.model.encoder_of(name)
+        name = session.experiment.model.encoder_name(name)
     return f"{SCOPES.get(kind, kind)} {name}"
 
 

@@ -1,5 +1,6 @@
-"""The parameters that objectives share: named by prefix, split from the rest, and who reaches them."""
+"""The parameters that several objectives share, chosen by prefixes of their paths."""
 
+import collections
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -8,80 +9,83 @@ import jax
 from mmjax.balance.base import Balance
 from mmjax.errors import InputError
 
-Arrays = dict[str, jax.Array]
+Arrays = dict[str, jax.Array]  # {path: array}
 FUSION = "model/fusion"
 
 
-def prefixes(balance: Balance) -> tuple[str, ...]:
-    """Of the shared parameters."""
-    return (FUSION,) if balance.shared is None else balance.shared
+def shared_prefixes(balance: Balance) -> tuple[str, ...]:
+    """The path prefixes of the shared parameters."""
+    return (FUSION,) if balance.shared_params is None else balance.shared_params
 
 
-def split(params: Any, balance: Balance) -> tuple[Arrays, Arrays, Callable[[Arrays, Arrays], Any]]:
-    """(shared, rest, the function that makes parameters of both), by path; `params` without flax's boxes.
+def split_params(params: Any, balance: Balance) -> tuple[Arrays, Arrays, Callable[[Arrays, Arrays], Any]]:
+    """Splits parameters, without flax's boxes, into shared ones and the rest.
 
-    Raises InputError for a prefix under which no parameter lies.
+    Returns:
+      ({path: shared array}, {path: other array}, the function that merges the two into a pytree again).
+
+    Raises:
+      InputError: no parameter lies under one of the prefixes.
     """
     paths, structure = jax.tree.flatten_with_path(params)
     leaves = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in paths}
-    for prefix in prefixes(balance):
-        if not any(within(name, prefix) for name in leaves):
-            valid = sorted({"/".join(name.split("/")[:2]) for name in leaves})
-            why = ": this fusion has no parameters" if prefix == FUSION else ""
+    prefixes = shared_prefixes(balance)
+    for prefix in prefixes:
+        if not any(is_under(path, prefix) for path in leaves):
+            valid = sorted({"/".join(path.split("/")[:2]) for path in leaves})
+            reason = ": this fusion has no parameters" if prefix == FUSION else ""
             raise InputError(
-                f"balance.shared expects prefixes of parameters, found none under {prefix!r}{why}. Name what "
-                f"the objectives share in balance.shared, among {valid} and what lies under these"
+                f"balance.shared_params expects prefixes of parameter paths, found none under {prefix!r}{reason}. "
+                f"Choose among {valid} and paths under these"
             )
-    shared = {n: x for n, x in leaves.items() if any(within(n, prefix) for prefix in prefixes(balance))}
-    rest = {n: x for n, x in leaves.items() if n not in shared}
+    shared = {path: x for path, x in leaves.items() if any(is_under(path, prefix) for prefix in prefixes)}
+    rest = {path: x for path, x in leaves.items() if path not in shared}
 
     def merge(shared: Arrays, rest: Arrays) -> Any:
-        return jax.tree.unflatten(structure, [(shared | rest)[name] for name in leaves])
+        return jax.tree.unflatten(structure, [(shared | rest)[path] for path in leaves])
 
     return shared, rest, merge
 
 
-def within(name: str, prefix: str) -> bool:
+def is_under(path: str, prefix: str) -> bool:
     """Whether a path is `prefix` or lies under it.
 
-    >>> within("model/fusion/text_tag", "model/fusion"), within("model/heads_text", "model/heads")
+    >>> is_under("model/fusion/text_tag", "model/fusion"), is_under("model/heads_text", "model/heads")
     (True, False)
     """
-    return f"{name}/".startswith(f"{prefix.rstrip('/')}/")
+    return f"{path}/".startswith(f"{prefix.rstrip('/')}/")
 
 
-def reached(model: Any, objectives: Mapping[str, Any]) -> dict[str, set[str]]:
-    """{objective: prefixes of the modules that its loss can depend on}."""
-    found = {}
+def modules_by_objective(model: Any, objectives: Mapping[str, Any]) -> dict[str, set[str]]:
+    """{objective: path prefixes of the modules whose parameters its loss depends on}."""
+    modules_of = {}
     for name, objective in objectives.items():
         heads = objective.required_heads()
-        modules = {f"model/encoders_{model.encoder_of(stream)}" for stream in model.streams_for(heads)}
+        modules = {f"model/encoders_{model.encoder_name(stream)}" for stream in model.streams_for(heads)}
         modules |= {f"model/heads_{head}" for head in heads} | {f"objectives_{name}"}
-        fuses = any(model.heads[head].after == "fusion" for head in heads)
-        found[name] = modules | ({FUSION} if fuses else set())
-    return found
+        uses_fusion = any(model.heads[head].after == "fusion" for head in heads)
+        modules_of[name] = modules | ({FUSION} if uses_fusion else set())
+    return modules_of
 
 
-def refuse_unshared(balance: Balance, model: Any, objectives: Mapping[str, Any]) -> None:
-    """Raises InputError where fewer than two objectives reach the shared parameters."""
-    by = reached(model, objectives)
+def check_objectives_share(balance: Balance, model: Any, objectives: Mapping[str, Any]) -> None:
+    """Raises InputError if fewer than two objectives depend on the shared parameters."""
+    modules_of, prefixes = modules_by_objective(model, objectives), shared_prefixes(balance)
 
-    def reaches(name: str) -> bool:
-        pairs = [(module, prefix) for module in by[name] for prefix in prefixes(balance)]
-        return any(within(module, prefix) or within(prefix, module) for module, prefix in pairs)
+    def depends_on_shared(name: str) -> bool:
+        pairs = [(module, prefix) for module in modules_of[name] for prefix in prefixes]
+        return any(is_under(module, prefix) or is_under(prefix, module) for module, prefix in pairs)
 
-    reach = [name for name in objectives if reaches(name)]
-    if len(reach) < 2:
-        count = {
-            module: sum(module in modules for modules in by.values()) for module in set().union(*by.values())
-        }
-        better = sorted(module for module, readers in count.items() if readers > 1)
+    dependent = [name for name in objectives if depends_on_shared(name)]
+    if len(dependent) < 2:
+        count = collections.Counter(module for modules in modules_of.values() for module in modules)
+        candidates = sorted(module for module, num_objectives in count.items() if num_objectives > 1)
         advice = (
-            f"name in balance.shared what several reach, among {better}"
-            if better
+            f"set balance.shared_params to some that several objectives reach, among {candidates}"
+            if candidates
             else "no parameters are shared"
         )
         raise InputError(
             f"{type(balance).__name__} expects at least two objectives that reach the shared parameters "
-            f"{list(prefixes(balance))}, found {reach} among {list(objectives)}: {advice}"
+            f"{list(prefixes)}, found {dependent} among {list(objectives)}: {advice}"
         )

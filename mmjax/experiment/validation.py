@@ -99,7 +99,7 @@ def _refuse_unread_streams(experiment: Experiment) -> None:
                     "the fusion read it"
                 )
         for stream in streams:
-            if model.encoder_of(stream) not in model.encoders:
+            if model.encoder_name(stream) not in model.encoders:
                 raise InputError(
                     f"objective {name!r} needs the stream {stream!r}, but the model encodes "
                     f"{sorted(model.encoders)}: add an encoder, or name in `shared` one that reads it"
@@ -129,7 +129,7 @@ def _refuse_unmade_streams(experiment: Experiment) -> None:
     fusion = f"model.fusion ({type(model.fusion).__name__})"
     made = model.fusion.made_streams()
     for stream in model.fusion.streams:
-        if model.encoder_of(stream) not in model.encoders:
+        if model.encoder_name(stream) not in model.encoders:
             raise InputError(
                 f"{fusion} fuses the stream {stream!r}, but the model encodes {towers}: name one of those, "
                 "add an encoder, or name in `shared` one that reads it"
@@ -141,7 +141,7 @@ def _refuse_unmade_streams(experiment: Experiment) -> None:
                 f"{towers}"
             )
     for name, head in model.heads.items():
-        if model.encoder_of(head.stream) in model.encoders:
+        if model.encoder_name(head.stream) in model.encoders:
             continue
         if head.stream not in made:
             raise InputError(
@@ -200,22 +200,22 @@ def _refuse_unkept_checkpoints(experiment: Experiment) -> None:
 def names_parameters(experiment: Experiment) -> bool:
     """Whether it matters what the balance calls shared."""
     balance = experiment.balance
-    return balance.shared is not None or balance.reads_gradients or experiment.conflict_every > 0
+    return balance.shared_params is not None or balance.reads_gradients or experiment.conflict_every > 0
 
 
 def _refuse_unbalanced(experiment: Experiment) -> None:
     """A balance names objectives that there are, and gradients that are compared have something to share."""
-    from mmjax.balance.shared import refuse_unshared
+    from mmjax.balance.shared import check_objectives_share
 
     balance, objectives = experiment.balance, experiment.objectives
-    unknown = sorted(set(balance.objectives()) - set(objectives))
+    unknown = sorted(set(balance.required_objectives()) - set(objectives))
     if unknown:
         raise InputError(
             f"{type(balance).__name__} expects names of objectives, found {unknown}: the experiment has "
             f"{sorted(objectives)}"
         )
     if names_parameters(experiment):
-        refuse_unshared(balance, experiment.model, objectives)
+        check_objectives_share(balance, experiment.model, objectives)
 
 
 def best_metric(experiment: Experiment) -> tuple[str, str]:
@@ -238,13 +238,13 @@ def _refuse_small_tables(experiment: Experiment) -> None:
     datasets = [dataset for _, dataset in experiment.data.datasets.values()]
     for dataset in [*datasets, *(evaluation.data for evaluation in experiment.evals.values())]:
         for stream, transform in dataset.streams.items():
-            encoder = model.encoders.get(model.encoder_of(stream))
+            encoder = model.encoders.get(model.encoder_name(stream))
             if isinstance(transform, TextTransform) and isinstance(encoder, RecurrentText | TextTransformer):
                 size = transform.tokenizer.vocab_size
                 if encoder.vocab < size:
                     raise InputError(
                         f"the stream {stream!r} has a vocabulary of {size}: expected at least that in "
-                        f"model.encoders.{model.encoder_of(stream)}.vocab, found {encoder.vocab}"
+                        f"model.encoders.{model.encoder_name(stream)}.vocab, found {encoder.vocab}"
                     )
 
 

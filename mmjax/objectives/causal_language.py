@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from mmjax.objectives.base import Outputs, masked_mean
 from mmjax.objectives.masked_language import masked_cross_entropy
-from mmjax.views import Identity, View, gives_prefix
+from mmjax.views import Identity, View, marks_prefix
 
 
 class CausalLanguage(nn.Module):
@@ -41,9 +41,9 @@ class CausalLanguage(nn.Module):
         head = model.heads[self.head]
         if head.stream != self.stream:
             return f"the head {self.head!r} reads {head.stream!r}: expected one that reads {self.stream!r}"
-        trunk = getattr(model.encoders[model.encoder_of(self.stream)], "trunk", None)
+        trunk = getattr(model.encoders[model.encoder_name(self.stream)], "trunk", None)
         one_way = getattr(trunk, "causal", False) or not getattr(trunk, "bidirectional", True)
-        if not (one_way or gives_prefix(self.view, self.stream)):
+        if not (one_way or marks_prefix(self.view, self.stream)):
             return (
                 f"the tower of {self.stream!r} reads later tokens, and would be told the answer: expected a "
                 "trunk with causal=True, or the view Prefix"

@@ -1,4 +1,4 @@
-"""One row per module: what test_catalog.py holds to every property. Add a module, add a row."""
+"""One row per module: test_catalog.py checks the common properties of each. A new module needs a row."""
 
 from catalog.of_encoders import ENCODERS
 from catalog.of_fusion import FUSION

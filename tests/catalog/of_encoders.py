@@ -6,14 +6,18 @@ from collections.abc import Callable
 import jax.numpy as jnp
 import numpy as np
 
-from catalog.row import B, D, Row, batch, normal, padding, streams_read, trunk, where_masked
+from catalog.row import B, D, Row, batch, keep_unmasked, normal, padding, scramble_input, trunk
 from mmjax import encoders, layers
 from mmjax.batch import AdversarialEncoded, Audio, Image, Patches, Text, Video
 from mmjax.testing import TOLERANCE, VOCAB
 
 
-def encoder(name: str, make: Callable, stream: str) -> Row:
-    return Row(f"encoders.{name}", make, lambda: (batch()[stream],), tolerance=TOLERANCE["fp32_stack"])
+def row(name: str, make: Callable, inputs: Callable, **fields) -> Row:
+    return Row(f"encoders.{name}", make, inputs, **{"tolerance": TOLERANCE["fp32_stack"]} | fields)
+
+
+def encoder(name: str, make: Callable, stream: str, **fields) -> Row:
+    return row(name, make, lambda: (batch()[stream],), **fields)
 
 
 def spectrogram(stem: Callable) -> Callable:
@@ -21,13 +25,13 @@ def spectrogram(stem: Callable) -> Callable:
     return lambda dtype: encoders.SpectrogramTransformer(mel=mel, stem=stem(dtype), trunk=trunk(dtype))
 
 
-def picture_stem(name: str, make: Callable) -> Row:
+def image_stem(name: str, make: Callable) -> Row:
     inputs = (normal(B, 8, 12, 3),)
     return Row(f"encoders.{name}", make, lambda: inputs, {"width": D}, scramble=None)
 
 
-def sound_stem(name: str, make: Callable) -> Row:
-    """Their spectrogram is zero under its mask: LogMel's promise, which the towers' rows hold it to."""
+def audio_stem(name: str, make: Callable) -> Row:
+    """A row that is not scrambled: LogMel zeroes masked frames, which the rows of whole encoders test."""
     inputs = (normal(B, 8, 6), padding(length=8))
     return Row(f"encoders.{name}", make, lambda: inputs, {"width": D}, scramble=None)
 
@@ -37,18 +41,17 @@ def vit(dtype: str) -> encoders.ViT:
 
 
 def some_visible(stream: str, num_patches: int) -> tuple[Image | Audio]:
-    """Every second patch, in an order of its own for each row."""
+    """Half of the patches of each example, in random order."""
     rng = np.random.default_rng(0)
     visible = np.stack([rng.permutation(num_patches)[: num_patches // 2] for _ in range(B)])
     return (batch()[stream].replace(visible=visible.astype(np.int32)),)
 
 
-def masked(name: str, make: Callable, stream: str, num_patches: int) -> Row:
-    inputs = functools.partial(some_visible, stream, num_patches)
-    return Row(f"encoders.{name}", make, inputs, tolerance=TOLERANCE["fp32_stack"])
+def visible_row(name: str, make: Callable, stream: str, num_patches: int) -> Row:
+    return row(name, make, functools.partial(some_visible, stream, num_patches))
 
 
-def masked_sound(dtype: str) -> encoders.SpectrogramTransformer:
+def masked_audio(dtype: str) -> encoders.SpectrogramTransformer:
     mel = encoders.LogMel(sample_rate_hz=8000, num_mels=8)
     stem = encoders.FramePatches(2, mels=4, dtype=dtype)
     return encoders.SpectrogramTransformer(mel=mel, stem=stem, trunk=trunk(dtype), mask_token=True)
@@ -59,13 +62,13 @@ def text_transformer(dtype: str) -> encoders.TextTransformer:
 
 
 def two_sentences() -> tuple[Text]:
-    """With padding between them: an n-gram of the second reaches back over it."""
+    """Two sentences with padding between them, so that an n-gram of the second spans padding."""
     text = batch()["text"]
     return (text.replace(mask=text.mask & ~np.isin(np.arange(8), (2, 3))[None]),)
 
 
-def half_given() -> tuple[Text]:
-    """A prefix that all may see, then a text that is read causally."""
+def prefixed_text() -> tuple[Text]:
+    """A prefix with bidirectional attention, then text with causal attention."""
     text = batch()["text"]
     return (text.replace(prefix=text.mask & (np.arange(8) < 3)[None]),)
 
@@ -87,9 +90,9 @@ def navit(packing: encoders.Packing | None) -> Callable:
 
 
 def patches() -> tuple[Patches]:
-    """Rows of two patches."""
-    place = np.broadcast_to(np.arange(6, dtype=np.int32), (B, 6))
-    return (Patches(normal(B, 6, 12), place // 2, place % 2, padding(length=6)),)
+    """Images two patches wide."""
+    index = np.broadcast_to(np.arange(6, dtype=np.int32), (B, 6))
+    return (Patches(normal(B, 6, 12), index // 2, index % 2, padding(length=6)),)
 
 
 PACKING = encoders.Packing(examples=2, length=12)
@@ -118,15 +121,15 @@ def generator(dtype: str) -> encoders.SpectrogramGenerator:
     return encoders.SpectrogramGenerator(channels=(8, 4), dtype=dtype)
 
 
-def stem_read(output, inputs):
-    """Of (positions, mask), what is there."""
+def keep_stem_output(output, inputs):
+    """select: the valid positions of a stem's (embeddings, mask)."""
     return jnp.where(output[1][..., None], output[0], 0), output[1]
 
 
-def contested_read(output: AdversarialEncoded, inputs: tuple):
-    """The encoding, and what was generated beside it: readers may look at both."""
-    hide = lambda x: jnp.where(output.mask[..., None], x, 0)  # noqa: E731
-    return streams_read(output, inputs), hide(output.for_discriminator), hide(output.for_generator)
+def keep_adversarial(output: AdversarialEncoded, inputs: tuple):
+    """select: the valid positions of the encoding and of both encodings of the generated spectrogram."""
+    keep = lambda x: jnp.where(output.mask[..., None], x, 0)  # noqa: E731
+    return keep_unmasked(output, inputs), keep(output.for_discriminator), keep(output.for_generator)
 
 
 def video() -> tuple[Video]:
@@ -142,68 +145,64 @@ def tubelet_transformer(dtype: str) -> encoders.TubeletTransformer:
     return encoders.TubeletTransformer(encoders.Tubelets(2, (2, 3), dtype=dtype), trunk(dtype))
 
 
-def of(name: str, make: Callable, inputs: Callable, **more) -> Row:
-    return Row(f"encoders.{name}", make, inputs, **{"tolerance": TOLERANCE["fp32_stack"]} | more)
-
-
 ENCODERS = [
-    picture_stem("ConvNeXtStem", lambda t: encoders.ConvNeXtStem(2, (4, 6), (1, 1), dtype=t)),
-    sound_stem("ConvSpectrogram", cnn),
-    of(
+    image_stem("ConvNeXtStem", lambda t: encoders.ConvNeXtStem(2, (4, 6), (1, 1), dtype=t)),
+    audio_stem("ConvSpectrogram", cnn),
+    row(
         "ConvWaveform",
         waveform_stem,
         lambda: (normal(B, 80), padding(length=80)),
-        settings={"width": D},
-        scramble=where_masked(0, 1),
-        read=stem_read,
+        kwargs={"width": D},
+        scramble=scramble_input(0, 1),
+        select=keep_stem_output,
     ),
-    of(
+    row(
         "SpectrogramGenerator",
         generator,
         lambda: (normal(B, 4),),
-        settings={"num_frames": 6, "num_mels": 5},
+        kwargs={"num_frames": 6, "num_mels": 5},
         scramble=None,
     ),
-    of(
+    row(
         "Tubelets",
         lambda t: encoders.Tubelets(2, (2, 3), dtype=t),
         lambda: (normal(B, 4, 4, 6, 3), padding(length=4)),
-        settings={"width": D},
-        scramble=where_masked(0, 1),
+        kwargs={"width": D},
+        scramble=scramble_input(0, 1),
     ),
     encoder("ResNet", resnet, "image"),
     encoder("ResNet.bottleneck", bottleneck, "image"),
     encoder("SpectrogramCNN", spectrogram_cnn, "audio"),
-    of("RecurrentText", recurrent_text, two_sentences),
-    of("FactorisedVideo", factorised, video),
-    of("TubeletTransformer", tubelet_transformer, video),
-    of("NaViT", navit(None), patches),
-    of("NaViT.packed", navit(PACKING), patches),
+    row("RecurrentText", recurrent_text, two_sentences),
+    row("FactorisedVideo", factorised, video),
+    row("TubeletTransformer", tubelet_transformer, video),
+    row("NaViT", navit(None), patches),
+    row("NaViT.packed", navit(PACKING), patches),
     encoder(
         "WaveformTransformer", lambda t: encoders.WaveformTransformer(waveform_stem(t), trunk(t)), "audio"
     ),
-    of("AdversarialSpectrogram", adversarial, lambda: (batch()["audio"],), read=contested_read),
-    picture_stem("LinearPatches", lambda t: encoders.LinearPatches((4, 6), dtype=t)),
-    picture_stem("ConvPatches", lambda t: encoders.ConvPatches((4, 6), channels=(4,), dtype=t)),
-    sound_stem("FramePatches", lambda t: encoders.FramePatches(2, mels=3, dtype=t)),
-    sound_stem("ConvFrames", lambda t: encoders.ConvFrames(dtype=t)),
+    encoder("AdversarialSpectrogram", adversarial, "audio", select=keep_adversarial),
+    image_stem("LinearPatches", lambda t: encoders.LinearPatches((4, 6), dtype=t)),
+    image_stem("ConvPatches", lambda t: encoders.ConvPatches((4, 6), channels=(4,), dtype=t)),
+    audio_stem("FramePatches", lambda t: encoders.FramePatches(2, mels=3, dtype=t)),
+    audio_stem("ConvFrames", lambda t: encoders.ConvFrames(dtype=t)),
     encoder("ViT", vit, "image"),
-    masked("ViT.visible", vit, "image", 4),
-    masked(
+    visible_row("ViT.visible", vit, "image", 4),
+    visible_row(
         "ViT.mask_token",
         lambda t: encoders.ViT(encoders.LinearPatches((4, 4), dtype=t), trunk(t), mask_token=True),
         "image",
         4,
     ),
     encoder("SpectrogramTransformer", spectrogram(lambda t: encoders.FramePatches(4, dtype=t)), "audio"),
-    masked(
+    visible_row(
         "SpectrogramTransformer.visible",
         spectrogram(lambda t: encoders.FramePatches(2, mels=4, dtype=t)),
         "audio",
         10,
     ),
-    masked("SpectrogramTransformer.mask_token", masked_sound, "audio", 10),
+    visible_row("SpectrogramTransformer.mask_token", masked_audio, "audio", 10),
     encoder("SpectrogramTransformer.conv", spectrogram(lambda t: encoders.ConvFrames(dtype=t)), "audio"),
-    Row("encoders.TextTransformer", text_transformer, two_sentences, tolerance=TOLERANCE["fp32_stack"]),
-    Row("encoders.TextTransformer.prefix", text_transformer, half_given, tolerance=TOLERANCE["fp32_stack"]),
+    row("TextTransformer", text_transformer, two_sentences),
+    row("TextTransformer.prefix", text_transformer, prefixed_text),
 ]

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-from catalog.row import B, D, L, Row, encoded, normal, rows_read, tokens_read, trunk
+from catalog.row import B, D, L, Row, encoded, keep_present_rows, keep_tokens, normal, trunk
 from mmjax import heads
 from mmjax.batch import AdversarialEncoded, Encoded
 from mmjax.testing import TOLERANCE, VOCAB
@@ -16,7 +16,7 @@ from mmjax.testing import TOLERANCE, VOCAB
 def head(
     name: str, module: Callable[[], nn.Module], inputs: Callable[[], tuple] = lambda: (encoded(),), **more
 ) -> Row:
-    defaults = {"read": rows_read, "bf16": "inputs"}
+    defaults = {"select": keep_present_rows, "bf16": "inputs"}
     return Row(f"heads.{name}", lambda dtype: module(), inputs, **defaults | more)
 
 
@@ -28,8 +28,10 @@ def some_places() -> tuple[Encoded]:
     return (encoded().replace(patch_indices=patch_indices),)
 
 
-def decoded(name: str, make: Callable, inputs: Callable = some_places, read: Callable = rows_read) -> Row:
-    return Row(f"heads.{name}", make, inputs, read=read, tolerance=TOLERANCE["fp32_stack"])
+def decoded(
+    name: str, make: Callable, inputs: Callable = some_places, select: Callable = keep_present_rows
+) -> Row:
+    return Row(f"heads.{name}", make, inputs, select=select, tolerance=TOLERANCE["fp32_stack"])
 
 
 def decoder(dtype: str) -> heads.Reconstruction:
@@ -47,7 +49,7 @@ def quantised_read(output: heads.Quantised, inputs: tuple) -> dict:
 
 
 def frames_read(output: heads.Frames, inputs: tuple) -> tuple:
-    return tokens_read(output.logits, inputs), output.mask
+    return keep_tokens(output.logits, inputs), output.mask
 
 
 def contested() -> AdversarialEncoded:
@@ -61,7 +63,7 @@ HEADS = [
         "heads.RealOrGenerated",
         lambda dtype: heads.RealOrGenerated("audio"),
         lambda: (contested(),),
-        read=rows_read,
+        select=keep_present_rows,
         bf16="inputs",
     ),
     head(
@@ -76,28 +78,28 @@ HEADS = [
         inputs=lambda: (encoded().replace(hidden_states=(normal(B, L, D, seed=3), normal(B, L, D, seed=4))),),
     ),
     head("Classes", lambda: heads.Classes("text", num_classes=3, pooling="mean")),
-    head("Votes", lambda: heads.Votes("votes"), read=tokens_read),
+    head("Votes", lambda: heads.Votes("votes"), select=keep_tokens),
     head("Votes.example", lambda: heads.Votes("votes", each="example")),
     head("MatchingLogit", lambda: heads.MatchingLogit("text")),
     head("PooledEmbedding.last", lambda: heads.PooledEmbedding("text", dim=8, pooling="last")),
-    head("PositionClasses", lambda: heads.PositionClasses("text", num_classes=3), read=tokens_read),
-    head("FrameLogits", lambda: heads.FrameLogits("audio", vocab=5), read=frames_read),
+    head("PositionClasses", lambda: heads.PositionClasses("text", num_classes=3), select=keep_tokens),
+    head("FrameLogits", lambda: heads.FrameLogits("audio", vocab=5), select=frames_read),
     head(
         "TokenLogits",
         lambda: heads.TokenLogits("text"),
-        settings={"table": normal(VOCAB, D)},
-        read=tokens_read,
+        kwargs={"table": normal(VOCAB, D)},
+        select=keep_tokens,
     ),
     decoded("Reconstruction", decoder),
     head(
         "Reconstruction.linear",
         lambda: heads.Reconstruction("image", num_patches=4, patch_dim=5),
-        read=lambda y, inputs: jnp.where(inputs[0].mask[:, 2:, None], y, 0),
+        select=lambda y, inputs: jnp.where(inputs[0].mask[:, 2:, None], y, 0),
     ),
     head(
         "PatchQuantiser",
         lambda: heads.PatchQuantiser("image", num_codes=6, code_dim=4, patch_dim=5, trunk=trunk()),
-        read=quantised_read,
+        select=quantised_read,
         tolerance=TOLERANCE["fp32_stack"],
         bf16=None,  # of codes that are nearly as near, rounding picks another
     ),

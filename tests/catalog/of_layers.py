@@ -5,19 +5,19 @@ from collections.abc import Callable
 import jax.numpy as jnp
 import numpy as np
 
-from catalog.row import B, D, L, Row, normal, padding, positions_read, trunk, where_masked
+from catalog.row import B, D, L, Row, keep_positions, normal, padding, scramble_input, trunk
 from mmjax import layers
 from mmjax.testing import TOLERANCE
 
 
-def layer(name: str, make: Callable, *inputs: np.ndarray, **more) -> Row:
-    return Row(f"layers.{name}", make, lambda: inputs, **{"scramble": None} | more)
+def layer(name: str, make: Callable, *inputs: np.ndarray, **fields) -> Row:
+    return Row(f"layers.{name}", make, lambda: inputs, **{"scramble": None} | fields)
 
 
 def stack(name: str, **changes) -> Row:
     return layer(
         name, lambda dtype: trunk(dtype, **changes), normal(B, L, D), padding(),
-        scramble=where_masked(0, 1), read=positions_read, tolerance=TOLERANCE["fp32_stack"],
+        scramble=scramble_input(0, 1), select=keep_positions, tolerance=TOLERANCE["fp32_stack"],
     )  # fmt: skip
 
 
@@ -28,14 +28,14 @@ def block(dtype: str, norm: str) -> layers.Block:
 def block_row(name: str, norm: str) -> Row:
     return layer(
         name, lambda dtype: block(dtype, norm), normal(B, L, D), padding(),
-        settings={"train": False}, scramble=where_masked(0, 1), read=positions_read,
+        kwargs={"train": False}, scramble=scramble_input(0, 1), select=keep_positions,
     )  # fmt: skip
 
 
 def recurrent(name: str, **changes) -> Row:
     return layer(
         name, lambda dtype: layers.Recurrent(width=D, dtype=dtype, **changes), normal(B, L, D), padding(),
-        scramble=where_masked(0, 1), read=positions_read, tolerance=TOLERANCE["fp32_stack"],
+        scramble=scramble_input(0, 1), select=keep_positions, tolerance=TOLERANCE["fp32_stack"],
     )  # fmt: skip
 
 
@@ -57,8 +57,9 @@ LAYERS = [
     layer(
         "MultiHeadAttention", lambda t: layers.MultiHeadAttention(num_heads=4, dtype=t),
         normal(B, 3, D), normal(B, L, 2 * D, seed=1), padding(),
-        # A query with nothing to attend to attends to everything: its reader must not look.
-        scramble=where_masked(1, 2), read=lambda y, inputs: jnp.where(inputs[2].any(-1)[:, None, None], y, 0),
+        # If every key is masked, attention is uniform over them: such outputs are not compared.
+        scramble=scramble_input(1, 2),
+        select=lambda y, inputs: jnp.where(inputs[2].any(-1)[:, None, None], y, 0),
     ),
     block_row("Block", "pre"),
     block_row("Block.post", "post"),

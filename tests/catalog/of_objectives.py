@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from catalog.row import B, Row, batch, garbage, normal, padding, streams_scrambled
+from catalog.row import B, Row, batch, fill_masked, normal, padding, scramble_masked
 from mmjax import encoders, heads, objectives, views
 from mmjax.batch import Audio, BoxTargets, Labels, MultiLabels, Tags, Text, is_present
 from mmjax.heads import Frames
@@ -36,14 +36,14 @@ def three_outputs() -> tuple[Outputs]:
 
 
 def scrambled_pairs(inputs: tuple, rng: np.random.Generator) -> tuple:
-    made = streams_scrambled(inputs, rng)[0]
+    made = scramble_masked(inputs, rng)[0]
     # Of two heads, a row that misses one counts nothing; of three, the others still do.
     there = {name: np.asarray(is_present(made.batch[name])) for name in made.predictions}
     if len(there) == 2:
         there = dict.fromkeys(there, there["image"])
     return (
         made.replace(
-            predictions={name: garbage(x, there[name], rng) for name, x in made.predictions.items()}
+            predictions={name: fill_masked(x, there[name], rng) for name, x in made.predictions.items()}
         ),
     )
 
@@ -56,7 +56,7 @@ def scrambled_by(mask: str) -> Callable:
 
         def hide(tree: dict) -> dict:
             there = made.targets[mask]
-            return {name: x if name == mask else garbage(x, there, rng) for name, x in tree.items()}
+            return {name: x if name == mask else fill_masked(x, there, rng) for name, x in tree.items()}
 
         return (made.replace(predictions=hide(made.predictions), targets=hide(made.targets)),)
 
@@ -87,7 +87,7 @@ HIDDEN = np.array([[1, 0, 1, 1], [0, 0, 1, 0], [1, 1, 0, 0], [0, 0, 0, 0]], bool
 
 def picture_outputs() -> tuple[Outputs]:
     """Four patches of 4 x 4 pixels; the last picture is missing."""
-    return (outputs({"patches": normal(B, 4, 48)}, {"hidden": HIDDEN}),)
+    return (outputs({"patches": normal(B, 4, 48)}, {"masked_patches": HIDDEN}),)
 
 
 MEL = encoders.LogMel(sample_rate_hz=8000, num_mels=4)
@@ -97,14 +97,14 @@ def sound_outputs() -> tuple[Outputs]:
     """Ten frames as two moments by two bands; some recordings end within a moment, one is missing."""
     audio = batch()["audio"]
     audio = Audio(audio.samples, (np.arange(800)[None] < np.array([800, 630, 230, 0])[:, None]))
-    made = outputs({"patches": normal(B, 4, 10)}, {"hidden": HIDDEN})
+    made = outputs({"patches": normal(B, 4, 10)}, {"masked_patches": HIDDEN})
     return (made.replace(batch=made.batch | {"audio": audio}),)
 
 
 def unmasked_sound(inputs: tuple, rng: np.random.Generator) -> tuple:
     """Garbage behind the ends of the recordings, and guesses at what was not hidden."""
-    made = streams_scrambled(inputs, rng)[0]
-    guess = garbage(made.predictions["patches"], made.targets["hidden"], rng)
+    made = scramble_masked(inputs, rng)[0]
+    guess = fill_masked(made.predictions["patches"], made.targets["masked_patches"], rng)
     return (made.replace(predictions={"patches": guess}),)
 
 
@@ -116,15 +116,17 @@ def quantised() -> heads.Quantised:
 
 
 def code_outputs() -> tuple[Outputs]:
-    return (outputs({"guess": normal(B, 4, 6), "codes": quantised()}, {"hidden": HIDDEN}),)
+    return (outputs({"guess": normal(B, 4, 6), "codes": quantised()}, {"masked_patches": HIDDEN}),)
 
 
 def unmasked_codes(inputs: tuple, rng: np.random.Generator) -> tuple:
     made = inputs[0]
-    hidden, whole = made.targets["hidden"], made.predictions["codes"]
-    codes = whole.replace(codes=garbage(whole.codes, hidden, rng))
+    hidden, whole = made.targets["masked_patches"], made.predictions["codes"]
+    codes = whole.replace(codes=fill_masked(whole.codes, hidden, rng))
     return (
-        made.replace(predictions={"guess": garbage(made.predictions["guess"], hidden, rng), "codes": codes}),
+        made.replace(
+            predictions={"guess": fill_masked(made.predictions["guess"], hidden, rng), "codes": codes}
+        ),
     )
 
 
@@ -136,7 +138,7 @@ def missing_pictures(inputs: tuple, rng: np.random.Generator) -> tuple:
     made = inputs[0]
     whole = made.predictions["codes"]
     arrays = {
-        name: garbage(getattr(whole, name), whole.mask, rng)
+        name: fill_masked(getattr(whole, name), whole.mask, rng)
         for name in ("codes", "found", "nearest", "patches")
     }
     return (made.replace(predictions={"codes": whole.replace(**arrays)}),)
@@ -159,11 +161,11 @@ def answer_outputs() -> tuple[Outputs]:
 
 def unlabelled(inputs: tuple, rng: np.random.Generator) -> tuple:
     """Garbage where no label is known, and where there is no picture."""
-    made = streams_scrambled(inputs, rng)[0]
+    made = scramble_masked(inputs, rng)[0]
     stream = "label" if "label" in made.batch else "labels"
     mask = made.batch[stream].mask
     counted = mask & made.batch["image"].mask.reshape(-1, *(1,) * (mask.ndim - 1))
-    return (made.replace(predictions={"classes": garbage(made.predictions["classes"], counted, rng)}),)
+    return (made.replace(predictions={"classes": fill_masked(made.predictions["classes"], counted, rng)}),)
 
 
 def language_outputs(prefix: bool = False) -> tuple[Outputs]:
@@ -176,10 +178,10 @@ def language_outputs(prefix: bool = False) -> tuple[Outputs]:
 
 def scrambled_language(inputs: tuple, rng: np.random.Generator) -> tuple:
     """Padding, and what the last token and padding predict."""
-    made = streams_scrambled(inputs, rng)[0]
+    made = scramble_masked(inputs, rng)[0]
     mask = made.batch["text"].mask
     asked = np.concatenate([mask[:, 1:] & mask[:, :-1], np.zeros((B, 1), bool)], axis=1)
-    return (made.replace(predictions={"words": garbage(made.predictions["words"], asked, rng)}),)
+    return (made.replace(predictions={"words": fill_masked(made.predictions["words"], asked, rng)}),)
 
 
 def ctc_outputs() -> tuple[Outputs]:
@@ -195,10 +197,12 @@ def ctc_outputs() -> tuple[Outputs]:
 
 
 def scrambled_frames(inputs: tuple, rng: np.random.Generator) -> tuple:
-    made = streams_scrambled(inputs, rng)[0]
+    made = scramble_masked(inputs, rng)[0]
     frames = made.predictions["frames"]
     return (
-        made.replace(predictions={"frames": Frames(garbage(frames.logits, frames.mask, rng), frames.mask)}),
+        made.replace(
+            predictions={"frames": Frames(fill_masked(frames.logits, frames.mask, rng), frames.mask)}
+        ),
     )
 
 
@@ -209,8 +213,8 @@ def tag_outputs() -> tuple[Outputs]:
 
 
 def scrambled_tags(inputs: tuple, rng: np.random.Generator) -> tuple:
-    made = streams_scrambled(inputs, rng)[0]
-    logits = garbage(made.predictions["tags"], made.batch["tags"].mask, rng)
+    made = scramble_masked(inputs, rng)[0]
+    logits = fill_masked(made.predictions["tags"], made.batch["tags"].mask, rng)
     return (made.replace(predictions={"tags": logits}),)
 
 
@@ -232,9 +236,9 @@ def boxes_outputs() -> tuple[Outputs]:
 
 def scrambled_boxes(inputs: tuple, rng: np.random.Generator) -> tuple:
     """What is marked; and what is predicted where nothing is."""
-    made = streams_scrambled(inputs, rng)[0]
+    made = scramble_masked(inputs, rng)[0]
     there = made.batch["boxes"].mask.any(1)
-    return (made.replace(predictions={"boxes": garbage(made.predictions["boxes"], there, rng)}),)
+    return (made.replace(predictions={"boxes": fill_masked(made.predictions["boxes"], there, rng)}),)
 
 
 def objective(inputs: Callable, scramble: Callable, kind: type, *heads, case: str = "", **fields) -> Row:
@@ -273,7 +277,7 @@ OBJECTIVES = [
     objective(match_outputs, scrambled_by("valid"), objectives.Matching, "matches", view=CLEAN),
     objective(
         picture_outputs,
-        scrambled_by("hidden"),
+        scrambled_by("masked_patches"),
         objectives.MaskedPatches,
         "patches",
         "image",

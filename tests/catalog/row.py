@@ -1,4 +1,4 @@
-"""What a row of the catalog is, and inputs that rows share."""
+"""A row of the catalog, and the inputs and comparisons that rows share."""
 
 import dataclasses
 from collections.abc import Callable
@@ -15,18 +15,18 @@ from mmjax.testing import TOLERANCE, tiny_batch
 
 B, L, D = 4, 6, 16
 STREAMS = (Text, Image, Patches, Video, Audio, Labels, MultiLabels, Tags, BoxTargets, Encoded)
-NO_VALUES = ("mask", "visible", "places")  # which positions there are, not what is at them
+NOT_SCRAMBLED = ("mask", "visible", "patch_indices")  # these say which positions are valid
 
 
-def streams_read(output: Any, inputs: tuple) -> Any:
-    """What a reader of the output may look at: of an Encoded, the unmasked positions."""
+def keep_unmasked(output: Any, inputs: tuple) -> Any:
+    """select: of every Encoded in the output, the embeddings of unmasked positions and the mask."""
     is_encoded = lambda x: isinstance(x, Encoded)  # noqa: E731
     keep = lambda x: (jnp.where(x.mask[..., None], x.embeddings, 0), x.mask) if is_encoded(x) else x  # noqa: E731
     return jax.tree.map(keep, output, is_leaf=is_encoded)
 
 
-def streams_scrambled(inputs: Any, rng: np.random.Generator) -> Any:
-    """Garbage under the False masks of every stream in `inputs`."""
+def scramble_masked(inputs: Any, rng: np.random.Generator) -> Any:
+    """scramble: random values at the masked positions of every stream in `inputs`."""
 
     def scramble(x):
         if not isinstance(x, STREAMS):
@@ -34,35 +34,42 @@ def streams_scrambled(inputs: Any, rng: np.random.Generator) -> Any:
         fields = {field.name: getattr(x, field.name) for field in dataclasses.fields(x)}
         return x.replace(
             **{
-                name: jax.tree.map(lambda value: garbage(value, x.mask, rng), field)
+                name: jax.tree.map(lambda value: fill_masked(value, x.mask, rng), field)
                 for name, field in fields.items()
-                if name not in NO_VALUES
+                if name not in NOT_SCRAMBLED
             }
         )
 
     return jax.tree.map(scramble, inputs, is_leaf=lambda x: isinstance(x, STREAMS))
 
 
-def garbage(x: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """x, and where its mask is False, anything that is finite."""
+def fill_masked(x: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """x with random finite values where its mask is False."""
     other = rng.integers(0, 2, x.shape) if x.dtype.kind in "bi" else 100 * rng.normal(size=x.shape)
     return np.where(mask.reshape(mask.shape + (1,) * (x.ndim - mask.ndim)), x, other).astype(x.dtype)
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A module, how it is called, and what about it may be compared."""
+    """One module under test.
+
+    name: "folder.Class", or "folder.Class.variant".
+    make: compute dtype -> module.
+    inputs: () -> positional arguments, NumPy pytrees whose leaves all have the batch axis first.
+    kwargs: arguments without a batch axis.
+    select: (output, inputs) -> the part of the output that tests compare.
+    scramble: (inputs, rng) -> inputs with random values at masked positions; None: no input has a mask.
+    bf16: which side can be bfloat16: the module's compute dtype, its inputs, or neither.
+    """
 
     name: str
-    make: Callable[[str], nn.Module]  # of the compute dtype
-    inputs: Callable[[], tuple]  # NumPy pytrees; every leaf has the batch axis first
-    settings: dict = dataclasses.field(default_factory=dict)  # arguments that are no examples
-    read: Callable[[Any, tuple], Any] = streams_read
-    scramble: Callable[[tuple, np.random.Generator], tuple] | None = (
-        streams_scrambled  # None: it is given no mask
-    )
+    make: Callable[[str], nn.Module]
+    inputs: Callable[[], tuple]
+    kwargs: dict = dataclasses.field(default_factory=dict)
+    select: Callable[[Any, tuple], Any] = keep_unmasked
+    scramble: Callable[[tuple, np.random.Generator], tuple] | None = scramble_masked
     tolerance: float = TOLERANCE["fp32_module"]
-    bf16: Literal["module", "inputs", None] = "module"  # what of it can be bfloat16
+    bf16: Literal["module", "inputs", None] = "module"
 
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray:
@@ -70,7 +77,7 @@ def normal(*shape: int, seed: int = 0) -> np.ndarray:
 
 
 def padding(batch: int = B, length: int = L, seed: int = 0) -> np.ndarray:
-    """A mask whose first row is whole and whose last is missing."""
+    """A padding mask: all of the first row is valid, nothing of the last."""
     num = np.random.default_rng(seed).integers(1, length + 1, batch)
     num[0], num[-1] = length, 0
     return np.arange(length)[None] < num[:, None]
@@ -81,32 +88,35 @@ def encoded(length: int = L, width: int = D, seed: int = 0) -> Encoded:
 
 
 def batch() -> dict:
-    """Four rows of every stream; the last has no picture."""
-    made = jax.tree.map(lambda x: x[:B], tiny_batch())
-    return made | {"image": made["image"].replace(mask=np.arange(B) < B - 1)}
+    """Four examples of every stream; the last has no image."""
+    streams = jax.tree.map(lambda x: x[:B], tiny_batch())
+    return streams | {"image": streams["image"].replace(mask=np.arange(B) < B - 1)}
 
 
-def where_masked(x: int, mask: int) -> Callable:
-    """scramble: input number `x` under the mask that is input number `mask`."""
+def scramble_input(x: int, mask: int) -> Callable:
+    """scramble: random values in `inputs[x]` where `inputs[mask]` is False."""
 
     def scramble(inputs, rng):
-        return tuple(garbage(value, inputs[mask], rng) if i == x else value for i, value in enumerate(inputs))
+        return tuple(
+            fill_masked(value, inputs[mask], rng) if i == x else value for i, value in enumerate(inputs)
+        )
 
     return scramble
 
 
-def positions_read(output, inputs):
-    """read: positions of a stream, by the mask that is the last input."""
+def keep_positions(output, inputs):
+    """select: positions that are valid by the mask, which is the last input."""
     return jnp.where(inputs[-1][..., None], output, 0)
 
 
-def rows_read(output, inputs):
-    """read: examples whose stream, the first input, is there."""
-    there = inputs[0].mask.any(-1)
-    return jnp.where(there.reshape(-1, *(1,) * (output.ndim - 1)), output, 0)
+def keep_present_rows(output, inputs):
+    """select: the examples that have the stream, which is the first input."""
+    is_present = inputs[0].mask.any(-1)
+    return jnp.where(is_present.reshape(-1, *(1,) * (output.ndim - 1)), output, 0)
 
 
-def tokens_read(output, inputs):
+def keep_tokens(output, inputs):
+    """select: the valid positions of the stream, which is the first input."""
     return jnp.where(inputs[0].mask[..., None], output, 0)
 
 
@@ -114,3 +124,24 @@ def trunk(dtype: str = "float32", **changes) -> layers.Transformer:
     return layers.Transformer(
         **{"depth": 1, "width": D, "num_heads": 4, "mlp_width": 32, "dtype": dtype} | changes
     )
+
+
+def random_parameters(module: nn.Module, *inputs) -> Any:
+    """Random values for every parameter. Zero biases, as at initialisation, would hide how they are used."""
+    abstract = nn.meta.unbox(jax.eval_shape(lambda: module.init(jax.random.key(0), *inputs))["params"])
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda x: 0.5 * rng.normal(size=x.shape).astype(np.float32), abstract)
+
+
+def trunk_inputs(module: nn.Module, params: Any, *inputs) -> list[tuple]:
+    """The (x, mask) of every call of a Transformer in `module`, in order."""
+    calls = []
+
+    def record(next_function, args, kwargs, context):
+        if isinstance(context.module, layers.Transformer) and context.method_name == "encode":
+            calls.append(args[:2])
+        return next_function(*args, **kwargs)
+
+    with nn.intercept_methods(record):
+        module.apply({"params": params}, *inputs)
+    return calls
