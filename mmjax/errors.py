@@ -1,4 +1,4 @@
-"""The ways in which a run ends early: raised by every layer, turned into exit codes by the command line."""
+"""Errors that end a run. The command line turns each into an exit code."""
 
 import contextlib
 from collections.abc import Iterator
@@ -6,17 +6,17 @@ from pathlib import Path
 
 
 class InputError(Exception):
-    """Bad usage, configuration or data. Says what was expected, what was found, what to do. Exit code 2."""
+    """Bad usage, configuration or data: what was expected, what was found, what to do. Exit code 2."""
 
 
-class SharedRefusal(InputError):
-    """An InputError that every process of the run raises at the same time, so that all can end in order."""
+class SharedInputError(InputError):
+    """An InputError that every process of the run raises at the same time, so that all can exit in order."""
 
 
 class NonFiniteError(Exception):
-    """A loss or a gradient became NaN or infinite. Names the step and the objective. Exit code 3.
+    """A loss or gradient is NaN or infinite. Names the step and the objective. Exit code 3.
 
-    step: the train step; None where it was no step, but an evaluation, or nothing that a return would mend.
+    step: the train step; None for an evaluation, or where a rollback would not help.
     """
 
     def __init__(self, message: str, step: int | None = None) -> None:
@@ -25,15 +25,22 @@ class NonFiniteError(Exception):
 
 
 class Interrupted(Exception):
-    """A signal asked the run to stop, and its state is saved. The same command resumes it. Exit code 75."""
+    """A signal stopped the run, whose state is saved. The same command resumes it. Exit code 75."""
 
 
 @contextlib.contextmanager
 def with_filename(file: Path) -> Iterator[None]:
-    """An OSError that names no file, as a full disk's does not, names ``file``."""
+    """Adds the name of `file` to an OSError that names none, such as that of a full disk."""
     try:
         yield
     except OSError as error:
         if error.filename is not None:
             raise
         raise OSError(error.errno, error.strerror, str(file)) from error
+
+
+def refuse_missing_file(path: Path) -> None:
+    """Raises InputError unless `path` is a file, such as that of an experiment."""
+    if not path.is_file():
+        found = "a folder" if path.is_dir() else "nothing"
+        raise InputError(f"expected an experiment file, found {found} at {path}")

@@ -11,7 +11,7 @@ from jax.experimental.compilation_cache import compilation_cache as cache
 
 from mmjax import train
 from mmjax.experiment import Experiment
-from mmjax.run import loop
+from mmjax.run import loop, steps
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "grey": (128, 128, 128)}
 SOURCE = '''
@@ -131,14 +131,14 @@ class Traced:
 
     def __init__(self) -> None:
         self._setups, self._state, self._steps = {}, None, {}
-        self._of, self._new_state, self._compile = loop.Session.of, loop.Session.new_state, train.compile_step
+        self._of, self._new_state, self._compile = loop.Session.of, loop.Session.new_state, train.jit_step
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """From now on runs take what is here. They draw no loss curves and count no FLOPs."""
         monkeypatch.setattr(loop.Session, "of", self.setup)
         monkeypatch.setattr(loop.Session, "new_state", lambda setup: self.new_state(setup))
-        monkeypatch.setattr(train, "compile_step", self.step)
-        monkeypatch.setattr(loop, "train_flops", lambda *_: 1.0)
+        monkeypatch.setattr(train, "jit_step", self.step)
+        monkeypatch.setattr(steps, "train_flops", lambda *_: 1.0)
         monkeypatch.setattr(loop.pictures, "loss_curves", lambda *_: None)
 
     def setup(self, experiment: Experiment, devices: list | None = None) -> loop.Session:
@@ -156,7 +156,7 @@ class Traced:
         return jax.tree.map(lambda x, like: jax.device_put(x, like.sharding), self._state, setup.abstract)
 
     def step(self, learner, optimizer, abstract, mesh, rules, *, skip_nonfinite: bool = False):
-        """In the place of train.compile_step."""
+        """In the place of train.jit_step."""
         key = (id(abstract), skip_nonfinite)
         if key not in self._steps:
             self._steps[key] = self._compile(

@@ -23,10 +23,11 @@ import numpy as np
 from fusion_models import ALONE, FUSIONS, TASKS, sizes
 from seeds import cell, recorded
 
-from mmjax import data, train
+from mmjax import data
 from mmjax.batch import Audio
 from mmjax.evals import pictures
 from mmjax.run import loop
+from mmjax.run.handle import open_run
 
 RUNS = Path("runs") / "fusion"
 PICTURE = Path(__file__).parents[2] / "docs" / "pictures"
@@ -77,14 +78,10 @@ def listen_in_noise(task_name: str, names: list[str], seeds: list[int]) -> None:
         folder = RUNS / task_name / name / str(seed)
         if (folder / "noise.json").is_file():
             continue
-        learner, state = loop.restore(folder)
-        predictor = train.Predictor(learner, state.params)
+        run = open_run(folder)
         words = TASKS[task_name].experiment(name, seed).evals["words"]
         fields = {field.name: getattr(words.data, field.name) for field in dataclasses.fields(words.data)}
-        found = {
-            snr_db: dataclasses.replace(words, data=NoisySpeech(**fields, snr_db=snr_db))(predictor).metrics
-            for snr_db in NOISE_DB
-        }
+        found = {snr_db: run.evaluate(words, NoisySpeech(**fields, snr_db=snr_db)) for snr_db in NOISE_DB}
         (folder / "noise.json").write_text(json.dumps(found))
         print(name, seed, {snr_db: round(found[snr_db]["all_masked/audio/word"], 3) for snr_db in found})
 

@@ -1,4 +1,4 @@
-"""The command line as argparse sees it: verbs, options, and what their values may be."""
+"""The argparse parser of `mmjax`: verbs, options and the types of their values."""
 
 import argparse
 import math
@@ -9,12 +9,12 @@ from mmjax import __version__
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The whole command line."""
+    """The parser of the whole command line."""
     parser = argparse.ArgumentParser(
         prog="mmjax",
         description="Pretrain models that read text, images and audio together.",
         epilog="Exit codes: 0 done; 2 bad usage, configuration or data; 3 stopped on a non-finite value; "
-        "75 stopped by a signal after saving: the same command goes on.",
+        "75 stopped by a signal after saving: the same command resumes.",
     )
     parser.add_argument("--version", action="version", version=f"mmjax {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
@@ -26,47 +26,33 @@ def make_parser() -> argparse.ArgumentParser:
     )
 
     verb = verbs.add_parser("eval", help="run the experiment's evaluations on a run's newest checkpoint")
-    verb.add_argument("run_dir", metavar="RUN_DIR", type=Path)
+    _add_run_dir(verb)
+    verb.add_argument("overrides", metavar="evals.NAME.field=value", nargs="*")
     verb.add_argument("--data", metavar="FILE_OR_DIR", help="evaluate on another shard in the same layout")
-    verb.add_argument("--json", action="store_true", help="make the last line of output one JSON object")
+    _add_json(verb)
 
     verb = verbs.add_parser("describe", help="print an experiment: parameters, FLOPs, views, every field")
     _add_experiment(verb)
 
     verb = verbs.add_parser("checkpoints", help="list a run's checkpoints: step, size, health")
-    verb.add_argument("run_dir", metavar="RUN_DIR", type=Path)
+    _add_run_dir(verb)
     verb.add_argument("--verify", action="store_true", help="read every file and compare its sha256")
-    verb.add_argument("--json", action="store_true", help="make the last line of output one JSON object")
+    _add_json(verb)
 
-    verb = verbs.add_parser("plan", help="say what an experiment needs of a machine that is not at hand")
-    _add_experiment(verb)
-    verb.add_argument("--devices", metavar="N", type=_count, required=True, help="GPUs or TPU chips")
-    verb.add_argument(
-        "--device",
-        metavar="NAME",
-        default="NVIDIA H100 80GB HBM3",
-        help="whose data sheet to use (%(default)s)",
+    _add_plan(
+        verbs.add_parser("plan", help="estimate memory and step time on devices that are not available")
     )
-    verb.add_argument("--hbm", metavar="SIZE", type=_bytes, help="memory of a device, say 80GiB")
-    verb.add_argument("--peak", metavar="FLOPS", type=_rate, help="FLOP/s of a device")
-    verb.add_argument("--hbm-bandwidth", metavar="GB/s", type=_rate, help="of a device's memory")
-    verb.add_argument("--bandwidth", metavar="GB/s", type=_rate, help="that a device sends within its node")
-    verb.add_argument(
-        "--slow-bandwidth", metavar="GB/s", type=_rate, help="that a device sends between nodes"
-    )
-    verb.add_argument("--node-size", metavar="N", type=_count, help="devices of a node")
-    verb.add_argument("--json", action="store_true", help="make the last line of output one JSON object")
 
     verb = verbs.add_parser("export", help="write a run's parameters to a safetensors file")
-    verb.add_argument("run_dir", metavar="RUN_DIR", type=Path)
+    _add_run_dir(verb)
     verb.add_argument("file", metavar="FILE.safetensors", type=Path)
     verb.add_argument(
         "--step", metavar="N", type=int, help="the checkpoint of this step (default: the newest)"
     )
 
-    verb = verbs.add_parser("doctor", help="what JAX and the launcher see here, and what to mend")
+    verb = verbs.add_parser("doctor", help="check this machine, JAX and the launcher, and suggest remedies")
     verb.add_argument("--data", metavar="FILE_OR_DIR", type=Path, help="measure how fast it can be read")
-    verb.add_argument("--json", action="store_true", help="one JSON object a process, on one line")
+    verb.add_argument("--json", action="store_true", help="one JSON object per process, on one line")
 
     for verb in verbs.choices.values():
         verb.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -76,6 +62,34 @@ def make_parser() -> argparse.ArgumentParser:
 def _add_experiment(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("experiment", metavar="EXPERIMENT.py", type=Path)
     verb.add_argument("overrides", metavar="path.to.field=value", nargs="*")
+
+
+def _add_run_dir(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("run_dir", metavar="RUN_DIR", type=Path)
+
+
+def _add_json(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--json", action="store_true", help="make the last line of output one JSON object")
+
+
+def _add_plan(verb: argparse.ArgumentParser) -> None:
+    _add_experiment(verb)
+    verb.add_argument(
+        "--devices", metavar="N", type=_count, required=True, help="number of GPUs or TPU chips"
+    )
+    verb.add_argument(
+        "--device",
+        metavar="NAME",
+        default="NVIDIA H100 80GB HBM3",
+        help="the device whose data sheet to use (%(default)s)",
+    )
+    verb.add_argument("--hbm", metavar="SIZE", type=_bytes, help="memory of a device, such as 80GiB")
+    verb.add_argument("--peak", metavar="FLOPS", type=_positive, help="peak FLOP/s of a device")
+    verb.add_argument("--hbm-bandwidth", metavar="GB/s", type=_positive, help="of a device's memory")
+    verb.add_argument("--bandwidth", metavar="GB/s", type=_positive, help="of a device within its node")
+    verb.add_argument("--slow-bandwidth", metavar="GB/s", type=_positive, help="of a device between nodes")
+    verb.add_argument("--node-size", metavar="N", type=_count, help="devices per node")
+    _add_json(verb)
 
 
 def _count(text: str) -> int:
@@ -91,17 +105,17 @@ def _bytes(text: str) -> int:
     """
     units = {f"{p}iB": 2 ** (10 * i) for i, p in enumerate("KMGT", 1)}
     units |= {f"{p}B": 10 ** (3 * i) for i, p in enumerate("KMGT", 1)}
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]i?B)", text)
-    if not found or not float(found.group(1)):
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]i?B)", text)
+    if not match or not float(match.group(1)):
         raise argparse.ArgumentTypeError(f"expected a size such as 80GiB or 80GB, found {text!r}")
-    return int(float(found.group(1)) * units[found.group(2)])
+    return int(float(match.group(1)) * units[match.group(2)])
 
 
-def _rate(text: str) -> float:
+def _positive(text: str) -> float:
     try:
-        rate = float(text)
+        number = float(text)
     except ValueError:
-        rate = math.nan
-    if not 0 < rate < math.inf:
+        number = math.nan
+    if not 0 < number < math.inf:
         raise argparse.ArgumentTypeError(f"expected a number above 0, such as 450 or 9.89e14, found {text!r}")
-    return rate
+    return number

@@ -18,14 +18,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmjax.cli.arguments import make_parser
-from mmjax.errors import InputError, Interrupted, NonFiniteError, SharedRefusal
+from mmjax.errors import InputError, Interrupted, NonFiniteError, SharedInputError, refuse_missing_file
 from mmjax.run.goodput import Goodput, process_age
 from mmjax.run.signals import StopSignal
 
 # OSError: a full disk, a name that is too long, a folder that may not be read.
 EXIT_CODES = {InputError: 2, OSError: 2, NonFiniteError: 3, Interrupted: 75}
-# Raised by all of a run's processes at the same step; after any other error the others may wait for this one.
-KNOWN_TO_ALL = (SharedRefusal, NonFiniteError, Interrupted)
+# Raised by all processes of a run at the same step. After any other error, processes may wait for each other.
+RAISED_BY_ALL = (SharedInputError, NonFiniteError, Interrupted)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,110 +33,117 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser()
     # Overrides may stand before or after options, which argparse's "*" alone does not allow.
     arguments, rest = parser.parse_known_args(argv)
-    stray = [text for text in rest if text.startswith("-") or "=" not in text or "overrides" not in arguments]
-    if stray:
-        parser.error(f"unrecognized arguments: {' '.join(stray)}")
+    unknown = [
+        text for text in rest if text.startswith("-") or "=" not in text or "overrides" not in arguments
+    ]
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     if rest:
         arguments.overrides += rest
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
-    logging.getLogger("mmjax").setLevel(logging.INFO)
-    # Orbax warns about choices that mmjax makes on purpose, and what fails in its threads is raised here too.
-    for name in ("absl", "asyncio"):
-        logging.getLogger(name).setLevel(logging.ERROR if arguments.debug else logging.CRITICAL)
-    if not arguments.debug:
-        _mute_lost_writes()
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a notebook's is another
-            stream.reconfigure(errors="backslashreplace")  # paths may hold bytes that are no text
-    _thread_for_each_device()
+    _set_up_streams(arguments.debug)
+    _allow_more_devices_than_cores()
     try:
         VERBS[arguments.verb](arguments)
-        sys.stdout.flush()  # here, so that what goes wrong with it is caught
-    except BrokenPipeError:  # the reader, `head` say, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+        sys.stdout.flush()  # inside `try`, so that its errors are caught
+    except BrokenPipeError:  # the reader, such as `head`, closed the pipe
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the flush at exit must not fail
         return 0
     except tuple(EXIT_CODES) as error:
         if arguments.debug:
             logging.getLogger("mmjax").exception("%s", type(error).__name__)
         hint = (
-            ". Nothing that was saved is lost: mend this, and run the same command"
+            ". Nothing that was saved is lost: correct this, and run the same command"
             if isinstance(error, OSError)
             else ""
         )
         print(f"mmjax: {error}{hint}", file=sys.stderr)
         code = next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind))
-        if not isinstance(error, KNOWN_TO_ALL):
-            _leave(code)
+        if not isinstance(error, RAISED_BY_ALL):
+            _exit_immediately(code)
         return code
-    except KeyboardInterrupt:  # of a verb that saves nothing, or a second one
+    except KeyboardInterrupt:  # in a verb that saves nothing, or a second one
         print("mmjax: interrupted", file=sys.stderr)
-        _leave(130)
+        _exit_immediately(130)
         return 130
     except Exception:
-        _leave(1, traceback.format_exc())
+        _exit_immediately(1, traceback.format_exc())
         raise
     return 0
 
 
-def _leave(code: int, words: str = "") -> None:
-    """Ends the process without waiting for the run's others, if there are any; `words` are its last."""
+def _exit_immediately(code: int, message: str = "") -> None:
+    """Ends the process without waiting for the other processes of the run, if there are any."""
     if "mmjax.cluster.processes" in sys.modules:
-        sys.modules["mmjax.cluster.processes"].leave(code, words)
+        sys.modules["mmjax.cluster.processes"].exit_immediately(code, message)
 
 
-def _mute_lost_writes() -> None:
-    """Says nothing of the writes that a failed save leaves behind: hundreds of them, each with a traceback.
+def _set_up_streams(debug: bool) -> None:
+    """Sets up logging and the output streams."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    logging.getLogger("mmjax").setLevel(logging.INFO)
+    # Orbax warns about choices that mmjax makes on purpose; errors in its threads are raised in this one too.
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.ERROR if debug else logging.CRITICAL)
+    if not debug:
+        _silence_abandoned_writes()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # not a notebook's stream
+            stream.reconfigure(errors="backslashreplace")  # paths may hold bytes that are not UTF-8
 
-    TensorStore goes on with them, and the event loop that waited is gone. Why the save failed is told once.
+
+def _silence_abandoned_writes() -> None:
+    """Hides the errors of writes that a failed save abandons: hundreds, each with a traceback.
+
+    TensorStore continues them after the event loop that waited for them has closed. The error of the save
+    itself is reported once.
     """
-    usual = sys.unraisablehook
-    if usual.__module__ == __name__:  # main() before this one
+    previous_hook = sys.unraisablehook
+    if previous_hook.__module__ == __name__:  # set by an earlier call of main()
         return
 
-    def tell(unraisable) -> None:
+    def report(unraisable) -> None:
         if str(unraisable.exc_value) != "Event loop is closed":
-            usual(unraisable)
+            previous_hook(unraisable)
 
-    sys.unraisablehook = tell
-    # Orbax's too: mmjax has no coroutine of its own.
+    sys.unraisablehook = report
+    # The coroutines are Orbax's: mmjax has none.
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
 
 
-def _thread_for_each_device() -> None:
-    """Lets more CPU devices than there are cores wait for each other.
+def _allow_more_devices_than_cores() -> None:
+    """Sets NPROC, so that XLA has enough threads where the CPU stands for more devices than it has cores.
 
-    XLA has a thread a core, which NPROC overrides. In a collective each device blocks a thread until all have
-    come: with fewer threads than devices they never do. It is read when JAX loads.
+    In a collective each device blocks a thread until all devices arrive. XLA makes one thread per core, so
+    with fewer cores than devices they would wait for ever. NPROC is read when JAX is imported.
     """
-    wanted = os.environ.get("JAX_NUM_CPU_DEVICES", "")
-    if wanted.isdecimal() and int(wanted) > (os.cpu_count() or 1):
-        os.environ.setdefault("NPROC", str(4 * int(wanted)))  # a device may run a few programs at once
+    num_devices = os.environ.get("JAX_NUM_CPU_DEVICES", "")
+    if num_devices.isdecimal() and int(num_devices) > (os.cpu_count() or 1):
+        os.environ.setdefault("NPROC", str(4 * int(num_devices)))  # a device may run several programs at once
 
 
 def train(arguments: argparse.Namespace) -> None:
+    """mmjax train."""
+    refuse_missing_file(arguments.experiment)
     goodput = Goodput(age=process_age())
-
-    with (
-        StopSignal() as stop
-    ):  # imports take seconds: a signal during them ends the run before its first step
+    with StopSignal() as stop:  # before the imports, which take seconds: a signal then ends the run in order
         from mmjax.cli import tables
         from mmjax.cluster import processes
         from mmjax.experiment import load
         from mmjax.run import loop
 
-        _introduce(processes.start())
+        _log_rank(processes.initialize())
         with processes.fail_together():
             experiment = load(arguments.experiment, arguments.overrides)
         run_dir = arguments.run_dir or Path("runs") / experiment.name
         results = loop.run(experiment, run_dir, stop, goodput=goodput)
-    if processes.is_first():
-        print(tables.table(results))
+    if processes.is_process_zero():
+        print(tables.results_table(results))
         print(goodput.summary())
         print(f"run: {run_dir}")
 
 
-def _introduce(launch) -> None:
-    """Says which process this is, once and then in every line of its log."""
+def _log_rank(launch) -> None:
+    """With several processes, logs which one this is and puts its number before every line of its log."""
     from mmjax.cluster import processes
 
     if launch.num_processes == 1:
@@ -148,37 +155,39 @@ def _introduce(launch) -> None:
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
+    """mmjax eval."""
     from mmjax.run.folder import RunFolder, without_nan
 
-    RunFolder(arguments.run_dir)  # refuses what is no run, before JAX loads
+    RunFolder(arguments.run_dir)  # raises if the path is no run, before JAX is imported
 
     from mmjax.cli import tables
-    from mmjax.run import loop
+    from mmjax.run.handle import evaluate_run
 
-    results = loop.evaluate(arguments.run_dir, arguments.data)
+    results = evaluate_run(arguments.run_dir, arguments.data, arguments.overrides)
     if arguments.json:
         print(json.dumps({name: without_nan(metrics) for name, metrics in results.items()}))
     else:
-        print(tables.table(results))
+        print(tables.results_table(results))
 
 
 def checkpoints(arguments: argparse.Namespace) -> None:
+    """mmjax checkpoints."""
     from mmjax.checkpoint import checksums
     from mmjax.cli import tables
     from mmjax.run.folder import RunFolder
 
     folder = RunFolder(arguments.run_dir).checkpoints
-    entries = checksums.entries(folder, verify=arguments.verify)
-    unfinished = checksums.unfinished(folder)
+    entries = checksums.list_checkpoints(folder, verify=arguments.verify)
+    unfinished = checksums.list_unfinished(folder)
     if arguments.json:
         rows = [dataclasses.asdict(entry) for entry in entries]
         print(json.dumps({"verified": arguments.verify, "checkpoints": rows, "unfinished": unfinished}))
     else:
-        print(tables.checkpoints(entries, unfinished, verified=arguments.verify), end="")
+        print(tables.checkpoints_table(entries, unfinished, verified=arguments.verify), end="")
     damaged = [str(entry.step) for entry in entries if entry.fault]
     if damaged:
         whole = max((entry.step for entry in entries if not entry.fault), default=None)
-        then = "no other is left" if whole is None else f"training and eval would go back to step {whole}"
+        then = "no other is left" if whole is None else f"training and eval would use step {whole}"
         raise InputError(
             f"expected whole checkpoints in {folder}, found damage in step {', '.join(damaged)}: {then}. Put "
             "a good copy there, or delete it"
@@ -186,6 +195,8 @@ def checkpoints(arguments: argparse.Namespace) -> None:
 
 
 def describe(arguments: argparse.Namespace) -> None:
+    """mmjax describe."""
+    refuse_missing_file(arguments.experiment)
     from mmjax.cli.describe import describe
     from mmjax.experiment import load
 
@@ -193,13 +204,16 @@ def describe(arguments: argparse.Namespace) -> None:
 
 
 def plan(arguments: argparse.Namespace) -> None:
-    # XLA's partitioner warns of each choice that the plan counts.
+    """mmjax plan."""
+    refuse_missing_file(arguments.experiment)
+    # XLA's partitioner warns about each choice that the plan counts.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-    from mmjax.analysis import plan
+    from mmjax.analysis.plan import Machine, make_plan, simulate_devices
+    from mmjax.cli.plan import format_plan
     from mmjax.experiment import load
 
-    machine = plan.Machine.of(
+    machine = Machine.from_data_sheet(
         arguments.device,
         arguments.devices,
         arguments.hbm,
@@ -210,11 +224,12 @@ def plan(arguments: argparse.Namespace) -> None:
         node_size=arguments.node_size,
     )
     experiment = load(arguments.experiment, arguments.overrides)
-    made = plan.plan(experiment, machine, plan.simulate(arguments.devices))
-    print(json.dumps(made.to_json()) if arguments.json else plan.describe(made).rstrip())
+    made = make_plan(experiment, machine, simulate_devices(arguments.devices))
+    print(json.dumps(made.to_json()) if arguments.json else format_plan(made).rstrip())
 
 
 def export(arguments: argparse.Namespace) -> None:
+    """mmjax export."""
     from mmjax.run.folder import RunFolder
 
     RunFolder(arguments.run_dir)
@@ -226,12 +241,13 @@ def export(arguments: argparse.Namespace) -> None:
 
 
 def doctor(arguments: argparse.Namespace) -> None:
+    """mmjax doctor."""
     from mmjax.cli import doctor as examine
     from mmjax.cluster import processes
 
-    facts = examine.gather(arguments.data)
-    faults = [finding.found for finding in examine.findings(facts) if finding.fault]
-    print(examine.to_json(facts) if arguments.json else examine.report(facts), flush=True)
+    facts = examine.collect_info(arguments.data)
+    faults = [finding.found for finding in examine.diagnose(facts) if finding.fault]
+    print(examine.to_json(facts) if arguments.json else examine.format_report(facts), flush=True)
     with processes.fail_together():
         if faults:
             raise InputError(

@@ -1,4 +1,4 @@
-"""What a run is: one frozen value, made by a function, changed by overrides, kept as text."""
+"""Experiments: frozen values made by a function, changed by overrides, stored as text."""
 
 from mmjax.experiment.loading import from_text, load
 from mmjax.experiment.overrides import override

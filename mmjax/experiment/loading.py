@@ -1,4 +1,4 @@
-"""An experiment from its file or from the text that a run keeps of it."""
+"""An experiment from a Python file, or from the experiment.txt of a run."""
 
 import importlib.util
 import re
@@ -7,36 +7,37 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmjax.errors import InputError
+from mmjax.errors import InputError, refuse_missing_file
 from mmjax.experiment import serialize
-from mmjax.experiment.overrides import missing_file, override
+from mmjax.experiment.overrides import override
 from mmjax.experiment.validation import validate
 from mmjax.experiment.value import Experiment
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
-    """The experiment of a file that defines ``experiment()``, with overrides applied, validated.
+    """The experiment that a file's `experiment()` returns, with overrides applied, validated.
 
-    Raises InputError if the file is missing or fails, an override leads nowhere, or the parts do not fit.
+    Args:
+      overrides: "path.to.field=value" each, applied in order.
+
+    Raises:
+      InputError: the file is missing or fails, an override names no field or an ill-typed value, or the
+        parts of the experiment do not fit together.
     """
     path = Path(path)
-    if not path.is_file():
-        raise missing_file(path)
+    refuse_missing_file(path)
     spec = importlib.util.spec_from_file_location("mmjax_experiment_" + re.sub(r"\W", "_", path.stem), path)
     if spec is None or spec.loader is None:
         raise InputError(f"expected a Python file that defines experiment(), found {path}")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses and pickle look their module up by name
+    sys.modules[spec.name] = module  # dataclasses and pickle find a class by its module's name
     try:
         spec.loader.exec_module(module)
         make = vars(module).get("experiment")
         made = make() if callable(make) else None
     except InputError:
         raise
-    except (
-        Exception,
-        SystemExit,
-    ) as error:  # the file is the user's: whatever it raises is a fault of the configuration
+    except (Exception, SystemExit) as error:  # the file is the user's: any exception is an input error
         line = next(
             (
                 f.lineno
@@ -58,7 +59,11 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
 
 
 def from_text(text: str) -> Experiment:
-    """The experiment that ``to_text`` printed. Raises InputError if it uses classes from outside mmjax."""
+    """The experiment that `to_text` printed.
+
+    Raises:
+      InputError: the text is damaged, or names classes that are not mmjax's.
+    """
     made = serialize.from_text(text)
     if not isinstance(made, Experiment):
         raise InputError(f"expected the text of an Experiment, found one of {type(made).__name__}")

@@ -1,4 +1,4 @@
-"""Overrides by dotted path: ``model.encoders.image.trunk.depth=5`` rebuilds the frozen values above it."""
+"""Overrides by dotted path: `model.encoders.image.trunk.depth=5` replaces one field of a frozen value."""
 
 import ast
 import dataclasses
@@ -6,7 +6,6 @@ import difflib
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from mmjax.errors import InputError
@@ -15,7 +14,7 @@ from mmjax.experiment.serialize import fields
 
 
 def split(assignment: str) -> tuple[list[str], str]:
-    """``"a.b=1"`` -> ``(["a", "b"], "1")``."""
+    """ "a.b=1" -> (["a", "b"], "1"). Raises InputError for text of another form."""
     path, equals, text = assignment.partition("=")
     names = [name.strip() for name in path.split(".")]
     if not equals or not all(names):
@@ -23,14 +22,8 @@ def split(assignment: str) -> tuple[list[str], str]:
     return names, text.strip()
 
 
-def missing_file(path: Path) -> InputError:
-    """The one wording for an experiment that is not there."""
-    there = "a folder" if path.is_dir() else "nothing"
-    return InputError(f"expected an experiment file, found {there} at {path}")
-
-
 def unknown_field(path: Sequence[str], owner: str, name: str, valid: Iterable[str]) -> InputError:
-    """The one wording for a path that leads nowhere, before and after the experiment is imported."""
+    """The error for a path that names no field; suggests the field with the closest name."""
     valid = sorted(valid)
     close = difflib.get_close_matches(name, valid, n=1)
     where = f"'{'.'.join(path)}' ({owner})" if path else owner
@@ -39,10 +32,14 @@ def unknown_field(path: Sequence[str], owner: str, name: str, valid: Iterable[st
 
 
 def override(value: Any, assignment: str) -> Any:
-    """A copy of ``value`` with one field changed, at any depth of dataclasses, dicts and tuples.
+    """A copy of `value` with one field changed, at any depth of dataclasses, dicts and tuples.
 
-    The text is read as the field's declared type, or the type of the present value. Raises InputError for an
-    unknown name or an ill-typed value.
+    Args:
+      assignment: "path.to.field=value". The value is read as the field's declared type; where that says
+        nothing, as the type of the current value.
+
+    Raises:
+      InputError: an unknown name or an ill-typed value.
 
     >>> override({"steps": 10, "sizes": (1, 2)}, "sizes.1=5")
     {'steps': 10, 'sizes': (1, 5)}
@@ -59,11 +56,11 @@ def _rebuild(value: Any, names: Sequence[str], text: str, path: list[str]) -> An
         valid = {f.name: f for f in fields(value)}
         if name not in valid:
             raise unknown_field(path, type(value).__name__, name, valid)
-        present = getattr(value, name)
+        current = getattr(value, name)
         new = (
-            _rebuild(present, rest, text, here)
+            _rebuild(current, rest, text, here)
             if rest
-            else parse(text, _hint(type(value), name), present, here)
+            else parse(text, _hint(type(value), name), current, here)
         )
         try:
             return dataclasses.replace(value, **{name: new})
@@ -73,16 +70,16 @@ def _rebuild(value: Any, names: Sequence[str], text: str, path: list[str]) -> An
     if isinstance(value, Mapping):
         if name not in value:
             raise unknown_field(path, "dict", name, map(str, value))
-        present = value[name]
-        new = _rebuild(present, rest, text, here) if rest else parse(text, type(present), present, here)
+        current = value[name]
+        new = _rebuild(current, rest, text, here) if rest else parse(text, type(current), current, here)
         return {key: new if key == name else old for key, old in value.items()}
 
     if isinstance(value, tuple | list):
         if not name.isdecimal() or int(name) >= len(value):
             raise unknown_field(path, type(value).__name__, name, map(str, range(len(value))))
         index = int(name)
-        present = value[index]
-        new = _rebuild(present, rest, text, here) if rest else parse(text, type(present), present, here)
+        current = value[index]
+        new = _rebuild(current, rest, text, here) if rest else parse(text, type(current), current, here)
         return type(value)(new if i == index else old for i, old in enumerate(value))
 
     raise InputError(
@@ -92,20 +89,28 @@ def _rebuild(value: Any, names: Sequence[str], text: str, path: list[str]) -> An
 
 
 def _hint(owner: type, name: str) -> Any:
-    """A field's declared type; ``Any`` where the annotation cannot be read at run time."""
+    """A field's declared type; `Any` where the annotation cannot be resolved at run time."""
     try:
         return typing.get_type_hints(owner).get(name, Any)
-    except (NameError, TypeError, AttributeError):  # names imported for type checkers only
+    except (NameError, TypeError, AttributeError):  # names that are imported for type checkers only
         return Any
 
 
-def parse(text: str, hint: Any, present: Any, path: Sequence[str]) -> Any:
-    """Reads ``text`` as ``hint``; where the hint says nothing, as the type of the present value."""
-    if _is_open(hint):
-        hint = Any if present is None else type(present)
+def parse(text: str, hint: Any, current: Any, path: Sequence[str]) -> Any:
+    """Reads the text of an override.
 
-    if dataclasses.is_dataclass(present) and not isinstance(present, type):
-        return _parse_value(text, present, path)
+    Args:
+      hint: the field's declared type. Where it says nothing, the type of the current value counts.
+      path: of the field, for messages.
+
+    Raises:
+      InputError: the text is not of that type.
+    """
+    if _says_nothing(hint):
+        hint = Any if current is None else type(current)
+
+    if dataclasses.is_dataclass(current) and not isinstance(current, type):
+        return _parse_value(text, current, path)
 
     literal = {"true": True, "false": False}.get(text, _NOT_A_LITERAL)
     if literal is _NOT_A_LITERAL:
@@ -117,32 +122,32 @@ def parse(text: str, hint: Any, present: Any, path: Sequence[str]) -> Any:
     if literal is not _NOT_A_LITERAL and not isinstance(literal, str) and _fits(literal, hint):
         return _convert(literal, hint)
     if _fits(text, hint):
-        return text  # text needs no quotes
+        return text  # a string needs no quotes
     found = repr(text) if literal is _NOT_A_LITERAL else f"{type(literal).__name__} {literal!r}"
-    raise InputError(f"'{'.'.join(path)}' expects {_spell(hint)} (now {present!r}), found {found}")
+    raise InputError(f"'{'.'.join(path)}' expects {_type_name(hint)} (now {current!r}), found {found}")
 
 
-def _parse_value(text: str, present: Any, path: Sequence[str]) -> Any:
-    """A whole value in the notation of experiment.txt: ``rules=FSDP``, ``optimizer=train.Lion(...)``."""
-    package = type(present).__module__.split(".")[1:2]
+def _parse_value(text: str, current: Any, path: Sequence[str]) -> Any:
+    """A whole value as experiment.txt writes it: `rules=FSDP`, `optimizer=train.Lion(...)`."""
+    package = type(current).__module__.split(".")[1:2]
     try:
         new = serialize.from_text(text, default_package=package[0] if package else "")
     except InputError as error:
         raise InputError(
-            f"'{'.'.join(path)}' expects a value like {type(present).__name__}: {error}"
+            f"'{'.'.join(path)}' expects a value like {type(current).__name__}: {error}"
         ) from error
     if (
         not dataclasses.is_dataclass(new)
-        or type(new).__module__.split(".")[:2] != type(present).__module__.split(".")[:2]
+        or type(new).__module__.split(".")[:2] != type(current).__module__.split(".")[:2]
     ):
-        raise InputError(f"'{'.'.join(path)}' expects a value like {type(present).__name__}, found {text!r}")
+        raise InputError(f"'{'.'.join(path)}' expects a value like {type(current).__name__}, found {text!r}")
     return new
 
 
 _NOT_A_LITERAL = object()
 
 
-def _is_open(hint: Any) -> bool:
+def _says_nothing(hint: Any) -> bool:
     return hint is Any or isinstance(hint, str | typing.TypeVar)
 
 
@@ -173,7 +178,7 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 def _convert(value: Any, hint: Any) -> Any:
-    """Ints become floats and lists tuples where that is what the field holds, so that texts compare equal."""
+    """Converts ints to floats and lists to tuples as the field declares, so that texts compare equal."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         exact = [a for a in arguments if type(value) is (typing.get_origin(a) or a)]
@@ -186,7 +191,7 @@ def _convert(value: Any, hint: Any) -> Any:
     return tuple(value) if hint is tuple else value
 
 
-def _spell(hint: Any) -> str:
+def _type_name(hint: Any) -> str:
     return (
         hint.__name__
         if isinstance(hint, type) and not typing.get_args(hint)

@@ -1,8 +1,4 @@
-"""The written form of an experiment: literals, dicts, tuples and calls of mmjax's own classes.
-
-``to_text`` prints every field, so a run's text says all that the run is; ``from_text`` reads it back without
-``eval``.
-"""
+"""Experiments as text: literals, dicts, tuples and calls of mmjax's classes. Read back without `eval`."""
 
 import ast
 import dataclasses
@@ -16,24 +12,24 @@ from typing import Any
 
 from mmjax.errors import InputError
 
-WIDTH = 100  # characters: values that fit stay on one line
+WIDTH = 100  # characters; a value that fits is printed on one line
 DTYPES = ("float32", "bfloat16", "float16", "float64", "int32", "int8", "uint8", "bool_")
 
 
 def is_module(value: Any) -> bool:
-    """Whether ``value`` is a linen module, or a class of them, asked without importing flax."""
+    """Whether a value is a linen module, or a class of modules. Does not import flax."""
     bases = (value if isinstance(value, type) else type(value)).__mro__
     return any(base.__module__.startswith("flax.linen") and base.__name__ == "Module" for base in bases)
 
 
 def fields(value: Any) -> tuple[dataclasses.Field, ...]:
-    """The fields that describe a dataclass, or a value of one: linen's own ``parent`` and ``name`` do not."""
+    """The fields of a dataclass or of its value, without linen's own `parent` and `name`."""
     hidden = {"parent", "name"} if is_module(value) else set()
     return tuple(f for f in dataclasses.fields(value) if f.init and f.name not in hidden)
 
 
 def to_text(value: Any, *, defaults: bool = True) -> str:
-    """``value`` as a stable expression, a field per line; ``from_text`` reads it if its classes are ours.
+    """A value as an expression with one field per line. `from_text` reads it if the classes are mmjax's.
 
     Args:
       defaults: also print fields that have their default value.
@@ -52,7 +48,7 @@ def to_text(value: Any, *, defaults: bool = True) -> str:
 
 
 def _print(value: Any, indent: int, defaults: bool) -> str:
-    import numpy as np  # here, so that a command line that only reads paths does not wait for it
+    import numpy as np
 
     match value:
         case None | bool() | int() | float() | str() | bytes() if not isinstance(
@@ -60,7 +56,7 @@ def _print(value: Any, indent: int, defaults: bool) -> str:
         ):
             return repr(value)
         case enum.Enum():
-            return f"{_qualified(type(value))}.{value.name}"
+            return f"{_qualified_name(type(value))}.{value.name}"
         case Mapping():
             return _block("{", [(f"{key!r}: ", item) for key, item in value.items()], "}", indent, defaults)
         case tuple() if not dataclasses.is_dataclass(value):
@@ -74,11 +70,11 @@ def _print(value: Any, indent: int, defaults: bool) -> str:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         shown = [f for f in fields(value) if defaults or getattr(value, f.name) != _default(f)]
         parts = [(f"{f.name}=", getattr(value, f.name)) for f in shown]
-        return _block(_qualified(type(value)) + "(", parts, ")", indent, defaults)
+        return _block(_qualified_name(type(value)) + "(", parts, ")", indent, defaults)
     name = _dtype_name(value)
     if name is not None:
         return f"jnp.{name}"
-    if callable(value) and "<" not in value.__qualname__:  # an activation, say
+    if callable(value) and "<" not in value.__qualname__:  # such as an activation function
         return f"{value.__module__}.{value.__qualname__}"
     raise InputError(
         "an experiment holds literals, dicts, tuples, dataclasses and modules, found "
@@ -115,7 +111,7 @@ def _block(start: str, parts: list[tuple[str, Any]], end: str, indent: int, defa
 
 
 def _fill(items: list[str], pad: str) -> str:
-    """Plain values, as many a line as fit."""
+    """Plain values, as many in a line as fit."""
     lines = [pad]
     for item in items:
         if len(lines[-1]) + len(item) > WIDTH and lines[-1] != pad:
@@ -125,7 +121,7 @@ def _fill(items: list[str], pad: str) -> str:
 
 
 def _dtype_name(value: Any) -> str | None:
-    """jnp.bfloat16 and its like are neither types nor dtypes, but name one."""
+    """The name of a dtype, also of jnp.bfloat16, which is neither a type nor a dtype; else None."""
     import numpy as np
 
     if not (isinstance(value, np.dtype) or type(value).__name__ == "_ScalarMeta" or isinstance(value, type)):
@@ -138,8 +134,8 @@ def _dtype_name(value: Any) -> str | None:
     return name if name in DTYPES else None
 
 
-def _qualified(cls: type) -> str:
-    """``encoders.ViT`` for ``mmjax.encoders.image.ViT``: the shortest mmjax module that exports the class."""
+def _qualified_name(cls: type) -> str:
+    """The class by the shortest mmjax module that exports it: "encoders.ViT" for mmjax.encoders.image.ViT."""
     parts = cls.__module__.split(".")
     if parts[0] != "mmjax" or "<" in cls.__qualname__:
         return f"{cls.__module__}.{cls.__qualname__}".replace("<locals>.", "")
@@ -153,7 +149,14 @@ def _qualified(cls: type) -> str:
 
 
 def from_text(text: str, default_package: str = "experiment") -> Any:
-    """The value that ``to_text`` printed. Anything but literals and calls of our dataclasses is refused."""
+    """The value that `to_text` printed.
+
+    Args:
+      default_package: where names without a dot are looked up.
+
+    Raises:
+      InputError: anything but literals, and calls by keyword of mmjax's dataclasses.
+    """
     try:
         tree = ast.parse(text.strip(), mode="eval")
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
@@ -169,7 +172,7 @@ def _read(node: ast.expr, package: str) -> Any:
             return value
         case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as value)):
             return -value
-        case ast.Name(id="inf" | "nan" as name):  # repr of these floats
+        case ast.Name(id="inf" | "nan" as name):  # how repr prints these floats
             return float(name)
         case ast.UnaryOp(op=ast.USub(), operand=ast.Name(id="inf")):
             return float("-inf")
@@ -203,12 +206,12 @@ def _read(node: ast.expr, package: str) -> Any:
             return found
     raise InputError(
         f"expected literals and calls of mmjax's classes by keyword, found {ast.unparse(node)[:80]!r}. If a "
-        "run uses it, hand the experiment itself to mmjax.run.loop"
+        "run uses it, pass the experiment itself to open_run or evaluate_run"
     )
 
 
 def _find(dotted: str, package: str) -> Any:
-    """A dataclass, an enum's member, a dataclass constant (sharding.FSDP) or a dtype, by its printed name."""
+    """A dataclass, a member of an enum, a constant (sharding.FSDP) or a dtype, by its printed name."""
     parts = dotted.split(".")
     if parts[0] == "jnp" and len(parts) == 2 and parts[1] in DTYPES:
         import jax.numpy as jnp
@@ -217,18 +220,18 @@ def _find(dotted: str, package: str) -> Any:
     if len(parts) == 1:
         parts = [package, *parts]
     private = any(not part.isidentifier() or part.startswith("_") for part in parts)
-    found = None if private else _lookup(parts)
+    found = None if private else _resolve(parts)
     ours = (found if isinstance(found, type) else type(found)).__module__.split(".")[0] == "mmjax"
     if ours and (isinstance(found, enum.Enum) or dataclasses.is_dataclass(found)):
         return found
     raise InputError(
-        f"{dotted!r} is no class or constant of mmjax. A text can name only those; a run that uses your "
-        "own classes is read by handing its experiment to mmjax.run.loop"
+        f"{dotted!r} is no class or constant of mmjax. Text can name only those; for a run that uses your "
+        "own classes, pass the experiment itself to open_run or evaluate_run"
     )
 
 
-def _lookup(parts: list[str]) -> Any:
-    """Walks mmjax.a.b as far as it is modules, then takes attributes: at most a class and its enum member."""
+def _resolve(parts: list[str]) -> Any:
+    """Follows modules of mmjax, then attributes: at most a class and a member of its enum."""
     depth = 0
     name = "mmjax"
     while depth < len(parts) and importlib.util.find_spec(f"{name}.{parts[depth]}") is not None:
@@ -246,11 +249,17 @@ def _lookup(parts: list[str]) -> Any:
 
 
 def differences(old: str, new: str, ignore: tuple[str, ...] = ()) -> list[str]:
-    """Where two texts differ: ``model.trunk.depth: 2 -> 5``, a line each. ``ignore``: top-level fields.
+    """The differences of two texts, one line each: "model.trunk.depth: 2 -> 5".
 
-    A field that a text leaves out has its default: a version that knew fewer fields wrote it.
+    A field that a text lacks counts as its default: an older version, which did not have it, wrote the text.
+
+    Args:
+      ignore: names of top-level fields.
+
+    Raises:
+      InputError: a text is damaged.
     """
-    before, after = (dict(_flatten(_completed(_parsed(text)))) for text in (old, new))
+    before, after = (dict(_flatten(_with_defaults(_parse(text)))) for text in (old, new))
     paths = [path for path in {**before, **after} if path.split(".")[0] not in ignore]
     return [
         f"{path}: {before.get(path, '(absent)')} -> {after.get(path, '(absent)')}"
@@ -259,15 +268,15 @@ def differences(old: str, new: str, ignore: tuple[str, ...] = ()) -> list[str]:
     ]
 
 
-def _parsed(text: str) -> ast.expr:
+def _parse(text: str) -> ast.expr:
     try:
         return ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError) as error:
         raise InputError(f"expected the text of an experiment, found {text[:60]!r}: {error}") from error
 
 
-def _completed(node: ast.expr) -> ast.expr:
-    """The expression with every field of our dataclasses; classes of others are left as they are."""
+def _with_defaults(node: ast.expr) -> ast.expr:
+    """The expression with all fields of mmjax's dataclasses; other classes stay as they are."""
     for call in [inner for inner in ast.walk(node) if isinstance(inner, ast.Call)]:
         try:
             cls = _find(ast.unparse(call.func), "experiment")
@@ -277,7 +286,7 @@ def _completed(node: ast.expr) -> ast.expr:
         for field in fields(cls) if isinstance(cls, type) else ():
             default = _default(field)
             if field.name not in given and default is not dataclasses.MISSING:
-                call.keywords.append(ast.keyword(field.name, _parsed(to_text(default))))
+                call.keywords.append(ast.keyword(field.name, _parse(to_text(default))))
     return node
 
 

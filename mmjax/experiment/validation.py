@@ -1,4 +1,4 @@
-"""Whether the parts of an experiment fit together, told before any of them costs time."""
+"""Checks that the parts of an experiment fit together, before any of them costs time."""
 
 import contextlib
 import dataclasses
@@ -13,9 +13,10 @@ from mmjax.experiment.value import Experiment
 
 
 def validate(experiment: Experiment, num_devices: int | None = None) -> None:
-    """Refuses, by InputError, an experiment whose parts do not fit together, before any of it costs time.
+    """Raises InputError if the parts of the experiment do not fit together.
 
-    ``num_devices`` resolves a mesh size of -1; without it such a size is not checked.
+    Args:
+      num_devices: resolves a mesh size of -1; without it such a size is not checked.
     """
     if not re.fullmatch(r"\w[\w.-]*", experiment.name):
         raise InputError(f"expected a name of letters, digits, '_', '-' and '.', found {experiment.name!r}")
@@ -33,13 +34,13 @@ def validate(experiment: Experiment, num_devices: int | None = None) -> None:
         raise InputError("expected at least one objective, found none: a model without one learns nothing")
     _refuse_shared_modules(experiment)
     _refuse_unread_heads(experiment)
-    _refuse_unmade_streams(experiment)
+    _refuse_unencoded_streams(experiment)
     _refuse_unread_streams(experiment)
     _refuse_missing_targets(experiment)
     _refuse_small_tables(experiment)
-    _refuse_misfits(experiment)
-    _refuse_unkept_checkpoints(experiment)
-    _refuse_unbalanced(experiment)
+    _refuse_incompatible_objectives(experiment)
+    _refuse_useless_retention(experiment)
+    _refuse_unusable_balance(experiment)
 
     sizes = dataclasses.asdict(experiment.mesh)
     if num_devices is not None:
@@ -57,7 +58,7 @@ def validate(experiment: Experiment, num_devices: int | None = None) -> None:
         )
 
 
-# A step is an int32 on the device; a PRNG key is made of 32 bits.
+# A step is an int32 on the device; a seed has 32 bits.
 RANGES = {
     "num_steps": (1, 2**31 - 1),
     "log_every": (1, 2**31 - 1),
@@ -73,12 +74,12 @@ CHOICES = {"best_mode": ("max", "min"), "on_nonfinite": ("stop", "skip", "rollba
 
 @contextlib.contextmanager
 def tracing(experiment: Experiment) -> Iterator[None]:
-    """Within it the model's shapes are worked out: what is raised there is a misfit of the parts."""
+    """Raises InputError for any exception within `with`, where the model's shapes are traced."""
     try:
         yield
     except InputError:
         raise
-    except Exception as error:  # of many kinds, flax's and jaxtyping's own among them
+    except Exception as error:  # of many types, some of flax and jaxtyping
         reason = str(error).strip().split("\n")[0][:300].rstrip(".")
         raise InputError(
             f"{experiment.name}: the model cannot be built for these data: {type(error).__name__}: {reason}. "
@@ -87,16 +88,16 @@ def tracing(experiment: Experiment) -> Iterator[None]:
 
 
 def _refuse_unread_streams(experiment: Experiment) -> None:
-    """What an objective's heads need must be given by the data or the view, and read by a tower."""
-    model, sources = experiment.model, _given(experiment)
+    """The streams of an objective's heads must have an encoder, and come from the data or the view."""
+    model, sources = experiment.model, _streams_by_data(experiment)
     for name, objective in experiment.objectives.items():
         streams = model.streams_for(objective.required_heads())
         for stream in objective.view.required_streams():
             if stream not in streams:
                 raise InputError(
                     f"the view of objective {name!r} needs the encoding of {stream!r}, but the heads "
-                    f"{list(objective.required_heads())} read only {list(streams)}: take it out of the view, or have "
-                    "the fusion read it"
+                    f"{list(objective.required_heads())} read only {list(streams)}: take it out of the view, "
+                    "or have the fusion read it"
                 )
         for stream in streams:
             if model.encoder_name(stream) not in model.encoders:
@@ -112,8 +113,8 @@ def _refuse_unread_streams(experiment: Experiment) -> None:
                     )
 
 
-def _given(experiment: Experiment) -> dict[str, set[str]]:
-    """{data: their streams} of all that objectives look at: those of training, and those held out."""
+def _streams_by_data(experiment: Experiment) -> dict[str, set[str]]:
+    """{description of the data: their streams}, for training and for evals.Losses, which run objectives."""
     from mmjax.evals import Losses
 
     held_out = {name: each for name, each in experiment.evals.items() if isinstance(each, Losses)}
@@ -122,30 +123,30 @@ def _given(experiment: Experiment) -> dict[str, set[str]]:
     }
 
 
-def _refuse_unmade_streams(experiment: Experiment) -> None:
-    """What the fusion or a head reads must come from a tower or, after fusion, from the fusion itself."""
+def _refuse_unencoded_streams(experiment: Experiment) -> None:
+    """A stream that the fusion or a head reads must come from an encoder, or be made by the fusion."""
     model = experiment.model
-    towers = sorted({*model.encoders, *(model.shared or {})})
+    encoded = sorted({*model.encoders, *(model.shared or {})})
     fusion = f"model.fusion ({type(model.fusion).__name__})"
     made = model.fusion.made_streams()
     for stream in model.fusion.streams:
         if model.encoder_name(stream) not in model.encoders:
             raise InputError(
-                f"{fusion} fuses the stream {stream!r}, but the model encodes {towers}: name one of those, "
+                f"{fusion} fuses the stream {stream!r}, but the model encodes {encoded}: name one of those, "
                 "add an encoder, or name in `shared` one that reads it"
             )
     for stream in made:
-        if stream in towers:
+        if stream in encoded:
             raise InputError(
                 f"{fusion} makes the stream {stream!r}, which the model encodes: expected a name other than "
-                f"{towers}"
+                f"{encoded}"
             )
     for name, head in model.heads.items():
         if model.encoder_name(head.stream) in model.encoders:
             continue
         if head.stream not in made:
             raise InputError(
-                f"model.heads.{name} reads the stream {head.stream!r}, but the model encodes {towers} and "
+                f"model.heads.{name} reads the stream {head.stream!r}, but the model encodes {encoded} and "
                 f"its fusion makes {list(made)}: name one of those"
             )
         if head.after != "fusion":
@@ -156,8 +157,8 @@ def _refuse_unmade_streams(experiment: Experiment) -> None:
 
 
 def _refuse_missing_targets(experiment: Experiment) -> None:
-    """What an objective compares predictions with must be given by the data or the view."""
-    sources = _given(experiment)
+    """The target streams of an objective must come from the data or the view."""
+    sources = _streams_by_data(experiment)
     for name, objective in experiment.objectives.items():
         # An objective of one's own may be without: it then reads no stream.
         targets = getattr(objective, "target_streams", tuple)()
@@ -180,8 +181,8 @@ def _refuse_unread_heads(experiment: Experiment) -> None:
             raise InputError(f"{kind} {name!r} reads {reads}, but the model's heads produce {made}")
 
 
-def _refuse_unkept_checkpoints(experiment: Experiment) -> None:
-    """A policy that would never keep anything is a mistake, found out when the checkpoint is gone."""
+def _refuse_useless_retention(experiment: Experiment) -> None:
+    """Refuses a policy that would never keep a checkpoint: the user would notice only when it is gone."""
     if experiment.keep_every % experiment.save_every:
         raise InputError(
             f"keep_every expects a multiple of save_every={experiment.save_every}, found "
@@ -197,14 +198,14 @@ def _refuse_unkept_checkpoints(experiment: Experiment) -> None:
         )
 
 
-def names_parameters(experiment: Experiment) -> bool:
-    """Whether it matters what the balance calls shared."""
+def uses_shared_parameters(experiment: Experiment) -> bool:
+    """Whether the run uses the balance's shared parameters."""
     balance = experiment.balance
     return balance.shared_params is not None or balance.reads_gradients or experiment.conflict_every > 0
 
 
-def _refuse_unbalanced(experiment: Experiment) -> None:
-    """A balance names objectives that there are, and gradients that are compared have something to share."""
+def _refuse_unusable_balance(experiment: Experiment) -> None:
+    """A balance must name existing objectives, and the gradients that it compares must share parameters."""
     from mmjax.balance.shared import check_objectives_share
 
     balance, objectives = experiment.balance, experiment.objectives
@@ -214,12 +215,16 @@ def _refuse_unbalanced(experiment: Experiment) -> None:
             f"{type(balance).__name__} expects names of objectives, found {unknown}: the experiment has "
             f"{sorted(objectives)}"
         )
-    if names_parameters(experiment):
+    if uses_shared_parameters(experiment):
         check_objectives_share(balance, experiment.model, objectives)
 
 
 def best_metric(experiment: Experiment) -> tuple[str, str]:
-    """(eval, metric) that keep_best names. Raises InputError if the experiment has no such eval."""
+    """The (eval, metric) that `keep_best` names.
+
+    Raises:
+      InputError: the experiment has no such eval.
+    """
     found = experiment.keep_best
     for name in experiment.evals:
         if isinstance(found, str) and found.startswith(f"{name}/") and found != f"{name}/":
@@ -230,7 +235,7 @@ def best_metric(experiment: Experiment) -> tuple[str, str]:
 
 
 def _refuse_small_tables(experiment: Experiment) -> None:
-    """JAX clamps an index that is too large: words would silently share the table's last row."""
+    """Refuses a table smaller than its vocabulary: JAX clamps indices, so words would share its last row."""
     from mmjax.data import TextTransform
     from mmjax.encoders import RecurrentText, TextTransformer
 
@@ -248,8 +253,8 @@ def _refuse_small_tables(experiment: Experiment) -> None:
                     )
 
 
-def _refuse_misfits(experiment: Experiment) -> None:
-    """What an objective itself finds wrong with the model, or with a stream of the data."""
+def _refuse_incompatible_objectives(experiment: Experiment) -> None:
+    """Raises what an objective's `check_compatible` reports about the model and the data."""
     for name, objective in experiment.objectives.items():
         check_compatible = getattr(objective, "check_compatible", None)
         for _, dataset in experiment.data.datasets.values():
@@ -260,7 +265,7 @@ def _refuse_misfits(experiment: Experiment) -> None:
 
 
 def _refuse_shared_modules(experiment: Experiment) -> None:
-    """flax shares the weights of a module object that is used twice, silently."""
+    """Refuses a module object that stands in two places: flax would silently share its weights."""
     seen: dict[int, str] = {}
     for path, module in _modules(experiment, ()):
         first = seen.setdefault(id(module), path)

@@ -1,4 +1,4 @@
-"""An Experiment is everything that a run is, as one frozen value made by a Python function."""
+"""An Experiment describes a run completely: one frozen value, made by a Python function."""
 
 import dataclasses
 from typing import TYPE_CHECKING, Literal
@@ -33,25 +33,25 @@ def _replicated() -> "Rules":
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """Everything that a run is. Making one touches no device, disk or network."""
+    """A complete description of a run. Making one touches no device, disk or network."""
 
-    name: str  # also the default folder: runs/<name>
+    name: str  # the default folder is runs/<name>
     num_steps: int
     data: "Mixture"
     model: "MultimodalModel"
     objectives: "dict[str, Objective]"
     optimizer: "Optimizer"
     evals: "dict[str, Eval]" = dataclasses.field(default_factory=dict)
-    seed: int = 0  # of parameters, dropout, views and the order of the data
+    seed: int = 0  # for parameters, dropout, views and the order of the data
     mesh: "MeshShape" = dataclasses.field(default_factory=_one_device)
     rules: "Rules" = dataclasses.field(default_factory=_replicated)
     log_every: int = 20  # steps
     save_every: int = 500  # steps
-    eval_every: int = 0  # steps; 0: only at the end
-    max_to_keep: int = 2  # the newest checkpoints
-    keep_every: int = 0  # steps; checkpoints at its multiples stay for good, 0: none
-    keep_best: str | None = None  # "eval/metric": the checkpoint where it was best stays too
-    best_mode: Literal["max", "min"] = "max"  # which value of keep_best is the best
-    on_nonfinite: Literal["stop", "skip", "rollback"] = "stop"  # at a step that is not finite
-    balance: "Balance" = dataclasses.field(default_factory=_fixed)  # how objectives become one update
-    conflict_every: int = 0  # steps between reports of how their gradients conflict; 0: none
+    eval_every: int = 0  # steps; 0: only after the last
+    max_to_keep: int = 2  # the number of newest checkpoints kept
+    keep_every: int = 0  # steps; checkpoints at its multiples are kept for ever; 0: none
+    keep_best: str | None = None  # "eval/metric": the checkpoint with its best value is kept too
+    best_mode: Literal["max", "min"] = "max"  # whether the largest or the smallest value is the best
+    on_nonfinite: Literal["stop", "skip", "rollback"] = "stop"  # what to do at a non-finite step
+    balance: "Balance" = dataclasses.field(default_factory=_fixed)  # how several losses become one update
+    conflict_every: int = 0  # steps between reports of conflicting gradients; 0: none

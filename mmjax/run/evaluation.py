@@ -1,4 +1,4 @@
-"""The evaluations of a run: which are due after a step, measured once and recorded."""
+"""The evaluations that are due after a step: each is measured once and recorded."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -16,57 +16,71 @@ Results = dict[str, dict[str, float]]
 
 
 def due(experiment: Experiment, step: int) -> dict[str, evals.Eval]:
-    """The evals that belong after a step: all of them after the last."""
+    """The evaluations to run after a step, by name: all of them after the last step."""
     if step == experiment.num_steps:
         return experiment.evals
 
-    def falls(every: int) -> bool:
+    def is_multiple_of(every: int) -> bool:
         return step > 0 and every > 0 and step % every == 0
 
-    return {name: e for name, e in experiment.evals.items() if falls(e.every) or falls(experiment.eval_every)}
+    return {
+        name: e
+        for name, e in experiment.evals.items()
+        if is_multiple_of(e.every) or is_multiple_of(experiment.eval_every)
+    }
 
 
 def evaluate_due(
     session: Session, state: train.TrainState, step: int, folder: RunFolder, stop: StopSignal
 ) -> Results:
-    """Runs the evals that are due and not recorded yet, records their numbers and draws their pictures."""
-    watched, results = InterruptiblePredictor(session.predictor(state), stop, step), {}
+    """Measures the evaluations that are due and not recorded yet; records and draws their results.
+
+    Returns:
+      {eval: {metric: value}} of all that are due, those of earlier starts included.
+
+    Raises:
+      Interrupted: a signal asked to stop.
+    """
+    predictor, results = InterruptiblePredictor(session.predictor(state), stop, step), {}
     for name, evaluation in due(session.experiment, step).items():
-        results[name] = processes.broadcast_from_first(lambda name=name: folder.recorded(step, name))
+        results[name] = processes.broadcast_from_process_zero(lambda name=name: folder.recorded(step, name))
         if results[name] is None:
-            result = evals.measure(evaluation, watched)
+            result = evals.measure(evaluation, predictor)
             refuse_unknown_best(session.experiment, name, result.metrics)
             results[name] = result.metrics
             folder.write_pictures(name, result.pictures)
-            folder.write_eval(step, name, result.metrics)  # last: the record says that it is all there
+            folder.write_eval(step, name, result.metrics)  # last: once recorded, it is not repeated
     return results
 
 
 @dataclasses.dataclass(frozen=True)
 class InterruptiblePredictor:
-    """A predictor that ends the run when it is asked to stop."""
+    """A predictor that raises Interrupted between two batches once a signal asked to stop.
+
+    step: the step that is evaluated, which is saved.
+    """
 
     predictor: train.Predictor
     stop: StopSignal
     step: int
 
     def __call__(self, *args, **kwargs):
-        """As the predictor's own."""
-        self._heed()
+        """Calls the predictor."""
+        self._check()
         return self.predictor(*args, **kwargs)
 
     def losses(self, *args, **kwargs):
-        """As the predictor's own."""
-        self._heed()
+        """Calls the predictor's `losses`."""
+        self._check()
         return self.predictor.losses(*args, **kwargs)
 
-    def _heed(self) -> None:
+    def _check(self) -> None:
         if processes.any_process(self.stop.requested):
             self.stop.end(f"while evaluating step {self.step}, which is saved")
 
 
 def refuse_unknown_best(experiment: Experiment, name: str, metrics: Mapping[str, float]) -> None:
-    """Raises InputError at the first evaluation whose metrics are not those that keep_best waits for."""
+    """Raises InputError if `keep_best` names a metric that the evaluation `name` does not have."""
     if experiment.keep_best is None:
         return
     evaluation, metric = best_metric(experiment)

@@ -1,5 +1,6 @@
 """A run's parameters as one safetensors file with flat, readable names."""
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,37 +16,53 @@ from mmjax.run.folder import RunFolder
 
 
 def export(run_dir: str | Path, file: str | Path, step: int | None = None) -> tuple[int, int, int]:
-    """Writes the parameters of ``step`` (default: the newest whole checkpoint).
+    """Writes the parameters of a checkpoint, without building the model.
 
-    The same parameters give the same bytes. Returns (number of arrays, number of parameters, step). Raises
-    InputError if ``run_dir`` is no run, has no such checkpoint, or ``file`` cannot be written.
+    Args:
+      step: the checkpoint's step; None: the newest whole one.
+
+    Returns:
+      (number of arrays, number of parameters, step).
+
+    Raises:
+      InputError: `run_dir` is no run or has no such checkpoint, or `file` cannot be written.
     """
-    folder, file = RunFolder(run_dir), Path(file)
-    if file.suffix != ".safetensors":
-        raise InputError(f"expected a file name that ends in .safetensors, found {file}")
-    if not folder.checkpoints.is_dir():
-        raise InputError(
-            f"expected a checkpoint in {run_dir}, found none yet: train until the first is saved"
-        )
-    checkpoints = Checkpoints(folder.checkpoints, read_only=True)
-    try:
-        state = checkpoints.restore_arrays(step)
-    finally:
-        checkpoints.close()
+    folder, state = RunFolder(run_dir), None
+    refuse_other_suffix(file)
+    if folder.checkpoints.is_dir():
+        with contextlib.closing(Checkpoints(folder.checkpoints, read_only=True)) as checkpoints:
+            state = checkpoints.restore_arrays(step)
     if state is None:
         raise InputError(
             f"expected a checkpoint in {run_dir}, found none yet: train until the first is saved"
         )
-    arrays = {name: np.ascontiguousarray(value) for name, value in sorted(flatten(state["params"]))}
-    try:
-        save_file(arrays, file, metadata={"mmjax": json.dumps({"step": int(state["step"])})})
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"expected to write {file}, found that it cannot be written: {error}") from error
+    arrays = dict(flatten(state["params"]))
+    save_parameters(arrays, file, int(state["step"]))
     return len(arrays), sum(array.size for array in arrays.values()), int(state["step"])
 
 
+def save_parameters(arrays: Mapping[str, Any], file: str | Path, step: int) -> None:
+    """Writes named arrays, sorted by name: the same parameters give the same bytes.
+
+    Raises:
+      InputError: `file` does not end in .safetensors, or cannot be written.
+    """
+    refuse_other_suffix(file)
+    contiguous = {name: np.ascontiguousarray(value) for name, value in sorted(arrays.items())}
+    try:
+        save_file(contiguous, file, metadata={"mmjax": json.dumps({"step": step})})
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"expected to write {file}, found that it cannot be written: {error}") from error
+
+
+def refuse_other_suffix(file: str | Path) -> None:
+    """Raises InputError unless the name ends in .safetensors."""
+    if Path(file).suffix != ".safetensors":
+        raise InputError(f"expected a file name that ends in .safetensors, found {file}")
+
+
 def flatten(params: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
-    """``{"model": {"encoders_image": {"table": x}}}`` -> ``("encoders.image.table", x)``."""
+    """Readable names and leaves: {"model": {"encoders_image": {"table": x}}} gives "encoders.image.table"."""
     for name, value in params.items():
         here = (*path, name)
         if isinstance(value, Mapping):
@@ -55,7 +72,13 @@ def flatten(params: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[t
 
 
 def readable_name(path: tuple[str, ...]) -> str:
-    """flax names the entry ``image`` of the dict ``encoders`` ``encoders_image``: here it is two parts."""
+    """The dotted name of a parameter.
+
+    flax names the entry `image` of the dict `encoders` `encoders_image`; here it becomes two parts.
+
+    >>> readable_name(("model", "encoders_image", "table"))
+    'encoders.image.table'
+    """
     parts = path[1:] if path[0] == "model" else path
     for owner in ("encoders", "heads", "objectives"):
         if parts[0].startswith(f"{owner}_"):

@@ -1,43 +1,42 @@
-"""A run's folder: what the run is (experiment.txt), what it measured, its pictures and its checkpoints."""
+"""A run's folder: experiment.txt, metrics.jsonl, evals.jsonl, pictures/, checkpoints/ and tensorboard/."""
 
 import contextlib
-import errno
-import fcntl
 import json
 import math
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from mmjax.errors import InputError, with_filename
-from mmjax.experiment.serialize import differences
-from mmjax.run.tensorboard import Events
-
-EXPERIMENT = "experiment.txt"
-METRICS = "metrics.jsonl"
-EVALS = "evals.jsonl"
-VOCABULARIES = "vocabularies.json"
-# A run may go on with other devices, keep other checkpoints, or meet its next bad step otherwise: what it has
-# learned so far is the same.
-CHANGEABLE_ON_RESUME = (
-    "mesh",
-    "rules",
-    "max_to_keep",
-    "keep_every",
-    "keep_best",
-    "best_mode",
-    "on_nonfinite",
-    "conflict_every",
+from mmjax.run.claiming import (
+    EVALS,
+    EXPERIMENT,
+    METRICS,
+    VOCABULARIES,
+    has_records,
+    lock_folder,
+    not_writable,
+    read_text,
+    refuse_another_experiment,
+    refuse_other_files,
+    refuse_read_only,
+    write_atomically,
 )
-OURS = {"lock", ".writable", EXPERIMENT + ".new"}  # what a claim that was killed half-way may leave
+from mmjax.run.tensorboard import Events
 
 
 class RunFolder:
-    """Readers make one of an existing run; ``claim`` makes one to train in, and holds it until ``close``."""
+    """The files of one run. `RunFolder(path)` reads; `RunFolder.claim` also writes, until `close`.
+
+    path: the folder. writes: False in all but one of a training run's processes, which then write nothing.
+    """
 
     def __init__(self, path: str | Path) -> None:
-        """Opens an existing run for reading. Raises InputError if ``path`` is none."""
+        """Opens an existing run for reading.
+
+        Raises:
+          InputError: the path is no folder of a run.
+        """
         self.path = Path(path)
         self.writes = True
         self._lock: Any = None
@@ -50,17 +49,21 @@ class RunFolder:
 
     @classmethod
     def claim(cls, path: str | Path, text: str, *, writes: bool = True) -> "RunFolder":
-        """The folder to train the experiment ``text`` in: made if absent, resumed if it is this experiment's.
+        """A folder to train in: created if absent, resumed if it belongs to the same experiment.
 
-        ``writes``: off in all but one of a run's processes, where the folder is neither claimed nor written.
-        Raises InputError if it is another experiment's (MOVABLE fields may differ), holds other files,
-        cannot be written, or another process trains in it.
+        Args:
+          text: the experiment as `to_text` prints it.
+          writes: False in all but one of a run's processes: these neither claim nor write.
+
+        Raises:
+          InputError: the folder belongs to another experiment (CHANGEABLE_ON_RESUME fields may differ), holds
+            other files, cannot be written, or another process trains in it.
         """
         path = Path(path)
         if any("\udc80" <= letter <= "\udcff" for letter in str(path)):  # Orbax cannot write there
             raise InputError(f"expected a run folder whose name is UTF-8 text, found {str(path)!r}")
         if not writes:
-            folder = cls.__new__(cls)  # the process that writes may be about to make it
+            folder = cls.__new__(cls)  # not __init__: process 0 may not have created the folder yet
             folder.path, folder.writes, folder._lock, folder._events = path, False, None, None
             return folder
         with contextlib.ExitStack() as on_refusal:
@@ -70,14 +73,14 @@ class RunFolder:
     def _claim(cls, path: Path, text: str, on_refusal: contextlib.ExitStack) -> "RunFolder":
         try:
             path.mkdir(parents=True, exist_ok=True)
-            _refuse_read_only(path)
+            refuse_read_only(path)
             started = (path / EXPERIMENT).is_file()
             if not started:
-                _refuse_other_files(path)
-            lock = on_refusal.enter_context(_lock(path))
-            if _has_records(path):  # else the folder is nobody's: nothing in it could be lost or mixed up
-                _refuse_another_experiment(path, text)
-            _write_atomically(path / EXPERIMENT, text)
+                refuse_other_files(path)
+            lock = on_refusal.enter_context(lock_folder(path))
+            if has_records(path):  # without records, another experiment would lose nothing
+                refuse_another_experiment(path, text)
+            write_atomically(path / EXPERIMENT, text)
             for name in ("pictures", "checkpoints"):
                 (path / name).mkdir(exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
@@ -85,7 +88,7 @@ class RunFolder:
                 f"expected a folder to train in, found a file at {error.filename or path}"
             ) from error
         except OSError as error:
-            raise _not_writable(path, error) from error
+            raise not_writable(path, error) from error
         folder = cls(path)
         folder._lock = lock
         on_refusal.pop_all()
@@ -93,25 +96,28 @@ class RunFolder:
 
     @property
     def text(self) -> str:
-        """The resolved experiment, as ``mmjax.experiment.to_text`` printed it."""
-        return _read(self.path / EXPERIMENT)
+        """The experiment with all its fields, as `mmjax.experiment.to_text` printed it."""
+        return read_text(self.path / EXPERIMENT)
 
     @property
     def pictures(self) -> Path:
+        """The folder of PNG files."""
         return self.path / "pictures"
 
     @property
     def checkpoints(self) -> Path:
+        """The folder of checkpoints."""
         return self.path / "checkpoints"
 
     def resume(self, step: int) -> bool:
-        """Forgets what was recorded after ``step``: those steps will run again. Step 0 forgets everything.
+        """Deletes the rows after `step`, whose steps run again; at step 0, all rows.
 
-        Returns whether a logged step was forgotten.
+        Returns:
+          Whether a logged step was deleted.
         """
         if not self.writes:
             return False
-        forgets = False
+        deletes = False
         if step == 0:
             (self.path / VOCABULARIES).unlink(missing_ok=True)
         for name in (METRICS, EVALS):
@@ -119,17 +125,23 @@ class RunFolder:
             if file.exists():
                 rows = _rows(file)
                 kept = [row for row in rows if row["step"] <= step and step > 0]
-                forgets |= name == METRICS and len(kept) < len(rows)
-                _write_atomically(file, "".join(json.dumps(row) + "\n" for row in kept))
+                deletes |= name == METRICS and len(kept) < len(rows)
+                write_atomically(file, "".join(json.dumps(row) + "\n" for row in kept))
         if self._events is not None:
             self._events.close()
         self._events = Events(self.path / "tensorboard", purge_step=step + 1)
-        return forgets
+        return deletes
 
     def keep_vocabularies(self, digests: Mapping[str, str]) -> None:
-        """Records at the first call which vocabularies the run reads; later, refuses others by InputError.
+        """Records the run's vocabularies at the first call; later calls compare.
 
-        A vocabulary that is trained on the data changes with the data: the same ids would mean other words.
+        A vocabulary trained on the data changes with the data: the same ids would mean other words.
+
+        Args:
+          digests: {stream: digest}.
+
+        Raises:
+          InputError: a vocabulary differs from the recorded one.
         """
         file = self.path / VOCABULARIES
         try:
@@ -140,8 +152,8 @@ class RunFolder:
                 "those that the run was trained with"
             ) from error
         if kept is None:
-            if self._lock is not None:  # who only looks leaves the folder as it is
-                _write_atomically(file, json.dumps(digests, indent=1) + "\n")
+            if self._lock is not None:  # a reader leaves the folder unchanged
+                write_atomically(file, json.dumps(digests, indent=1) + "\n")
             return
         changed = [name for name, digest in digests.items() if kept.get(name, digest) != digest]
         if changed:
@@ -164,7 +176,11 @@ class RunFolder:
             self._add_scalars(step, metrics, prefix=f"eval/{name}")
 
     def write_pictures(self, name: str, pictures: Mapping[str, Callable[[Path], None]]) -> list[Path]:
-        """Lets each picture draw itself to ``pictures/<name>_<picture>.png``."""
+        """Draws pictures/<name>_<title>.png for each picture; returns the files.
+
+        Args:
+          pictures: {title: function that writes a PNG to a path}.
+        """
         files = []
         if not self.writes:
             return files
@@ -178,15 +194,15 @@ class RunFolder:
         return files
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Every logged step so far, oldest first."""
+        """The rows of metrics.jsonl, oldest first."""
         return _rows(self.path / METRICS)
 
     def evals(self) -> list[dict[str, Any]]:
-        """Every evaluation so far, oldest first."""
+        """The rows of evals.jsonl, oldest first."""
         return _rows(self.path / EVALS)
 
     def recorded(self, step: int, name: str) -> dict[str, float] | None:
-        """What ``write_eval`` wrote last for this step and evaluation; None if nothing."""
+        """The recorded result of an evaluation at a step, {metric: value}; None if there is none."""
         rows = [row for row in self.evals() if (row["step"], row.get("eval")) == (step, name)]
         if not rows:
             return None
@@ -194,24 +210,24 @@ class RunFolder:
         return {key: math.nan if value is None else value for key, value in numbers.items()}
 
     def scores(self, name: str, metric: str) -> dict[int, float]:
-        """{step: value} of one evaluation's metric, where it is a number."""
+        """{step: value} of one metric of an evaluation, where it is finite."""
         rows = [row for row in self.evals() if row.get("eval") == name and row.get(metric) is not None]
         return {row["step"]: float(row[metric]) for row in rows}
 
     def counted(self, name: str) -> int:
-        """A count that each logged step carries on (``bad_examples``): the last, or 0 before the first."""
+        """A running count such as `bad_examples`, at the last logged step; 0 before the first."""
         rows = self.metrics()
         return int(rows[-1].get(name) or 0) if rows else 0
 
     def amend_metrics(self, numbers: Mapping[str, float]) -> None:
-        """Puts numbers into the last logged step's line, if there is one."""
+        """Adds numbers to the last row of metrics.jsonl, if there is one."""
         rows = self.metrics() if self.writes else []
         if rows:
             rows[-1] |= without_nan(numbers)
-            _write_atomically(self.path / METRICS, "".join(json.dumps(row) + "\n" for row in rows))
+            write_atomically(self.path / METRICS, "".join(json.dumps(row) + "\n" for row in rows))
 
     def close(self) -> None:
-        """Flushes the events and lets another process train here."""
+        """Closes the events and releases the folder to other processes."""
         if self._events is not None:
             self._events.close()
             self._events = None
@@ -230,7 +246,7 @@ class RunFolder:
         with (
             with_filename(file),
             file.open("a") as stream,
-        ):  # opened anew: a line is on disk when the call returns
+        ):  # opened each time: the line is flushed when the call returns
             stream.write(json.dumps(row) + "\n")
 
     def _add_scalars(self, step: int, metrics: Mapping[str, float], *, prefix: str) -> None:
@@ -239,22 +255,22 @@ class RunFolder:
 
 
 def without_nan(metrics: Mapping[str, float]) -> dict[str, float | int | None]:
-    """JSON has no NaN or infinity: they become null."""
-    plain = {}
+    """The metrics with NaN and infinity as None: JSON has neither."""
+    finite = {}
     for name, value in metrics.items():
         number = value if isinstance(value, int) else float(value)
-        plain[name] = number if math.isfinite(number) else None
-    return plain
+        finite[name] = number if math.isfinite(number) else None
+    return finite
 
 
 def _rows(file: Path) -> list[dict[str, Any]]:
-    """The rows of a JSON-lines file. A killed run may leave half a line at the end: it is left out."""
+    """The rows of a JSON Lines file. An incomplete last line, left by a killed run, is skipped."""
     rows = []
     lines = file.read_bytes().splitlines() if file.exists() else []
     for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line)
-        except ValueError:  # no JSON, or no text at all
+        except ValueError:  # not JSON, or not text
             if number == len(lines):
                 break
             row = None
@@ -266,82 +282,3 @@ def _rows(file: Path) -> list[dict[str, Any]]:
             )
         rows.append(row)
     return rows
-
-
-def _read(file: Path) -> str:
-    try:
-        return file.read_text("utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"expected the text of an experiment, found other bytes: {error}") from error
-
-
-def _refuse_read_only(path: Path) -> None:
-    # Trying beats asking os.access: network file systems, and the superuser, answer otherwise.
-    probe = path / ".writable"
-    try:
-        probe.touch()
-        probe.unlink(missing_ok=True)  # another process may try at the same time
-    except OSError as error:
-        raise _not_writable(path, error) from error
-
-
-def _not_writable(path: Path, error: OSError) -> InputError:
-    found = "full" if error.errno == errno.ENOSPC else "read-only"
-    return InputError(
-        f"expected a run folder that can be written, found {path} {found} ({error.strerror}): choose "
-        "another with --run-dir"
-    )
-
-
-def _refuse_other_files(path: Path) -> None:
-    others = sorted(entry.name for entry in path.iterdir() if entry.name not in OURS)
-    if others:
-        raise InputError(
-            f"expected an empty folder or a run to resume, found {path} with {', '.join(others[:5])} and no "
-            f"{EXPERIMENT}: choose another with --run-dir"
-        )
-
-
-def _has_records(path: Path) -> bool:
-    """Whether a step was ever logged or saved here."""
-    metrics, checkpoints = path / METRICS, path / "checkpoints"
-    saved = checkpoints.is_dir() and any(entry.name.isdecimal() for entry in checkpoints.iterdir())
-    return saved or (metrics.is_file() and metrics.stat().st_size > 0)
-
-
-def _refuse_another_experiment(path: Path, text: str) -> None:
-    try:
-        changed = differences(_read(path / EXPERIMENT), text, ignore=CHANGEABLE_ON_RESUME)
-    except InputError as error:
-        raise InputError(
-            f"{path / EXPERIMENT} is damaged, so {path} cannot be told to be this experiment's: {error}"
-        ) from error
-    if changed:
-        shown = "".join(f"\n  {line}" for line in changed[:12]) + ("\n  ..." if len(changed) > 12 else "")
-        raise InputError(
-            f"{path} belongs to another experiment: expected the same (only {', '.join(CHANGEABLE_ON_RESUME)} may "
-            f"differ), found (the run's -> this one's){shown}\n"
-            "Choose another with --run-dir, or delete this one"
-        )
-
-
-def _lock(path: Path) -> Any:
-    """Held for as long as the file is open, so a killed process lets go of it."""
-    stream = (path / "lock").open("a+")
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        stream.close()
-        raise InputError(
-            f"another process trains in {path}: wait for it, or choose another with --run-dir"
-        ) from error
-    return stream
-
-
-def _write_atomically(file: Path, text: str) -> None:
-    new = file.with_name(file.name + ".new")
-    with with_filename(new), new.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    new.replace(file)

@@ -9,7 +9,10 @@ from mmjax.run.session import Session
 
 
 class TrainInput:
-    """Global batches on the mesh, from a step on, with the time spent waiting for them."""
+    """The training batches of a run from a step on, as global arrays on the mesh.
+
+    first_step: steps that the run has taken. num_bad: bad examples that the run has met in them.
+    """
 
     def __init__(self, session: Session, first_step: int, num_bad: int):
         experiment = session.experiment
@@ -17,9 +20,10 @@ class TrainInput:
         self.sharding = sharding.batch_sharding(session.mesh, experiment.rules)
         rows = sharding.local_rows(self.sharding, self.batch_size)
         self.counter = data.BadExampleCounter(experiment.data)
-        # A resumed run judges the share of bad examples as if it had never stopped; a process, its part.
-        self.num_bad_before, self.share = num_bad, len(rows) / self.batch_size
-        self.counter.num_bad = self.num_bad_mine = round(num_bad * self.share)
+        # Restore the bad-example count, so that the limit also covers the steps before a resume. Each process
+        # counts only its fraction of the rows.
+        self.num_bad_before, self.fraction = num_bad, len(rows) / self.batch_size
+        self.counter.num_bad = self.num_bad_at_start = round(num_bad * self.fraction)
         self.counter.num_rows = first_step * len(rows)
         self.batches = data.batches(
             experiment.data,
@@ -30,7 +34,7 @@ class TrainInput:
         )
 
     def next(self) -> tuple[Batch, float]:
-        """The next batch, and the seconds that the loop stood still for it."""
+        """The next batch, and the seconds that the loop waited for it."""
         start = time.perf_counter()
         batch, bad = next(self.batches)
         waited = time.perf_counter() - start
@@ -38,11 +42,11 @@ class TrainInput:
         return sharding.to_global(batch, self.sharding, self.batch_size), waited
 
     def num_bad(self) -> int:
-        """Bad examples of the run so far, in all processes. Rows that several of them load count once."""
-        new = self.counter.num_bad - self.num_bad_mine
-        seen, num_rows = processes.sum_over_processes(new, round(self.share * self.batch_size))
-        return self.num_bad_before + round(seen * self.batch_size / num_rows)
+        """Bad examples of the run so far in all processes. A row that several processes load counts once."""
+        new = self.counter.num_bad - self.num_bad_at_start
+        new_in_all, num_rows = processes.sum_over_processes(new, round(self.fraction * self.batch_size))
+        return self.num_bad_before + round(new_in_all * self.batch_size / num_rows)
 
     def close(self) -> None:
-        """Stops the threads that read ahead."""
+        """Stops the threads that prefetch."""
         self.batches.close()

@@ -1,8 +1,12 @@
-"""One line of numbers for the progress bar."""
+"""The numbers beside the progress bar."""
 
 
 def progress(row: dict[str, float]) -> str:
-    """One line of numbers beside the bar."""
+    """The losses, speed and input wait of a logged step, on one line.
+
+    Args:
+      row: a row of metrics.jsonl.
+    """
     losses = [
         f"{name.removeprefix('loss/')} {value:.3f}" for name, value in row.items() if name.startswith("loss/")
     ]

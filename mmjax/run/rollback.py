@@ -1,4 +1,4 @@
-"""Back to a checkpoint, and on behind the step that was not finite."""
+"""After a non-finite step: restore a checkpoint, skip the data up to that step, and continue."""
 
 import itertools
 import logging
@@ -13,7 +13,7 @@ from mmjax.run.folder import RunFolder
 from mmjax.run.goodput import Goodput, newest
 from mmjax.run.session import Session
 from mmjax.train import TrainState
-from mmjax.train.nonfinite import MAX_ROLLBACKS_IN_A_ROW
+from mmjax.train.nonfinite import MAX_CONSECUTIVE_ROLLBACKS
 
 log = logging.getLogger(__name__)
 
@@ -21,29 +21,34 @@ log = logging.getLogger(__name__)
 def roll_back(
     session: Session, folder: RunFolder, checkpoints: Checkpoints, goodput: Goodput, error: NonFiniteError
 ) -> TrainState:
-    """The state of a checkpoint before the bad step, at the position behind that step, and saved there.
+    """The parameters of a checkpoint before the bad step, with the step number of the bad step, saved.
 
-    The data from the checkpoint to the bad step are passed over (as for PaLM, Chowdhery et al. 2022, 5.1):
-    the step only ever grows, so the run cannot go round in circles, and the new checkpoint is all that a
-    resume needs. The checkpoint is the newest multiple of save_every, and none that a signal or an evaluation
-    made: a run that was stopped on the way goes back as far as one that was not.
+    The batches between the checkpoint and the bad step are skipped (as for PaLM, Chowdhery et al. 2022,
+    section 5.1). The step number only grows, so the run cannot loop for ever, and the new checkpoint is all
+    that a resume needs. The checkpoint is the newest at a multiple of `save_every`. Checkpoints made for a
+    signal or an evaluation are not used: an interrupted run rolls back as far as an uninterrupted one.
 
-    Raises `error` if it is not to be rolled back, or after MAX_ROLLBACKS_IN_A_ROW without a finite log line.
+    Args:
+      error: what the bad step raised.
+
+    Raises:
+      NonFiniteError: `error` itself if the experiment does not roll back; another after
+        MAX_CONSECUTIVE_ROLLBACKS rollbacks without a finite log line, or where no checkpoint is left.
     """
     experiment, bad = session.experiment, error.step
-    rows = processes.broadcast_from_first(folder.metrics)
+    rows = processes.broadcast_from_process_zero(folder.metrics)
     if experiment.on_nonfinite != "rollback" or bad is None:
         raise error
     in_a_row = len(list(itertools.takewhile(lambda row: "rolled_back_to" in row, reversed(rows))))
-    if in_a_row >= MAX_ROLLBACKS_IN_A_ROW:
-        raise NonFiniteError(f"rolled back {in_a_row} times in a row, to no avail: {error}") from error
+    if in_a_row >= MAX_CONSECUTIVE_ROLLBACKS:
+        raise NonFiniteError(f"rolled back {in_a_row} times in a row without success: {error}") from error
     target = (bad - 1) // experiment.save_every * experiment.save_every
     checkpoints.wait()
-    state = checkpoints.restore(session.abstract, at_most=target) if target else session.new_state()
+    state = checkpoints.restore(session.abstract, max_step=target) if target else session.new_state()
     if state is None:
         raise NonFiniteError(f"no checkpoint at or before step {target} to roll back to: {error}") from error
     step = int(state.step)
-    log.warning("%s. Rolled back to step %d; going on with step %d", error, step, bad + 1)
+    log.warning("%s. Rolled back to step %d; continuing with step %d", error, step, bad + 1)
     goodput.roll_back(rows, step)
     counts = {
         "skipped_steps": bad - step + int(newest(rows, step).get("skipped_steps") or 0),

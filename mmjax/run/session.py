@@ -1,4 +1,4 @@
-"""What an experiment becomes on the devices at hand: its mesh, its state, its batches."""
+"""An experiment on the devices at hand: its mesh, model, optimizer and the layout of its state."""
 
 import dataclasses
 
@@ -6,25 +6,35 @@ import jax
 import optax
 
 from mmjax import train
-from mmjax.balance.shared import split
+from mmjax.balance.shared import split_params
 from mmjax.experiment import Experiment
-from mmjax.experiment.validation import names_parameters, tracing, validate
+from mmjax.experiment.validation import tracing, uses_shared_parameters, validate
 from mmjax.learner import Learner
 
 
 @dataclasses.dataclass(frozen=True)
 class Session:
-    """What an experiment becomes on the devices at hand."""
+    """An experiment on the devices at hand.
+
+    abstract: shapes, dtypes and shardings of the train state.
+    """
 
     experiment: Experiment
     learner: Learner
     optimizer: optax.GradientTransformation
     mesh: jax.sharding.Mesh
-    abstract: train.TrainState  # shapes and shardings
+    abstract: train.TrainState
 
     @classmethod
     def of(cls, experiment: Experiment, devices: list | None = None) -> "Session":
-        """Validates and plans; computes nothing. Raises InputError if experiment and devices do not fit."""
+        """Validates the experiment and traces shapes; computes nothing.
+
+        Args:
+          devices: None: all that JAX sees.
+
+        Raises:
+          InputError: the experiment does not fit together, or does not fit the devices.
+        """
         devices = jax.devices() if devices is None else devices
         validate(experiment, len(devices))
         mesh = experiment.mesh.make(devices)
@@ -33,8 +43,8 @@ class Session:
         spec = experiment.data.spec()
         with tracing(experiment):
             abstract = train.abstract_state(learner, optimizer, spec, experiment.seed, mesh, experiment.rules)
-            if names_parameters(experiment):
-                split(abstract.params, experiment.balance)  # refuses prefixes that name none
+            if uses_shared_parameters(experiment):
+                split_params(abstract.params, experiment.balance)  # raises for prefixes without parameters
         return cls(experiment, learner, optimizer, mesh, abstract)
 
     def new_state(self) -> train.TrainState:
@@ -43,5 +53,5 @@ class Session:
         return train.create_state(self.learner, self.optimizer, e.data.spec(), e.seed, self.mesh, e.rules)
 
     def predictor(self, state: train.TrainState) -> train.Predictor:
-        """The model as a function of batches."""
+        """The trained model as a function of NumPy batches."""
         return train.Predictor(self.learner, state.params, self.mesh, self.experiment.rules)

@@ -1,4 +1,4 @@
-"""A signal asks a run to stop; the run chooses the moment, and saves first."""
+"""SIGTERM and SIGINT ask a run to stop. The run saves after the current step and then ends."""
 
 import contextlib
 import os
@@ -12,32 +12,36 @@ NOTICE = b"\nmmjax: stopping after this step, then saving; once more stops at on
 
 
 class StopSignal:
-    """Inside ``with``, SIGTERM and SIGINT are noted rather than obeyed. A second one acts at once."""
+    """Inside `with`, a first SIGTERM or SIGINT only sets `requested`. A second one acts at once."""
 
     def __init__(self) -> None:
-        self.name: str | None = None  # of the signal that came
-        self._before: dict[int, object] = {}
+        self.name: str | None = None  # of the received signal
+        self._previous: dict[int, object] = {}
 
     @property
     def requested(self) -> bool:
-        """A signal has come."""
+        """Whether a signal was received."""
         return self.name is not None
 
     def end(self, state: str) -> NoReturn:
-        """Raises Interrupted; ``state`` says how far the run is and what is saved."""
+        """Raises Interrupted.
+
+        Args:
+          state: how far the run is and what is saved, such as "after step 5, which is saved".
+        """
         raise Interrupted(f"stopped by {self.name or 'another process'} {state}; the same command goes on")
 
     def __enter__(self) -> "StopSignal":
-        with contextlib.suppress(ValueError):  # not the main thread: signals are not ours to handle
+        with contextlib.suppress(ValueError):  # only the main thread can handle signals
             for number in (signal.SIGTERM, signal.SIGINT):
-                self._before[number] = signal.signal(number, self._note)
+                self._previous[number] = signal.signal(number, self._receive)
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _receive(self, number: int, frame: FrameType | None) -> None:
         self.name = signal.Signals(number).name
         self.__exit__()
-        os.write(2, NOTICE)  # print might be what the signal has just interrupted
+        os.write(2, NOTICE)  # not print: the signal may have interrupted one

@@ -1,4 +1,4 @@
-"""TensorBoard events, written where they arise: a full disk is an error of the caller, not of a thread."""
+"""TensorBoard events, written in the caller's thread, so that a full disk raises an error there."""
 
 import math
 import os
@@ -10,12 +10,16 @@ from mmjax.errors import with_filename
 
 
 class Events:
-    """One file of events; several in a folder are one run to TensorBoard."""
+    """One file of events. TensorBoard shows all the files of a folder as one run."""
 
     def __init__(self, folder: Path, purge_step: int | None = None) -> None:
-        """``purge_step``: what earlier files tell of this step and later ones is hidden.
+        """Opens a new file.
 
-        Raises: OSError, here and below: the disk is full or broken. It names the file, less its suffix.
+        Args:
+          purge_step: TensorBoard hides what earlier files hold of this step and later ones.
+
+        Raises:
+          OSError: the disk is full or broken; names the file without its suffix. The methods raise it too.
         """
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import Event, SessionLog
@@ -23,15 +27,15 @@ class Events:
         folder.mkdir(exist_ok=True)
         self._prefix = folder / "events"
         with with_filename(self._prefix):
-            # The suffix keeps two files of one second apart.
+            # The suffix tells two files of the same second apart.
             self._writer = EventsWriter(str(self._prefix), f".{os.getpid()}.{time.monotonic_ns()}")
             if purge_step is not None:
                 start = SessionLog(status=SessionLog.START)
                 self._writer.write_event(Event(step=purge_step, wall_time=time.time(), session_log=start))
-            self._writer.flush()  # left to close(), it could fail there, in place of a run's own error
+            self._writer.flush()  # now: a failure in close() would hide the error that ended the run
 
     def add(self, step: int, numbers: Mapping[str, float]) -> None:
-        """One step's numbers by tag; those that are not finite are left out."""
+        """Writes one step's scalars by tag. Non-finite ones are left out."""
         from tensorboardX.proto.event_pb2 import Event
         from tensorboardX.proto.summary_pb2 import Summary
 

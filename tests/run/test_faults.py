@@ -20,7 +20,7 @@ import pytest
 import tiny
 
 from mmjax.checkpoint import checksums
-from mmjax.checkpoint.checksums import SEAL
+from mmjax.checkpoint.checksums import CHECKSUM_FILE
 from mmjax.checkpoint.manager import Checkpoints
 from mmjax.errors import InputError
 from mmjax.experiment import load
@@ -87,7 +87,7 @@ def reference(mmjax, file, tmp_path_factory) -> Path:
 
 def newest_whole(run_dir: Path) -> int:
     """The newest step that verifies; 0 if there is none."""
-    found = checksums.entries(run_dir / "checkpoints", verify=True)
+    found = checksums.list_checkpoints(run_dir / "checkpoints", verify=True)
     return max((entry.step for entry in found if entry.fault is None), default=0)
 
 
@@ -115,7 +115,7 @@ def assert_same_end(run_dir: Path, reference: Path, num_steps: int = NUM_STEPS) 
     )
     assert [row["step"] for row in rows] == list(range(1, num_steps + 1))
     assert [row["loss"] for row in rows] == [row["loss"] for row in wanted]
-    assert checksums.unfinished(run_dir / "checkpoints") == []
+    assert checksums.list_unfinished(run_dir / "checkpoints") == []
 
 
 def test_killed_at_random_moments(mmjax, file, reference, tmp_path, record_property):
@@ -246,7 +246,7 @@ def test_quota(mmjax, file, tmp_path, record_property):
     shutil.rmtree(newest(run_dir))
     command = ["train", file, "num_steps=8", "--run-dir", run_dir]
     code, _, printed = mmjax.run(command, run_dir, file_limit=limit)
-    assert code == 2 and "Earlier checkpoints are kept: make room" in printed, printed[-3000:]
+    assert code == 2 and "Earlier checkpoints are intact: free disk space" in printed, printed[-3000:]
     assert newest_whole(run_dir) == 6
     code, _, printed = mmjax.run(command, run_dir)
     assert code == 0, printed
@@ -309,7 +309,7 @@ DAMAGE = {
     "a missing file": lambda folder: largest(folder).unlink(),
     "a missing item": lambda folder: shutil.rmtree(folder / "about"),
     "an empty step folder": empty,
-    "missing checksums": lambda folder: (folder / SEAL).unlink(),
+    "missing checksums": lambda folder: (folder / CHECKSUM_FILE).unlink(),
 }
 
 
@@ -318,11 +318,11 @@ def test_damaged_checkpoint(go_on, short_reference, tmp_path, caplog, fault, rec
     """The run ended, and its last checkpoint is damaged: it goes back to the one before, and says so."""
     run_dir = Path(shutil.copytree(short_reference, tmp_path / "run"))
     DAMAGE[fault](run_dir / "checkpoints" / "8")
-    found = checksums.entries(run_dir / "checkpoints", verify=True)
+    found = checksums.list_checkpoints(run_dir / "checkpoints", verify=True)
     assert [(entry.step, entry.fault is None) for entry in found] == [(6, True), (8, False)]
     go_on(run_dir)
-    assert f"checkpoint 8 is damaged ({found[1].fault}); going back" in caplog.text
-    assert "deleting checkpoint 8: training goes on from before it" in caplog.text
+    assert f"checkpoint 8 is damaged ({found[1].fault}); trying the next older one" in caplog.text
+    assert "deleting checkpoint 8: training resumes from an earlier step" in caplog.text
     assert_same_end(run_dir, short_reference, SHORT)
     tiny.record(record_property, f"{fault} in the newest checkpoint", 1)
 
@@ -333,6 +333,6 @@ def test_every_checkpoint_damaged(go_on, short_reference, tmp_path):
     for step in (6, 8):
         flip(run_dir / "checkpoints" / str(step))
     before = {file: file.read_bytes() for file in run_dir.rglob("*") if file.is_file()}
-    with pytest.raises(InputError, match="expected a checkpoint that verifies .* found step 8: .*; step 6: "):
+    with pytest.raises(InputError, match="expected an undamaged checkpoint .* found step 8: .*; step 6: "):
         go_on(run_dir)
     assert {file: file.read_bytes() for file in run_dir.rglob("*") if file.is_file()} == before

@@ -46,7 +46,7 @@ def test_damaged_experiment_is_named(damage, tmp_path):
     with RunFolder.claim(tmp_path / "run", TEXT) as folder:
         folder.write_metrics(1, {"loss": 1.0})
     (tmp_path / "run" / "experiment.txt").write_bytes(damage)
-    with pytest.raises(InputError, match=r"run/experiment.txt is damaged, so .* cannot be told"):
+    with pytest.raises(InputError, match=r"run/experiment.txt is damaged, so .* cannot be compared"):
         RunFolder.claim(tmp_path / "run", TEXT)
 
 

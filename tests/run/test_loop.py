@@ -25,6 +25,7 @@ from mmjax.experiment import load
 from mmjax.run import goodput, loop
 from mmjax.run.export import flatten
 from mmjax.run.folder import RunFolder
+from mmjax.run.handle import open_run
 
 SMALL = {"mlp_width=2 * WIDTH)": "mlp_width=2 * WIDTH, scan=False)", "trunk(depth=2)": "trunk()"}
 OVERRIDES = ["num_steps=5", "log_every=2", "save_every=3", "evals.retrieval.every=2"]
@@ -110,7 +111,7 @@ def test_tensorboard_can_read_the_events(trained):
 def test_finished_run_started_again_gives_the_same_at_once(file, copy, monkeypatch, capsys):
     before = {name: (copy / name).read_bytes() for name in ("metrics.jsonl", "evals.jsonl", "experiment.txt")}
     monkeypatch.setattr(evals.Retrieval, "__call__", must_not_run)
-    monkeypatch.setattr(loop.train, "compile_step", must_not_run)
+    monkeypatch.setattr(loop.train, "jit_step", must_not_run)
     results = loop.run(load(file, OVERRIDES), copy)
     last = rows_of(copy / "evals.jsonl")[-1]
     assert results == {"retrieval": {name: last[name] for name in last if name not in ("step", "eval")}}
@@ -179,7 +180,7 @@ def test_non_finite_loss_stops_the_run_and_keeps_the_last_good_state(file, tmp_p
     assert re.search("step 2: objective 'pairs' is (nan|inf); the last checkpoint is kept", printed)
     assert "Traceback" not in printed
     assert [p.name for p in (run_dir / "checkpoints").iterdir()] == ["1"]
-    _, state = loop.restore(run_dir)
+    state = open_run(run_dir).state
     assert all(np.isfinite(leaf).all() for _, leaf in flatten(state.params))
     assert [row["step"] for row in rows_of(run_dir / "metrics.jsonl")] == [1]
 
@@ -314,7 +315,7 @@ def test_export_of_a_step(trained, tmp_path, capsys):
 def test_describe_counts_the_parameters_that_are_trained(file, trained, capsys):
     assert main(["describe", str(file)]) == 0
     printed = capsys.readouterr().out
-    _, state = loop.restore(trained)
+    state = open_run(trained).state
     total = sum(leaf.size for _, leaf in flatten(state.params))
     assert f" {total:,}  total" in printed
     for part in ("encoders image", "encoders text", "heads image", "FLOPs per example", "for ['pairs']"):

@@ -88,7 +88,7 @@ def run(experiment: Experiment, run_dir: Path, **changes) -> None:
 def trajectory(setup, steps, skip_nonfinite: bool):
     """The state after exactly these steps' data: what a run must come to."""
     parts = setup.learner, setup.optimizer, setup.abstract, setup.mesh, setup.experiment.rules
-    step_function = train.compile_step(*parts, skip_nonfinite=skip_nonfinite)
+    step_function = train.jit_step(*parts, skip_nonfinite=skip_nonfinite)
     state = setup.new_state()
     for step in steps:
         feed = loop.TrainInput(setup, step - 1, 0)
@@ -193,9 +193,9 @@ def signal_at(step: int):
 
 
 def test_skipping_for_ever_stops(bad, experiment, tmp_path, monkeypatch):
-    monkeypatch.setattr(nonfinite, "MAX_SKIPS_IN_A_ROW", 3)
+    monkeypatch.setattr(nonfinite, "MAX_CONSECUTIVE_SKIPS", 3)
     bad |= {2, 3, 5, 6, 7, 8}
-    with pytest.raises(NonFiniteError, match="step 7: the last 3 steps were all skipped, since none was"):
+    with pytest.raises(NonFiniteError, match="step 7: the last 3 steps were all skipped, because none was"):
         run(experiment, tmp_path / "run", on_nonfinite="skip")
     assert saved(tmp_path / "run")["step"] == 6
 

@@ -37,7 +37,7 @@ def test_second_signal_acts_at_once():
     """In a process of its own: SIGTERM's default action ends it."""
     script = """
         import os, signal
-        from mmjax.stop import StopSignal
+        from mmjax.run.signals import StopSignal
         with StopSignal():
             os.kill(os.getpid(), signal.SIGTERM)
             print("survived one", flush=True)

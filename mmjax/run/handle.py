@@ -1,0 +1,279 @@
+"""A trained run as one object: its numbers, its model on new inputs, its evaluations on new data."""
+
+import contextlib
+import dataclasses
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from mmjax import data, evals, sharding, train
+from mmjax.batch import Batch
+from mmjax.checkpoint.manager import Checkpoints
+from mmjax.errors import InputError
+from mmjax.experiment import Experiment, from_text, override
+from mmjax.run import loop
+from mmjax.run.claiming import EXPERIMENT
+from mmjax.run.evaluation import Results
+from mmjax.run.export import flatten, save_parameters
+from mmjax.run.folder import RunFolder
+from mmjax.run.raw_inputs import batches_of, embedding_head, input_transform
+from mmjax.run.session import Session
+from mmjax.views import Identity, View
+
+log = logging.getLogger(__name__)
+
+
+class Rows(list):
+    """A table: a list with a dict for each row."""
+
+    def to_pandas(self) -> Any:
+        """The rows as a `pandas.DataFrame`.
+
+        Raises:
+          InputError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise InputError("expected pandas to be installed: pip install pandas") from error
+        return pandas.DataFrame(list(self))
+
+
+class Run:
+    """A run at its newest checkpoint, on one device. Made by `mmjax.train` and `mmjax.open_run`.
+
+    session: the experiment's model on one device. state: the checkpoint's parameters and step.
+    """
+
+    def __init__(self, folder: RunFolder, experiment: Experiment, session: Session, state: train.TrainState):
+        self.folder, self.experiment, self.session, self.state = folder, experiment, session, state
+        self._predictor = session.predictor(state)
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.folder.path)!r}, step={self.step})"
+
+    @property
+    def step(self) -> int:
+        """The checkpoint's step."""
+        return int(self.state.step)
+
+    @property
+    def results(self) -> Results:
+        """The newest recorded result of each evaluation: {eval: {metric: value}}."""
+        newest = {row["eval"]: row["step"] for row in self.folder.evals()}
+        recorded = {name: self.folder.recorded(step, name) for name, step in newest.items()}
+        return {name: metrics for name, metrics in recorded.items() if metrics is not None}
+
+    def metrics(self) -> Rows:
+        """The rows of metrics.jsonl: one for each logged step, oldest first."""
+        return Rows(self.folder.metrics())
+
+    def parameters(self) -> dict[str, np.ndarray]:
+        """The parameters by readable name, such as "encoders.image.positions.table"."""
+        return {name: np.asarray(value) for name, value in sorted(flatten(self.state.params))}
+
+    def save(self, file: str | Path) -> None:
+        """Writes the parameters to `file`, which ends in .safetensors.
+
+        Raises:
+          InputError: another ending, or the file cannot be written.
+        """
+        save_parameters(self.parameters(), file, self.step)
+
+    def evaluate(
+        self, evaluation: str | evals.Eval, data: data.Dataset | str | Path | None = None, **fields: Any
+    ) -> dict[str, float]:
+        """Measures an evaluation with this checkpoint: {metric: value}. Nothing is recorded in the folder.
+
+        Args:
+          evaluation: the name of one of the experiment's, or any evaluation.
+          data: a dataset, or the path of data in the same layout; None: the evaluation's own.
+          fields: other fields of the evaluation, such as `limit=100`.
+
+        Raises:
+          InputError: no such evaluation, field or head; the data do not fit or hold nothing to measure.
+        """
+        return evals.measure(self._evaluation(evaluation, data, fields), self._predictor).metrics
+
+    def _evaluation(
+        self, evaluation: str | evals.Eval, dataset: data.Dataset | str | Path | None, fields: dict[str, Any]
+    ) -> evals.Eval:
+        if isinstance(evaluation, str):
+            known = self.experiment.evals
+            if evaluation not in known:
+                raise InputError(f"expected an evaluation among {sorted(known)}, found {evaluation!r}")
+            evaluation = known[evaluation]
+        if isinstance(dataset, str | Path):
+            dataset = data.with_path(evaluation.data, str(dataset))
+        if dataset is not None:
+            fields = fields | {"data": dataset}
+        valid = [field.name for field in dataclasses.fields(evaluation)]
+        if unknown := sorted(set(fields) - set(valid)):
+            raise InputError(f"{type(evaluation).__name__} expects fields among {valid}, found {unknown}")
+        evaluation = dataclasses.replace(evaluation, **fields)
+        refuse_missing_heads(self.experiment, type(evaluation).__name__, evaluation)
+        return evaluation
+
+    def predict(
+        self, batch: Batch, heads: Sequence[str] | None = None, view: View | None = None, seed: int = 0
+    ) -> dict[str, np.ndarray]:
+        """What heads predict for a batch: {head: array "B ..."}. Compiled once for each choice of heads.
+
+        Args:
+          batch: {stream: value}, such as `next(data.epoch(dataset, 8))`.
+          heads: None: all heads.
+          view: changes the batch first; None: the batch as it is.
+          seed: of what is random in the view.
+
+        Raises:
+          InputError: the model has no such head, or the batch lacks a stream.
+        """
+        names = self.experiment.model.head_names()
+        heads = names if heads is None else tuple(heads)
+        if unknown := sorted(set(heads) - set(names)):
+            raise InputError(f"expected heads among {list(names)}, found {unknown}")
+        return self._predictor(batch, Identity() if view is None else view, tuple(heads), seed)[0]
+
+    def embed(
+        self, *, head: str | None = None, batch_size: int = 64, **inputs: Sequence[Any]
+    ) -> np.ndarray | dict[str, np.ndarray]:
+        """Embeddings of raw inputs, decoded as the experiment's data are, without augmentation.
+
+            run.embed(image=["a.png", "b.jpg"])                       "2 E"
+            run.embed(text=["a dog", "a cat", "rain"])                "3 E"
+            run.embed(image=[...], audio=[...])                       {"image": "N E", "audio": "M E"}
+            run.embed(head="joint", image=["a.png"], text=["a dog"])  "1 E"
+
+        Args:
+          head: the head to ask; by default the embedding head of each given stream, after its encoder. With a
+            head, all lists have one entry for each example, and None in a list is a missing modality.
+          batch_size: examples in a compiled call; the last batch is padded.
+          inputs: by stream: texts; paths, bytes or uint8 arrays "height width channel" of images; paths,
+            bytes or arrays "samples" of audio at the experiment's sample rate.
+
+        Returns:
+          One array "N E"; a dict of them by stream where several streams and no head are given.
+
+        Raises:
+          InputError: an unknown stream or head, or an input that cannot be decoded (its position is named).
+        """
+        if not inputs:
+            raise InputError("expected inputs by stream, such as embed(image=[...]), found none")
+        if head is not None:
+            if len({len(values) for values in inputs.values()}) > 1:
+                lengths = {stream: len(values) for stream, values in inputs.items()}
+                raise InputError(f"head={head!r} expects one entry for each example, found {lengths}")
+            return self._embed(inputs, head, batch_size)
+        embeddings = {
+            stream: self._embed({stream: values}, embedding_head(self.experiment, stream), batch_size)
+            for stream, values in inputs.items()
+        }
+        return embeddings if len(embeddings) > 1 else next(iter(embeddings.values()))
+
+    def _embed(self, inputs: Mapping[str, Sequence[Any]], head: str, batch_size: int) -> np.ndarray:
+        model = self.experiment.model
+        if head not in model.heads:
+            raise InputError(f"expected a head among {list(model.head_names())}, found {head!r}")
+        transforms = {
+            stream: input_transform(self.experiment, stream) for stream in model.streams_for((head,))
+        }
+        if unknown := sorted(set(inputs) - set(transforms)):
+            raise InputError(f"the head {head!r} reads {sorted(transforms)}, found inputs for {unknown}")
+        chunks = [np.zeros((0, 0), np.float32)]
+        for batch, num_rows in batches_of(transforms, inputs, batch_size):
+            chunks.append(self.predict(batch, (head,))[head][:num_rows])
+        return np.concatenate(chunks[1:] or chunks)
+
+
+def train_run(experiment: Experiment, run_dir: str | Path, **options: Any) -> Run:
+    """Trains an experiment in a folder, or resumes it there, and opens the run. `mmjax.train` is this.
+
+    Args:
+      options: those of `mmjax.run.loop.run`, such as `devices`.
+
+    Raises:
+      InputError: configuration, data or folder do not fit together.
+      NonFiniteError: a loss or gradient became NaN or infinite.
+      Interrupted: a signal asked to stop. The state is saved; the same call resumes.
+    """
+    loop.run(experiment, run_dir, **options)
+    return open_run(run_dir, experiment)
+
+
+def open_run(run_dir: str | Path, experiment: Experiment | None = None) -> Run:
+    """The run in a folder, at its newest whole checkpoint, on one device whatever mesh it was trained on.
+
+    Args:
+      experiment: needed only if the run's experiment.txt names classes that are not mmjax's.
+
+    Raises:
+      InputError: the folder is no run, or has no checkpoint yet.
+    """
+    folder = RunFolder(run_dir)
+    if experiment is None:
+        try:
+            experiment = from_text(folder.text)
+        except InputError as error:
+            raise InputError(f"{folder.path / EXPERIMENT}: {error}") from error
+    on_one_device = dataclasses.replace(experiment, mesh=sharding.MeshShape(), rules=sharding.REPLICATED)
+    session = Session.of(on_one_device, jax.local_devices()[:1])
+    state = None
+    if folder.checkpoints.is_dir():
+        with contextlib.closing(Checkpoints(folder.checkpoints, read_only=True)) as checkpoints:
+            state = checkpoints.restore(session.abstract)
+    if state is None:
+        raise InputError(
+            f"expected a checkpoint in {run_dir}, found none yet: train until the first is saved"
+        )
+    return Run(folder, experiment, session, state)
+
+
+def evaluate_run(
+    run_dir: str | Path,
+    path: str | None = None,
+    overrides: Sequence[str] = (),
+    experiment: Experiment | None = None,
+) -> Results:
+    """All evaluations of a run's experiment at its newest checkpoint: {eval: {metric: value}}.
+
+    Results are recorded in the run's folder unless `path` or `overrides` make them other evaluations.
+
+    Args:
+      path: data in the same layout, read in place of the evaluations' own.
+      overrides: of the experiment's `evals`, such as "evals.retrieval.limit=100".
+
+    Raises:
+      InputError: no such run, an override of another field, or data that do not fit.
+    """
+    run = open_run(run_dir, experiment)
+    with run.folder as folder:
+        folder.keep_vocabularies(run.experiment.data.vocabularies())
+        changed, results = run.experiment, {}
+        for assignment in overrides:
+            if not assignment.startswith("evals."):
+                raise InputError(
+                    f"expected overrides of evaluations, such as evals.NAME.limit=100, found {assignment!r}: "
+                    "the other fields belong to the trained model"
+                )
+            changed = override(changed, assignment)
+        for name, evaluation in changed.evals.items():
+            results[name] = run.evaluate(evaluation, path)
+            if path is None and not overrides and folder.recorded(run.step, name) is None:
+                try:
+                    folder.write_eval(run.step, name, results[name])
+                except OSError as error:  # somebody else's run can be evaluated without write access
+                    log.warning("the result is not recorded in %s: %s", run_dir, error)
+    return results
+
+
+def refuse_missing_heads(experiment: Experiment, name: str, evaluation: evals.Eval) -> None:
+    """Raises InputError if an evaluation reads heads that the model lacks."""
+    names = experiment.model.head_names()
+    if not set(evaluation.required_heads()) <= set(names):
+        raise InputError(
+            f"{name} reads the heads {sorted(evaluation.required_heads())}, but the model has {list(names)}"
+        )

@@ -1,0 +1,144 @@
+"""The front door: `mmjax.load`, `mmjax.train`, `mmjax.open_run` and the Run that they return."""
+
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+import tiny
+from PIL import Image
+from safetensors.numpy import load_file
+
+import mmjax
+from mmjax import data
+from mmjax.errors import InputError
+from mmjax.run import handle
+from mmjax.views import Identity
+
+COLOURS = [np.full((8, 8, 3), colour, np.uint8) for colour in tiny.COLOURS.values()]
+TEXTS = [f"{size} {colour} square" for colour in tiny.COLOURS for size in ("big", "small")]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> mmjax.Run:
+    """A trained run, through the front door."""
+    folder = tmp_path_factory.mktemp("front_door")
+    experiment = mmjax.load(tiny.write(folder), ["num_steps=2"])
+    return handle.train_run(experiment, folder / "run", devices=jax.devices()[:1])
+
+
+def test_import_costs_nothing():
+    program = "import sys, mmjax; print(mmjax.__dir__()[-5:], 'jax' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "['Experiment', 'Run', 'load', 'open_run', 'train'] False"
+    with pytest.raises(AttributeError, match="module 'mmjax' has no attribute 'nosuch'"):
+        mmjax.nosuch  # noqa: B018
+
+
+def test_open_run_equals_the_trained_run(run):
+    opened = mmjax.open_run(run.folder.path)
+    assert (opened.step, opened.experiment) == (2, run.experiment)
+    assert opened.results == run.results and "image->text/R@5" in opened.results["retrieval"]
+    for name, value in run.parameters().items():
+        np.testing.assert_array_equal(opened.parameters()[name], value)
+    assert repr(opened) == f"Run({str(run.folder.path)!r}, step=2)"
+
+
+def test_open_run_refuses_other_folders(tmp_path):
+    with pytest.raises(InputError, match="expected the folder of a run"):
+        mmjax.open_run(tmp_path)
+
+
+def test_metrics_are_rows(run):
+    rows = run.metrics()
+    assert [row["step"] for row in rows] == [1, 2] and rows[0]["loss"] > 0
+
+
+def test_metrics_to_pandas(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)  # as where it is not installed
+    with pytest.raises(InputError, match="pip install pandas"):
+        run.metrics().to_pandas()
+
+
+def test_predict_equals_the_evaluations_embeddings(run):
+    batch = next(data.epoch(run.experiment.evals["retrieval"].data, batch_size=8))
+    predictions = run.predict(batch)
+    assert {name: array.shape for name, array in predictions.items()} == {"image": (8, 8), "text": (8, 8)}
+    np.testing.assert_array_equal(run.predict(batch, ["image"], Identity())["image"], predictions["image"])
+    # The embeddings of raw inputs are those of the data set, in which colours and sizes alternate.
+    np.testing.assert_allclose(run.embed(text=TEXTS, batch_size=8), predictions["text"], atol=1e-6)
+    np.testing.assert_allclose(run.embed(image=COLOURS, batch_size=8), predictions["image"][::2], atol=1e-6)
+    with pytest.raises(InputError, match=r"expected heads among \['image', 'text'\], found \['nosuch'\]"):
+        run.predict(batch, ["nosuch"])
+
+
+def test_embed_decodes_paths_and_bytes_and_pads_batches(run, tmp_path):
+    for number, pixels in enumerate(COLOURS):
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    paths = [tmp_path / f"{number}.png" for number in range(4)]
+    expected = run.embed(image=COLOURS)
+    np.testing.assert_allclose(run.embed(image=paths, batch_size=3), expected, atol=1e-6)
+    np.testing.assert_allclose(run.embed(image=[str(path) for path in paths]), expected, atol=1e-6)
+    np.testing.assert_allclose(run.embed(image=[path.read_bytes() for path in paths]), expected, atol=1e-6)
+    both = run.embed(image=paths[:1], text=TEXTS[:2])
+    assert {stream: array.shape for stream, array in both.items()} == {"image": (1, 8), "text": (2, 8)}
+    np.testing.assert_allclose(run.embed(head="image", image=paths[:1]), expected[:1], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "expected inputs by stream, such as embed(image=[...]), found none"),
+        ({"video": [1]}, "expected one embedding head for the stream 'video', found []"),
+        ({"image": ["nosuch.png"]}, "image[0]: expected a file that can be read, found "),
+        ({"image": [COLOURS[0], b"GIF"]}, "image[1]: "),
+        ({"text": ["a dog", " "]}, "text[1]: text[1]: expected text in 'text'"),
+        ({"head": "nosuch", "text": ["a"]}, "expected a head among ['image', 'text'], found 'nosuch'"),
+        ({"head": "image", "text": ["a"]}, "the head 'image' reads ['image'], found inputs for ['text']"),
+        ({"head": "image", "image": [1], "text": []}, "head='image' expects one entry for each example"),
+    ],
+)
+def test_embed_refuses(run, arguments, message):
+    with pytest.raises(InputError) as refusal:
+        run.embed(**arguments)
+    assert message in str(refusal.value)
+
+
+def test_evaluate_takes_other_data_and_fields(run):
+    measured = run.evaluate("retrieval")
+    assert measured == run.results["retrieval"]
+    assert (
+        run.evaluate(run.experiment.evals["retrieval"], str(run.folder.path.parent / "colours.npz"))
+        == measured
+    )
+    assert run.evaluate("retrieval", limit=4)["image->text/num_queries"] == 4
+    for arguments, message in (
+        ({"evaluation": "nosuch"}, r"expected an evaluation among \['retrieval'\], found 'nosuch'"),
+        ({"evaluation": "retrieval", "nosuch": 1}, r"Retrieval expects fields among \[.*found \['nosuch'\]"),
+        ({"evaluation": "retrieval", "heads": ("image", "x")}, "needs the streams|reads the heads"),
+    ):
+        with pytest.raises(InputError, match=message):
+            run.evaluate(**arguments)
+
+
+def test_a_missing_modality_is_optional_on_request(run, tmp_path):
+    """Data without any text: refused, unless the transform is made optional."""
+    np.savez(tmp_path / "images.npz", image=np.stack(COLOURS))
+    dataset = run.experiment.evals["retrieval"].data
+    with pytest.raises(InputError, match="text"):
+        run.evaluate("retrieval", tmp_path / "images.npz")
+    lenient = mmjax.experiment.override(dataset, "streams.text.optional=true")
+    lenient = data.with_path(lenient, str(tmp_path / "images.npz"))
+    batch = next(data.epoch(lenient, batch_size=4))
+    assert batch["image"].mask.all() and not batch["text"].mask.any()
+    with pytest.raises(InputError, match="no example"):  # nothing to retrieve texts from
+        run.evaluate("retrieval", lenient)
+
+
+def test_save_writes_the_parameters(run, tmp_path):
+    run.save(tmp_path / "x.safetensors")
+    arrays = load_file(tmp_path / "x.safetensors")
+    assert arrays.keys() == run.parameters().keys()
+    with pytest.raises(InputError, match="ends in .safetensors"):
+        run.save(tmp_path / "x.npz")
