@@ -1,7 +1,7 @@
 """``mmjax train | eval | describe | plan | checkpoints | export | doctor``. Heavy imports are in the verbs.
 
 Exit codes: 0 done; 2 bad usage, configuration or data; 3 training stopped on a non-finite value; 75 stopped
-by a signal after saving (the same command goes on); 130 interrupted at once. ``--debug`` shows the
+by a signal after saving (the same command resumes); 130 interrupted at once. ``--debug`` shows the
 traceback of a refusal. Under a launcher every process runs the same command, and the first one speaks.
 """
 

@@ -87,5 +87,5 @@ def refuse_unknown_best(experiment: Experiment, name: str, metrics: Mapping[str,
     if name == evaluation and metric not in metrics:
         raise InputError(
             f"keep_best={experiment.keep_best!r} expects a metric of the evaluation {name!r}, found "
-            f"{sorted(metrics)}: correct it, and the same command goes on"
+            f"{sorted(metrics)}: correct it, and the same command resumes"
         )

@@ -29,7 +29,7 @@ class StopSignal:
         Args:
           state: how far the run is and what is saved, such as "after step 5, which is saved".
         """
-        raise Interrupted(f"stopped by {self.name or 'another process'} {state}; the same command goes on")
+        raise Interrupted(f"stopped by {self.name or 'another process'} {state}; the same command resumes")
 
     def __enter__(self) -> "StopSignal":
         with contextlib.suppress(ValueError):  # only the main thread can handle signals

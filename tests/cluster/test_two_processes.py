@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import tiny
 
-from mmjax.cluster.processes import HEARTBEAT_SECONDS
+from mmjax.cluster.processes import HEARTBEAT_TIMEOUT_SECONDS
 from mmjax.errors import Interrupted
 from mmjax.experiment import load
 from mmjax.run import loop
@@ -16,8 +16,8 @@ from mmjax.run import loop
 needs_mpirun = pytest.mark.skipif(
     processes.missing("mpirun") is not None, reason="mpirun is not installed here"
 )
-# A death is noticed HEARTBEAT_SECONDS after the last sign of life, and a busy machine ends slowly.
-END_SECONDS = HEARTBEAT_SECONDS + 30
+# A death is noticed HEARTBEAT_TIMEOUT_SECONDS after the last sign of life, and a busy machine ends slowly.
+END_SECONDS = HEARTBEAT_TIMEOUT_SECONDS + 30
 pytestmark = [pytest.mark.once, pytest.mark.xdist_group("processes")]  # two cores: one job at a time
 
 
@@ -79,7 +79,7 @@ def test_stopped_killed_and_started_again_it_ends_the_same_to_the_bit(file, pair
     assert job.wait() == 75, log.read_text()
     assert time.monotonic() - asked < processes.GRACE_SECONDS
     logged = processes.num_logged(run_dir)
-    assert f"after step {logged}, which is saved; the same command goes on" in log.read_text()
+    assert f"after step {logged}, which is saved; the same command resumes" in log.read_text()
     assert processes.state_of(run_dir)["['step']"] == logged < processes.NUM_STEPS
 
     job = processes.mpirun(arguments, log)  # kill -9 of one of them ends both

@@ -158,7 +158,7 @@ def test_signal_during_start_up_ends_before_the_first_step(file, tmp_path, monke
     with monkeypatch.context() as patch:
         patch.setattr(loop.Session, "of", kill)
         assert main(["train", str(file), "--run-dir", str(tmp_path / "run")]) == 75
-    assert "stopped by SIGTERM before step 1; the same command goes on" in capsys.readouterr().err
+    assert "stopped by SIGTERM before step 1; the same command resumes" in capsys.readouterr().err
     assert not list((tmp_path / "run" / "checkpoints").iterdir())
 
 

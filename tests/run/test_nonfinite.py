@@ -287,7 +287,7 @@ def test_rolling_back_for_ever_stops(bad, experiment, tmp_path):
     rolling = dict(on_nonfinite="rollback")
     for _ in range(2):  # a restart does not begin to count anew
         with pytest.raises(
-            NonFiniteError, match="rolled back 3 times in a row, to no avail: step 8: objective"
+            NonFiniteError, match="rolled back 3 times in a row without success: step 8: objective"
         ):
             run(experiment, tmp_path / "run", **rolling)
         rows = rows_of(tmp_path / "run")

@@ -23,7 +23,7 @@ def test_signal_is_noted_and_obeyed_when_asked(number, capfd):
         with pytest.raises(Interrupted) as end:
             stop.end("after step 3, which is saved")
     name = signal.Signals(number).name
-    assert str(end.value) == f"stopped by {name} after step 3, which is saved; the same command goes on"
+    assert str(end.value) == f"stopped by {name} after step 3, which is saved; the same command resumes"
     assert "stopping after this step" in capfd.readouterr().err
     assert signal.getsignal(number) is before
 
