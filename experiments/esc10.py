@@ -60,7 +60,9 @@ def trunk(depth: int, width: int, dropout: float = 0.0) -> Transformer:
 
 
 def experiment() -> Experiment:
-    hidden = views.MaskPatches("audio", grid=(MOMENTS, 1), rate=0.6, samples=round(0.02 * RATE_HZ) * FRAMES)
+    hidden = views.MaskPatches(
+        "audio", grid=(MOMENTS, 1), rate=0.6, samples_per_patch=round(0.02 * RATE_HZ) * FRAMES
+    )
     return Experiment(
         name="esc10",
         num_steps=1000,
@@ -71,7 +73,7 @@ def experiment() -> Experiment:
                     mel=MEL,
                     stem=encoders.FramePatches(frames=FRAMES),
                     augment=encoders.SpecAugment(
-                        num_time_masks=2, max_time_frames=40, num_mel_masks=2, max_mels=8
+                        num_time_masks=2, max_mask_frames=40, num_mel_masks=2, max_mask_mels=8
                     ),
                     trunk=trunk(2, WIDTH, dropout=0.1),
                 )

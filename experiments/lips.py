@@ -78,8 +78,12 @@ def without_some(mask: views.MaskTokens) -> views.Chain:
 def experiment() -> Experiment:
     test = clips("test", augment=False)
     # Masking every word is what makes it learn to listen; masking some, to use the words that are there.
-    every = views.MaskTokens("text", vocab=VOCAB, unit="all", mask_share=1.0, random_share=0.0)
-    some = views.MaskTokens("text", vocab=VOCAB, rate=0.4, mask_share=1.0, random_share=0.0)
+    every = views.MaskTokens(
+        "text", vocab=VOCAB, unit="all", mask_token_probability=1.0, random_token_probability=0.0
+    )
+    some = views.MaskTokens(
+        "text", vocab=VOCAB, rate=0.4, mask_token_probability=1.0, random_token_probability=0.0
+    )
     return Experiment(
         name="lips",
         num_steps=1600,
@@ -90,15 +94,15 @@ def experiment() -> Experiment:
                 "image": encoders.ViT(stem=encoders.ConvPatches(patch=(24, 32)), trunk=trunk(2, dropout=0.3)),
                 "audio": encoders.SpectrogramTransformer(
                     mel=encoders.LogMel(sample_rate_hz=16_000, num_mels=40),
-                    stem=encoders.ConvFrames(depth=2, size=5, stride=2),
-                    augment=encoders.SpecAugment(num_time_masks=1, max_time_frames=8),
+                    stem=encoders.ConvFrames(depth=2, kernel_size=5, stride=2),
+                    augment=encoders.SpecAugment(num_time_masks=1, max_mask_frames=8),
                     trunk=trunk(2),
                 ),
                 "text": encoders.TextTransformer(vocab=VOCAB, max_length=8, trunk=trunk(1)),
             },
             fusion=fusion.CoAttention(
                 streams=("text", "image", "audio"),
-                updated=("text",),
+                updated_streams=("text",),
                 depth=2,
                 width=WIDTH,
                 num_heads=4,

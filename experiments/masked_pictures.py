@@ -69,7 +69,7 @@ def tower(depth: int) -> encoders.ViT:
 
 def experiment() -> Experiment:
     # "patches" is the picture before anything was hidden: what the quantiser makes codes of.
-    hidden = views.MaskPatches("image", grid=GRID, rate=0.6, whole="patches")
+    hidden = views.MaskPatches("image", grid=GRID, rate=0.6, unmasked_stream="patches")
     return Experiment(
         name="masked_pictures",
         num_steps=600,

@@ -1,4 +1,4 @@
-"""What a view makes of a batch, for the tests of views."""
+"""Batches, encodings and a jitted `transform_batch`, for the tests of views."""
 
 import functools
 
@@ -13,29 +13,29 @@ ROWS = 512
 
 
 def many_texts() -> Batch:
-    """Many random texts; the last is missing."""
-    made = tiny_batch(ROWS)
-    mask = made["text"].mask & (np.arange(ROWS) < ROWS - 1)[:, None]
-    return jax.tree.map(jnp.asarray, made | {"text": made["text"].replace(mask=mask)})
+    """Random texts; the last is missing."""
+    batch = tiny_batch(ROWS)
+    mask = batch["text"].mask & (np.arange(ROWS) < ROWS - 1)[:, None]
+    return jax.tree.map(jnp.asarray, batch | {"text": batch["text"].replace(mask=mask)})
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def looked_at(view, batch, key):
+def jitted_transform(view, batch, key):
     return view.transform_batch(batch, key)
 
 
-def seen(view, batch, seed: int = 0):
-    """(the view's batch, its targets), NumPy."""
-    return jax.device_get(looked_at(view, batch, jax.random.key(seed)))
+def transform(view, batch, seed: int = 0):
+    """(the changed batch, the targets), as NumPy arrays."""
+    return jax.device_get(jitted_transform(view, batch, jax.random.key(seed)))
 
 
-def words_of(text: Text) -> np.ndarray:
-    """Where a token may be hidden: bool "B L"."""
+def maskable_tokens(text: Text) -> np.ndarray:
+    """Whether a view may mask the token: bool "B L"."""
     return np.asarray(text.mask & (text.words >= 0))
 
 
 def encodings(rows: int = ROWS, **lengths: int) -> dict[str, Encoded]:
-    """Every number tells its stream, its row and its position."""
+    """Embeddings whose values identify their stream, row and position; the first row is missing."""
     return {
         name: Encoded(
             jnp.arange(rows * length, dtype=jnp.float32).reshape(rows, length, 1) + 1e6 * i,

@@ -22,8 +22,8 @@ ROOT = Path(__file__).parents[2]
 TRAIN = data.WebDataset(str(ROOT / "experiments" / "data" / "emoji_speech" / "train.tar"))
 WORDS = data.WordPiece(TRAIN, fields=("json.name",), vocab_size=115)
 RULES = (
-    augment.Forbid("image", ("mirror", "turn"), when="text", says=augment.SIDES),
-    augment.Forbid("image", ("color",), when="text", says=augment.COLORS),
+    augment.ForbidChanges("image", ("flip", "rotate"), text_stream="text", phrases=augment.SIDE_WORDS),
+    augment.ForbidChanges("image", ("color",), text_stream="text", phrases=augment.COLOR_WORDS),
 )
 SIDED, COLORED = "person running: facing right", "red apple"  # names of the pictures that are shown
 COLUMNS = 8
@@ -45,13 +45,13 @@ def emoji(rules=(), image=None, audio=None, text=None, **sizes) -> data.Dataset:
 
 PICTURES = {
     "flip=True": {"flip": True},
-    "flip=True, with Forbid": {"flip": True, "rules": RULES},
+    "flip=True, with ForbidChanges": {"flip": True, "rules": RULES},
     "crop_scale=(0.3, 1.0)": {"crop_scale": (0.3, 1.0)},
     "ColorJitter()": {"augmentations": (augment.ColorJitter(),)},
-    "ColorJitter(), with Forbid": {"augmentations": (augment.ColorJitter(),), "rules": RULES},
+    "ColorJitter(), with ForbidChanges": {"augmentations": (augment.ColorJitter(),), "rules": RULES},
     "RandomErasing()": {"augmentations": (augment.RandomErasing(),)},
     "RandAugment()": {"augmentations": (augment.RandAugment(fill=255),)},
-    "RandAugment(), with Forbid": {"augmentations": (augment.RandAugment(fill=255),), "rules": RULES},
+    "RandAugment(), with ForbidChanges": {"augmentations": (augment.RandAugment(fill=255),), "rules": RULES},
 }
 
 
@@ -97,7 +97,7 @@ SPEEDS = {
     "+ Speed": emoji(audio={"augmentations": (augment.Speed(),)}),
     "+ WordDropout": emoji(text={"augmentations": (augment.WordDropout(),)}),
     "+ SpanDropout": emoji(text={"augmentations": (augment.SpanDropout(),)}),
-    "+ two Forbid, flip": emoji(RULES, {"flip": True}),
+    "+ two ForbidChanges, flip": emoji(RULES, {"flip": True}),
 }  # fmt: skip
 
 

@@ -53,7 +53,7 @@ def balances(num_steps: int) -> dict[str, balance.Balance]:
         "NashMTL": balance.NashMTL,
         "Interpolate": functools.partial(balance.Interpolate, surgery=balance.NashMTL()),
     }
-    return {name: make(shared=SHARED) for name, make in kinds.items()}
+    return {name: make(shared_params=SHARED) for name, make in kinds.items()}
 
 
 def digits(split: str, *, augment: bool) -> data.Dataset:
@@ -81,7 +81,9 @@ def trunk() -> Transformer:
 def word_given(stream: str) -> views.Chain:
     """The word hidden, and of the others only `stream` there."""
     other = {"audio": "image", "image": "audio"}[stream]
-    mask = views.MaskTokens("text", vocab=VOCAB, unit="all", mask_share=1.0, random_share=0.0)
+    mask = views.MaskTokens(
+        "text", vocab=VOCAB, unit="all", mask_token_probability=1.0, random_token_probability=0.0
+    )
     return views.Chain((mask, views.DropStreams(((other, 1.0),))))
 
 
@@ -104,7 +106,12 @@ def experiment(chosen: balance.Balance, num_steps: int, seed: int) -> Experiment
                 "text": encoders.TextTransformer(vocab=VOCAB, max_length=3, trunk=trunk()),
             },
             fusion=fusion.CoAttention(
-                streams=three, updated=("text",), depth=1, width=WIDTH, num_heads=2, mlp_width=2 * WIDTH
+                streams=three,
+                updated_streams=("text",),
+                depth=1,
+                width=WIDTH,
+                num_heads=2,
+                mlp_width=2 * WIDTH,
             ),
             heads={stream: heads.PooledEmbedding(stream, dim=WIDTH) for stream in three}
             | {"words": heads.TokenLogits("text")},
@@ -141,12 +148,12 @@ class Bench:
 
     def _step(self, name: str):
         s = self.setup(name)
-        return train.compile_step(s.learner, s.optimizer, s.abstract, s.mesh, s.experiment.rules)
+        return train.jit_step(s.learner, s.optimizer, s.abstract, s.mesh, s.experiment.rules)
 
     @functools.cached_property
     def report(self):
         s = self.setup("Fixed")
-        return train.compile_conflicts(s.learner, s.abstract, s.mesh, s.experiment.rules)
+        return train.jit_conflicts(s.learner, s.abstract, s.mesh, s.experiment.rules)
 
     def _measure(self, params, batch):
         """Losses and accuracies of one batch of val; the word is hidden whole, so nothing is drawn."""
@@ -179,7 +186,9 @@ class Bench:
         for number, batch in enumerate(self.of_seed(seed), 1):
             if number % REPORT_EVERY == 0 or number == 1:
                 bare = state.replace(balance=())
-                rows.append({"step": number} | conflict.mean([jax.device_get(self.report(bare, batch))]))
+                rows.append(
+                    {"step": number} | conflict.mean_report([jax.device_get(self.report(bare, batch))])
+                )
             began = time.process_time()
             state, metrics = step(state, batch)
             jax.block_until_ready(metrics)

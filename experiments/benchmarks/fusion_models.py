@@ -31,9 +31,10 @@ def trunk(depth: int, mlp_width: int = 4 * WIDTH, dropout: float = 0.1, taps: tu
 
 
 # What a fusion of one vector a modality, and one of attention, have in common; widths match their sizes.
-VECTORS = dict(width=WIDTH, reader="text", dropout=0.1)
+VECTORS = dict(width=WIDTH, updated_stream="text", dropout=0.1)
 ATTENTION = dict(width=WIDTH, num_heads=NUM_HEADS, dropout=0.1)
-READER = ATTENTION | dict(reader="text")
+UPDATING = ATTENTION | dict(updated_stream="text")
+VOTING = ATTENTION | dict(query_stream="text")
 
 FUSIONS: dict[str, Callable[[tuple[str, ...], int], nn.Module]] = {
     "mean": lambda s, v: fusion.Mean(s, mlp_width=128, trunk=trunk(1), **VECTORS),
@@ -42,18 +43,18 @@ FUSIONS: dict[str, Callable[[tuple[str, ...], int], nn.Module]] = {
     "crossing": lambda s, v: fusion.ChannelCross(s, mlp_width=88, rank=16, trunk=trunk(1), **VECTORS),
     "single_stream": lambda s, v: fusion.SingleStream(s, trunk=trunk(1, mlp_width=128)),
     "co_attention": lambda s, v: fusion.CoAttention(
-        s, depth=2, updated=("text",), mlp_width=128, **ATTENTION
+        s, depth=2, updated_streams=("text",), mlp_width=128, **ATTENTION
     ),
-    "bottleneck": lambda s, v: fusion.Bottleneck(s, depth=2, mlp_width=32, **READER),
-    "resampler": lambda s, v: fusion.Resampler(s, depth=1, num_latents=12, mlp_width=128, **READER),
-    "q_former": lambda s, v: fusion.QFormer(s, depth=2, mlp_width=128, **READER),
-    "prefix": lambda s, v: fusion.Prefix(s, reader="text", trunk=trunk(1, mlp_width=128)),
-    "hierarchical": lambda s, v: fusion.Hierarchical(s, depth=2, mlp_width=128, **READER),
-    "votes_mean": lambda s, v: fusion.LateVoting(s, num_classes=v, mlp_width=56, vote="mean", **READER),
+    "bottleneck": lambda s, v: fusion.Bottleneck(s, depth=2, mlp_width=32, **UPDATING),
+    "resampler": lambda s, v: fusion.Resampler(s, depth=1, num_latents=12, mlp_width=128, **UPDATING),
+    "q_former": lambda s, v: fusion.QFormer(s, depth=2, mlp_width=128, **UPDATING),
+    "prefix": lambda s, v: fusion.Prefix(s, updated_stream="text", trunk=trunk(1, mlp_width=128)),
+    "hierarchical": lambda s, v: fusion.Hierarchical(s, depth=2, mlp_width=128, **UPDATING),
+    "votes_mean": lambda s, v: fusion.LateVoting(s, num_classes=v, mlp_width=56, vote="mean", **VOTING),
     "votes_confidence": lambda s, v: fusion.LateVoting(
-        s, num_classes=v, mlp_width=56, vote="confidence", **READER
+        s, num_classes=v, mlp_width=56, vote="confidence", **VOTING
     ),
-    "votes_product": lambda s, v: fusion.LateVoting(s, num_classes=v, mlp_width=56, vote="product", **READER),
+    "votes_product": lambda s, v: fusion.LateVoting(s, num_classes=v, mlp_width=56, vote="product", **VOTING),
 }
 # The same co-attention trained on one of them alone.
 ALONE = {"speech_alone": ("text", "audio"), "pictures_alone": ("text", "image")}
@@ -95,7 +96,9 @@ class Task:
             if stream in streams
         }
         head = heads.Votes("votes") if name.startswith("votes") else heads.TokenLogits("text")
-        hidden = views.MaskTokens("text", vocab=self.vocab, unit="all", mask_share=1.0, random_share=0.0)
+        hidden = views.MaskTokens(
+            "text", vocab=self.vocab, unit="all", mask_token_probability=1.0, random_token_probability=0.0
+        )
         context = tuple(stream for stream in ("image", "audio") if stream in streams)
         # Towers run once a step; what is cheap, fusion, runs for both, and for each of them alone.
         looks = {"both": hidden}
@@ -158,12 +161,12 @@ def sentences(augment: bool) -> dict:
 def sentence_towers() -> dict[str, nn.Module]:
     return {
         "image": encoders.ViT(
-            stem=encoders.ConvPatches(patch=(24, 32), size=4, stride=4), trunk=trunk(2, dropout=0.3)
+            stem=encoders.ConvPatches(patch=(24, 32), kernel_size=4, stride=4), trunk=trunk(2, dropout=0.3)
         ),
         "audio": encoders.SpectrogramTransformer(
             mel=encoders.LogMel(sample_rate_hz=16_000, num_mels=40),
-            stem=encoders.ConvFrames(depth=3, size=5, stride=2),
-            augment=encoders.SpecAugment(num_time_masks=1, max_time_frames=8),
+            stem=encoders.ConvFrames(depth=3, kernel_size=5, stride=2),
+            augment=encoders.SpecAugment(num_time_masks=1, max_mask_frames=8),
             trunk=trunk(2),
         ),
     }
@@ -185,7 +188,7 @@ def digit_towers() -> dict[str, nn.Module]:
         "audio": encoders.SpectrogramTransformer(
             mel=encoders.LogMel(sample_rate_hz=8000, num_mels=40),
             stem=encoders.FramePatches(frames=4),
-            augment=encoders.SpecAugment(num_time_masks=1, num_mel_masks=1, max_mels=6),
+            augment=encoders.SpecAugment(num_time_masks=1, num_mel_masks=1, max_mask_mels=6),
             trunk=trunk(6),
         ),
     }

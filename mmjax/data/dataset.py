@@ -1,4 +1,4 @@
-"""A source and the streams that its records become."""
+"""A dataset: a source, and the transforms of its records."""
 
 import dataclasses
 from typing import Any
@@ -14,13 +14,14 @@ from mmjax.data.transform import Transform
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """Examples: every record of a source, seen through a transform a stream.
+    """Turns each record of a source into an example, by one transform per stream.
 
     Args:
-        source: where the records are.
-        streams: the transform of each stream.
-        cache: keep what is decoded in memory (uint8 pixels, int16 samples, token ids): later epochs augment.
-        rules: what augmentation must leave whole; see :class:`augment.ForbidChanges`, :class:`augment.ShareGeometry`.
+        source: the records.
+        streams: {stream: transform}.
+        cache: keep decoded streams in memory (uint8 pixels, int16 samples, token ids), so that later epochs
+            only augment.
+        rules: limits of augmentation: `augment.ForbidChanges`, `augment.ShareGeometry`.
     """
 
     source: Source
@@ -32,16 +33,16 @@ class Dataset:
         joint.check_rules(self.rules, self.streams)
 
     def open(self) -> "Examples":
-        """The examples. Equal datasets share them and their cache. Raises InputError as the source does."""
+        """Opens the source. Equal datasets share one result and its cache. Raises InputError."""
         return _open(self.source.open(), tuple(self.streams.items()), self.cache, self.rules)
 
     def empty(self) -> dict[str, Stream]:
-        """An example in which everything is missing; its shapes are those of every example."""
+        """{stream: missing value}, with the types and shapes of every example."""
         return {name: transform.empty() for name, transform in self.streams.items()}
 
 
 def with_path(dataset: Dataset, path: str) -> Dataset:
-    """The same dataset read from another file or folder in the same layout. Tokenizers stay as they are."""
+    """The same dataset, read from another file or folder of the same layout. Tokenizers do not change."""
     return dataclasses.replace(dataset, source=replace_path(dataset.source, path))
 
 
@@ -54,35 +55,33 @@ def _open(
 
 @dataclasses.dataclass(frozen=True)
 class _Decoded:
-    """What transforms made of a record, and what its words forbid: {stream: changes}."""
-
-    values: dict[str, Any]
-    forbidden: dict[str, frozenset[str]]
+    values: dict[str, Any]  # {stream: what its transform decoded}
+    forbidden: dict[str, frozenset[str]]  # {stream: changes that the rules forbid for this record}
 
 
 class Examples:
     """An open dataset. Safe to call from several threads."""
 
     def __init__(
-        self,
-        reader: Reader,
-        streams: dict[str, Transform],
-        cache: bool,
-        rules: tuple[joint.Rule, ...] = (),
+        self, reader: Reader, streams: dict[str, Transform], cache: bool, rules: tuple[joint.Rule, ...] = ()
     ):
         self._reader, self._streams, self._rules = reader, streams, rules
-        # A slot is written whole, and two threads that race for one write the same: no lock is needed.
+        # No lock: assigning an item is atomic, and threads that race for one index write equal values.
         self._cache: list[_Decoded | BadExample | None] | None = [None] * len(reader) if cache else None
-        self._held: dict[tuple[str, frozenset[str]], Transform] = {}
+        self._restricted: dict[tuple[str, frozenset[str]], Transform] = {}
 
     def __len__(self) -> int:
         return len(self._reader)
 
     def example(self, index: int, rng: np.random.Generator | None = None) -> dict[str, Stream]:
-        """The streams of one example, without those that it lacks; ``rng`` None does not augment.
+        """Returns the streams that one example has.
+
+        Args:
+            index: of the record in the source.
+            rng: randomness of the augmentation; None: not augmented.
 
         Raises:
-            BadExample: it cannot be used.
+            BadExample: the record cannot be used.
         """
         decoded = self._decoded(index)
         if rng is None:
@@ -98,23 +97,23 @@ class Examples:
     def _transform(self, name: str, forbidden: frozenset[str] | None) -> Transform:
         if not forbidden:
             return self._streams[name]
-        if (name, forbidden) not in self._held:
-            self._held[name, forbidden] = self._streams[name].without(forbidden)  # type: ignore[attr-defined]
-        return self._held[name, forbidden]
+        if (name, forbidden) not in self._restricted:
+            self._restricted[name, forbidden] = self._streams[name].without(forbidden)
+        return self._restricted[name, forbidden]
 
     def _decoded(self, index: int) -> _Decoded:
         if self._cache is None:
             return self._decode(index)
-        if (found := self._cache[index]) is None:
+        if (cached := self._cache[index]) is None:
             try:
-                found = self._decode(index)
+                cached = self._decode(index)
             except BadExample as error:
-                # A new one without the traceback, which would keep the record's bytes alive.
-                found = BadExample(error.key, error.reason)
-            self._cache[index] = found
-        if isinstance(found, BadExample):
-            raise BadExample(found.key, found.reason)
-        return found
+                # A copy without the traceback, which would keep the record's bytes alive.
+                cached = BadExample(error.key, error.reason)
+            self._cache[index] = cached
+        if isinstance(cached, BadExample):
+            raise BadExample(cached.key, cached.reason)
+        return cached
 
     def _decode(self, index: int) -> _Decoded:
         record = self._reader[index]

@@ -9,31 +9,34 @@ import numpy as np
 from mmjax.batch import Image
 from mmjax.data import augment
 from mmjax.data.augment.base import GEOMETRY, check_kind, with_generators, without
-from mmjax.data.pillow_image import flatten, open_image, resize, resize_to_cover, to_array, to_pillow
+from mmjax.data.pillow_image import open_image, resize, resize_to_cover, to_array, to_mode, to_pillow
 from mmjax.data.records import BadExample, Record, lookup, read_each_path
+from mmjax.data.tiles import join_tiles, split_tiles
+from mmjax.data.transform import Transform, choose
 from mmjax.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
-class ImageTransform:
-    """Decode, turn upright (EXIF), flatten on a background, scale to cover the size, crop, normalise.
+class ImageTransform(Transform):
+    """Decodes an image, applies its EXIF orientation, scales it to cover the size, crops and normalises.
 
     Args:
-        field: path to an encoded picture or to a uint8 array "height width [channel]"; or several, of which
+        field: path to an encoded image or to a uint8 array "height width [channel]". Of several paths,
             training takes a random one and evaluation the first that the record has.
         size: (height, width) of the result.
         channels: 3 (RGB) or 1 (grey).
-        crop_scale: training crops a share of the area, (least, most), at 3/4 to 4/3 aspect. None: never.
-        flip: training mirrors half of the pictures. Only where left and right mean the same.
-        shift: training moves the picture up to so many pixels each way; the edge is repeated.
-        mean, std: of the result, ``(pixels / 255 - mean) / std``; one number or one a channel.
-        max_pixels: larger pictures are refused by their header, before they are decoded.
+        crop_scale: (min, max) fraction of the area that training crops at random; the crop's aspect ratio is
+            that of `size` times 3/4 to 4/3. None: no random crop.
+        flip: training flips half of the images horizontally.
+        shift: training shifts the image by up to so many pixels each way, and repeats the edge.
+        mean, std: of the normalisation `(pixels / 255 - mean) / std`; one number, or one per channel.
+        max_pixels: a larger image is a bad example, refused by its header before it is decoded.
         background: grey level behind transparent pixels.
-        subtract_mean_tile: (rows, columns) of a picture that is a sheet of equal tiles, such as the frames of
-            a clip. Tiles are scaled, cropped and moved alike, and their mean is subtracted rather than
-            ``mean``, which leaves what moves.
-        augmentations: what else training changes, in this order, after crop, flip and shift.
-        optional: a record with none of the paths is an example without this stream.
+        subtract_mean_tile: (rows, columns) of a sheet of equal tiles, such as the frames of a clip. All tiles
+            are scaled, cropped and shifted alike, and the mean of the tiles is subtracted in place of `mean`,
+            which removes what does not move.
+        optional: the record may lack all paths; the example then lacks this stream.
+        augmentations: further augmentations of training, in order, after crop, flip and shift.
     """
 
     field: str | tuple[str, ...]
@@ -52,13 +55,9 @@ class ImageTransform:
 
     def __post_init__(self):
         check_kind(self.augmentations, augment.ImageAugmentation, "ImageTransform")
-        if self.channels not in (1, 3):
-            raise InputError(f"expected channels 1 (grey) or 3 (RGB), found {self.channels}")
-        for name, value in (("mean", self.mean), ("std", self.std)):
-            if isinstance(value, tuple) and len(value) != self.channels:
-                raise InputError(f"expected {name} as one number or {self.channels}, found {value}")
+        check_channels(self.channels, self.mean, self.std)
         if self.crop_scale is not None and not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
-            raise InputError(f"expected crop_scale (least, most) between 0 and 1, found {self.crop_scale}")
+            raise InputError(f"expected crop_scale (min, max) between 0 and 1, found {self.crop_scale}")
         if self.shift < 0:
             raise InputError(f"expected shift >= 0, found {self.shift}")
         rows, columns = self._tiles
@@ -74,7 +73,6 @@ class ImageTransform:
         return self.size[0] // self._tiles[0], self.size[1] // self._tiles[1]
 
     def without(self, forbidden: frozenset[str]) -> "ImageTransform":
-        """The same without these changes; what was decoded for this one will do."""
         return dataclasses.replace(
             self,
             crop_scale=None if "crop" in forbidden else self.crop_scale,
@@ -84,125 +82,118 @@ class ImageTransform:
         )
 
     def geometry(self) -> tuple[Any, ...]:
-        """What must be equal in two transforms for equal draws to move both alike."""
+        """The settings that two transforms must share, so that equal random draws move both alike."""
         paths = "one path" if isinstance(self.field, str) else self.field
         moving = tuple(a for a in self.augmentations if a.changes() & GEOMETRY)
         return paths, self.size, self._tiles, self.crop_scale, self.flip, self.shift, moving
 
     def decode(self, record: Record) -> list[np.ndarray]:
-        """uint8 "height width channel" for each path that the record has; larger if it is to be cropped."""
+        """Returns uint8 "height width channel" per path of the record; larger than `size` before a crop."""
         return list(read_each_path(record, self.field, self._decode))
 
     def _decode(self, record: Record, path: str) -> np.ndarray:
         key, value = record["__key__"], lookup(record, path)
-        # The smallest crop must still fill the size; more resolution than that would only fill the cache.
-        sharper = 1.0 if self.crop_scale is None else 1.0 / math.sqrt(self.crop_scale[0])
-        wanted = (math.ceil(self.size[0] * sharper), math.ceil(self.size[1] * sharper))
-        picture = open_image(key, path, value, self.max_pixels, 0 if self.subtract_mean_tile else max(wanted))
-        picture = flatten(picture, "RGB" if self.channels == 3 else "L", self.background)
+        # The smallest crop must still have the resolution of `size`; more would only fill the cache.
+        margin = 1.0 if self.crop_scale is None else 1.0 / math.sqrt(self.crop_scale[0])
+        wanted = (math.ceil(self.size[0] * margin), math.ceil(self.size[1] * margin))
+        image = open_image(key, path, value, self.max_pixels, 0 if self.subtract_mean_tile else max(wanted))
+        image = to_mode(image, "RGB" if self.channels == 3 else "L", self.background)
         if self.subtract_mean_tile:
-            return self._scale_tiles(key, path, picture, sharper)
+            return self._scale_tiles(key, path, image, margin)
         if self.crop_scale is None:
-            return to_array(resize_to_cover(picture, self.size))
-        scale = max(wanted[0] / picture.height, wanted[1] / picture.width)
+            return to_array(resize_to_cover(image, self.size))
+        scale = max(wanted[0] / image.height, wanted[1] / image.width)
         if scale < 1.0:
-            picture = resize(
-                picture, (max(1, round(picture.height * scale)), max(1, round(picture.width * scale)))
-            )
-        return to_array(picture)
+            image = resize(image, (max(1, round(image.height * scale)), max(1, round(image.width * scale))))
+        return to_array(image)
 
-    def _scale_tiles(self, key: str, path: str, picture: Any, sharper: float) -> np.ndarray:
-        """Scale each tile by itself: a filter over the sheet would mix a tile's edge with its neighbour's."""
+    def _scale_tiles(self, key: str, path: str, image: Any, margin: float) -> np.ndarray:
+        """Scales each tile separately: a filter over the sheet would mix pixels of neighbouring tiles."""
         rows, columns = self._tiles
-        if picture.height % rows or picture.width % columns:
-            found = f"{picture.height} x {picture.width} pixels"
+        if image.height % rows or image.width % columns:
+            found = f"{image.height} x {image.width} pixels"
             raise BadExample(
                 key, f"expected a sheet of {rows} x {columns} equal tiles in {path!r}, found {found}"
             )
-        size = tuple(math.ceil(side * sharper) for side in self._tile_size)
-        tiles = _frames(to_array(picture), self._tiles)
-        return _sheet(np.stack([to_array(resize(to_pillow(tile), size)) for tile in tiles]), self._tiles)
+        size = tuple(math.ceil(side * margin) for side in self._tile_size)
+        tiles = split_tiles(to_array(image), self._tiles)
+        return join_tiles(np.stack([to_array(resize(to_pillow(tile), size)) for tile in tiles]), self._tiles)
 
     def augment(self, decoded: list[np.ndarray], rng: np.random.Generator | None) -> Image:
-        """Choose, crop, mirror, shift, augment, normalise."""
-        pixels = decoded[0]
-        if rng is not None and len(decoded) > 1:
-            pixels = decoded[int(rng.integers(len(decoded)))]
+        pixels = choose(decoded, rng)
         if self.crop_scale is not None or pixels.shape[:2] != self.size:
             pixels = self._crop(pixels, rng)
         if rng is not None and (self.flip or self.shift):
-            pixels = self._move(pixels, rng)
+            pixels = self._flip_and_shift(pixels, rng)
         if rng is not None and self.augmentations:
-            frames = _frames(pixels, self._tiles)
-            for augmentation, own in with_generators(self.augmentations, rng):
-                frames = augmentation(frames, own)
-            pixels = _sheet(frames, self._tiles)
+            tiles = split_tiles(pixels, self._tiles)
+            for augmentation, generator in with_generators(self.augmentations, rng):
+                tiles = augmentation(tiles, generator)
+            pixels = join_tiles(tiles, self._tiles)
         return Image(self._normalise(pixels), np.asarray(True))
 
     def _crop(self, pixels: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
-        """To the size: a random box, the same in all tiles, or as much as there is."""
-        frames, size = _frames(pixels, self._tiles), self._tile_size
+        """Scales a random box, the same in all tiles, to the size; in evaluation the largest centred box."""
+        tiles, size = split_tiles(pixels, self._tiles), self._tile_size
         if rng is None or self.crop_scale is None:
-            scaled = [resize_to_cover(to_pillow(frame), size) for frame in frames]
+            scaled = [resize_to_cover(to_pillow(tile), size) for tile in tiles]
         else:
-            box = self._box(*frames.shape[1:3], rng, *self.crop_scale)
-            scaled = [resize(to_pillow(frame), size, box) for frame in frames]
-        return _sheet(np.stack([to_array(picture) for picture in scaled]), self._tiles)
+            box = self._box(*tiles.shape[1:3], rng, *self.crop_scale)
+            scaled = [resize(to_pillow(tile), size, box) for tile in tiles]
+        return join_tiles(np.stack([to_array(image) for image in scaled]), self._tiles)
 
     def _box(
-        self, height: int, width: int, rng: np.random.Generator, least: float, most: float
+        self, height: int, width: int, rng: np.random.Generator, min_scale: float, max_scale: float
     ) -> tuple[float, float, float, float]:
-        share, shape, across, along = rng.random(4).tolist()  # one call for four: this is the hot path
-        area = height * width * (least + (most - least) * share)
-        # Around the result's own aspect, so that a picture of that aspect is on average not distorted.
-        aspect = (4 / 3) ** (2 * shape - 1) * self._tile_size[1] / self._tile_size[0]
+        """A random (left, top, right, bottom)."""
+        # One call draws all four numbers, since this code runs for every example.
+        area_draw, aspect_draw, left_draw, top_draw = rng.random(4).tolist()
+        area = height * width * (min_scale + (max_scale - min_scale) * area_draw)
+        # Centred on the result's own aspect ratio, so that on average such an image is not distorted.
+        aspect = (4 / 3) ** (2 * aspect_draw - 1) * self._tile_size[1] / self._tile_size[0]
         crop_width = min(math.sqrt(area * aspect), width)
         crop_height = min(math.sqrt(area / aspect), height)
-        left, top = across * (width - crop_width), along * (height - crop_height)
+        left, top = left_draw * (width - crop_width), top_draw * (height - crop_height)
         return left, top, min(left + crop_width, width), min(top + crop_height, height)
 
-    def _move(self, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Flip and shift by looking pixels up, within each tile."""
+    def _flip_and_shift(self, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Flips and shifts within each tile, by indexing."""
         down, right = rng.integers(-self.shift, self.shift + 1, 2)
-        mirror = self.flip and rng.random() < 0.5
-        rows = _look_up(self.size[0], self._tile_size[0], down, False)
-        columns = _look_up(self.size[1], self._tile_size[1], right, mirror)
+        flip = self.flip and rng.random() < 0.5
+        rows = _source_indices(self.size[0], self._tile_size[0], down, False)
+        columns = _source_indices(self.size[1], self._tile_size[1], right, flip)
         return pixels[rows][:, columns]
 
     def _normalise(self, pixels: np.ndarray) -> np.ndarray:
-        std = np.asarray(self.std, np.float32)
         if self.subtract_mean_tile is None:
-            mean = np.asarray(self.mean, np.float32)
-            return pixels.astype(np.float32) * (1.0 / (255.0 * std)) - mean / std
-        frames = _frames(pixels, self._tiles).astype(np.float32)
-        frames -= frames.mean(axis=0, keepdims=True)
-        return _sheet(frames * (1.0 / (255.0 * std)), self._tiles)
+            return normalise(pixels, self.mean, self.std)
+        tiles = split_tiles(pixels, self._tiles).astype(np.float32)
+        tiles -= tiles.mean(axis=0, keepdims=True)
+        return join_tiles(tiles * (1.0 / (255.0 * np.asarray(self.std, np.float32))), self._tiles)
 
     def empty(self) -> Image:
-        """No picture."""
         return Image(np.zeros((*self.size, self.channels), np.float32), np.asarray(False))
 
 
-def _frames(sheet: np.ndarray, tiles: tuple[int, int]) -> np.ndarray:
-    """ "height width channel" -> "tiles height width channel", row by row."""
-    if tiles == (1, 1):
-        return sheet[None]
-    (rows, columns), (height, width, channels) = tiles, sheet.shape
-    parts = sheet.reshape(rows, height // rows, columns, width // columns, channels)
-    return parts.swapaxes(1, 2).reshape(rows * columns, height // rows, width // columns, channels)
+def check_channels(channels: int, mean: float | tuple[float, ...], std: float | tuple[float, ...]) -> None:
+    """Raises InputError unless there are 1 or 3 channels, and mean and std are one number or one for each."""
+    if channels not in (1, 3):
+        raise InputError(f"expected channels 1 (grey) or 3 (RGB), found {channels}")
+    for name, value in (("mean", mean), ("std", std)):
+        if isinstance(value, tuple) and len(value) != channels:
+            raise InputError(f"expected {name} as one number or {channels}, found {value}")
 
 
-def _sheet(frames: np.ndarray, tiles: tuple[int, int]) -> np.ndarray:
-    """The way back."""
-    if tiles == (1, 1):
-        return frames[0]
-    (rows, columns), (_, height, width, channels) = tiles, frames.shape
-    parts = frames.reshape(rows, columns, height, width, channels).swapaxes(1, 2)
-    return parts.reshape(rows * height, columns * width, channels)
+def normalise(
+    pixels: np.ndarray, mean: float | tuple[float, ...], std: float | tuple[float, ...]
+) -> np.ndarray:
+    """`(pixels / 255 - mean) / std` of uint8 "height width channel", in float32."""
+    mean, std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
+    return pixels.astype(np.float32) * (1.0 / (255.0 * std)) - mean / std
 
 
-def _look_up(size: int, tile: int, offset: int, mirror: bool) -> np.ndarray:
-    """For each place of the result, which place of the input it shows: int "size"."""
+def _source_indices(size: int, tile: int, offset: int, flip: bool) -> np.ndarray:
+    """For each index of the result along one axis, the index of the input: int "size"."""
     within = np.arange(size) % tile
     source = np.clip(within - offset, 0, tile - 1)
-    return np.arange(size) - within + (tile - 1 - source if mirror else source)
+    return np.arange(size) - within + (tile - 1 - source if flip else source)

@@ -9,25 +9,26 @@ from mmjax.batch import Text
 from mmjax.data import augment
 from mmjax.data.augment.base import check_kind, with_generators, without
 from mmjax.data.records import BadExample, Record, lookup, lookup_text, lookup_words, read_each_path
+from mmjax.data.transform import Transform, choose
 from mmjax.data.vocabulary import TokenizerSpec
 from mmjax.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
-class TextTransform:
-    """``[CLS] tokens [SEP]``, cut and padded to ``length``.
+class TextTransform(Transform):
+    """Tokenizes a text to `[CLS] tokens [SEP]`, truncated and padded to `length`.
 
     Args:
-        field: a path, or several that say the same in other words. Those that a record lacks are left out.
-        tokenizer: :class:`WordPiece`, :class:`Pretrained` or alike.
+        field: path to a text, or several paths to alternative texts, of which a record may lack some.
+        tokenizer: a `WordPiece`, a `Pretrained`, or another TokenizerSpec.
         length: number of positions L.
-        choose: of several paths, train on the ``"first"`` or a ``"random"`` one. Evaluation takes the first.
-        join: what stands between the texts of a list.
-        classes: names of the numbers that the field holds, where it holds a class and not a text.
-        pretokenized: the field holds words, as a list or divided by spaces. Each is tokenized by itself, and
-            ``Text.words`` numbers these words rather than the tokenizer's.
-        optional: a record with none of the paths is an example without this stream.
-        augmentations: what training changes, in this order.
+        choose: of several paths, train on the "first" or on a "random" one. Evaluation takes the first.
+        join: separator of the texts of a list.
+        classes: for a field that holds a class index: the texts of the classes.
+        pretokenized: the field holds words, as a list or separated by spaces. Each is tokenized separately,
+            and `Text.words` holds indices of these words rather than of the tokenizer's.
+        optional: the record may lack all paths; the example then lacks this stream.
+        augmentations: augmentations of training, in order.
     """
 
     field: str | tuple[str, ...]
@@ -49,10 +50,10 @@ class TextTransform:
         if self.choose not in ("first", "random"):
             raise InputError(f"expected choose='first' or 'random', found {self.choose!r}")
         if self.pretokenized and self.classes is not None:
-            raise InputError("expected words (pretokenized=True) or numbers of classes, found both")
+            raise InputError("expected pretokenized=True or classes, found both")
 
     def decode(self, record: Record) -> list[Text]:
-        """Token ids for each path that the record has; one for ``choose="first"``."""
+        """Returns a text for each path that the record has; with `choose="first"`, one."""
         texts = read_each_path(record, self.field, self._decode)
         return [next(texts)] if self.choose == "first" else list(texts)
 
@@ -66,7 +67,7 @@ class TextTransform:
             return lookup_text(record, path, self.join)
         key, value = record["__key__"], lookup(record, path)
         if not (np.ndim(value) == 0 and np.issubdtype(np.asarray(value).dtype, np.integer)):
-            raise BadExample(key, f"expected the number of a class in {path!r}, found {value!r}")
+            raise BadExample(key, f"expected a class number in {path!r}, found {value!r}")
         if not 0 <= int(value) < len(self.classes):
             raise BadExample(
                 key, f"expected a class from 0 to {len(self.classes) - 1} in {path!r}, found {value}"
@@ -74,48 +75,44 @@ class TextTransform:
         return self.classes[int(value)]
 
     def encode(self, text: str, key: str = "text") -> Text:
-        """The stream of any text, such as a prompt. Raises BadExample when it holds no token."""
-        return self._to_tokens(*self.tokenizer.open().encode(text), text, key)
+        """Tokenizes any text, such as a prompt. Raises BadExample if it has no token."""
+        return self._frame(*self.tokenizer.open().encode(text), text, key)
 
     def _encode_words(self, words: list[str], key: str) -> Text:
         vocabulary = self.tokenizer.open()
         ids = [vocabulary.encode(word)[0] for word in words]
-        numbers = [number for number, tokens in enumerate(ids) for _ in tokens]
-        return self._to_tokens([token for tokens in ids for token in tokens], numbers, " ".join(words), key)
+        indices = [index for index, tokens in enumerate(ids) for _ in tokens]
+        return self._frame([token for tokens in ids for token in tokens], indices, " ".join(words), key)
 
-    def _to_tokens(self, ids: list[int], words: list[int], text: str, key: str) -> Text:
+    def _frame(self, ids: list[int], words: list[int], text: str, key: str) -> Text:
+        """Adds [CLS] and [SEP], truncates and pads."""
         vocabulary = self.tokenizer.open()
         if not ids:
             raise BadExample(
-                key, f"expected text, found {text[:40]!r}, of which the tokenizer makes no token"
+                key, f"expected text, found {text[:40]!r}, for which the tokenizer gives no token"
             )
         size = min(len(ids), self.length - 2)
         tokens = np.full(self.length, vocabulary.pad_id, np.int32)
         tokens[0], tokens[1 : size + 1], tokens[size + 1] = vocabulary.cls_id, ids[:size], vocabulary.sep_id
-        word = np.full(self.length, -1, np.int32)
-        word[1 : size + 1] = words[:size]
-        return Text(tokens, np.arange(self.length) < size + 2, np.zeros(self.length, np.int32), word)
+        word_indices = np.full(self.length, -1, np.int32)
+        word_indices[1 : size + 1] = words[:size]
+        return Text(tokens, np.arange(self.length) < size + 2, np.zeros(self.length, np.int32), word_indices)
 
     def augment(self, decoded: list[Text], rng: np.random.Generator | None) -> Text:
-        """One of the texts, augmented."""
-        if rng is None:
-            return decoded[0]
-        text = decoded[0] if len(decoded) == 1 else decoded[int(rng.integers(len(decoded)))]
-        if self.augmentations:
+        text = choose(decoded, rng)
+        if rng is not None and self.augmentations:
             vocabulary = self.tokenizer.open()
-            for augmentation, own in with_generators(self.augmentations, rng):
-                text = augmentation(text, own, vocabulary)
+            for augmentation, generator in with_generators(self.augmentations, rng):
+                text = augmentation(text, generator, vocabulary)
         return text
 
     def without(self, forbidden: frozenset[str]) -> "TextTransform":
-        """The same without these changes."""
         return dataclasses.replace(self, augmentations=without(self.augmentations, forbidden))
 
     def possible_text(self, record: Record) -> str:
-        """Every text that the record has for this stream, whichever is chosen. Raises BadExample."""
+        """All texts of the record, one per line, whichever of them `choose` takes. Raises BadExample."""
         return "\n".join(read_each_path(record, self.field, self._text))
 
     def empty(self) -> Text:
-        """No text."""
         zeros = np.zeros(self.length, np.int32)
         return Text(zeros, np.zeros(self.length, bool), zeros, zeros - 1)

@@ -1,73 +1,77 @@
-"""Text to token ids and back: a WordPiece vocabulary trained on the data, or a tokenizer of transformers."""
+"""Tokenizers: a WordPiece vocabulary trained on the data, or a pretrained tokenizer of transformers."""
 
+import abc
 import collections
 import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from mmjax.data.records import BadExample, lookup_text
 from mmjax.data.sources.paths import Source, threadsafe_cache
 from mmjax.errors import InputError
 
-SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # their ids are their places here
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # in the order of their ids
 PAD_ID, UNK_ID, CLS_ID, SEP_ID, MASK_ID = range(len(SPECIAL_TOKENS))
 
 
-@runtime_checkable
-class Vocabulary(Protocol):
-    """An open tokenizer. Safe to call from several threads."""
+class Vocabulary(abc.ABC):
+    """An opened tokenizer. Safe to call from several threads.
+
+    size: number of token ids.
+    pad_id, cls_id, sep_id, mask_id, unk_id: ids of the special tokens [PAD], [CLS], [SEP], [MASK], [UNK].
+    """
 
     size: int
     pad_id: int
     cls_id: int
     sep_id: int
+    mask_id: int
+    unk_id: int
 
-    @property
-    def mask_id(self) -> int: ...
-
-    @property
-    def unk_id(self) -> int: ...
-
+    @abc.abstractmethod
     def encode(self, text: str) -> tuple[list[int], list[int]]:
-        """(token ids without special tokens, the index of the word that each is part of)."""
-        ...
+        """Returns the token ids, without special tokens, and the index of each token's word."""
 
+    @abc.abstractmethod
     def decode(self, ids: Sequence[int]) -> str:
-        """Readable text; special tokens are left out."""
-        ...
+        """Returns the text of token ids, without special tokens."""
 
+    @abc.abstractmethod
     def digest(self) -> str:
-        """Equal exactly where every token has the same id."""
-        ...
+        """Returns a hash, equal for two vocabularies exactly if every token has the same id in both."""
 
 
-@runtime_checkable
-class TokenizerSpec(Protocol):
-    """A frozen value that makes a vocabulary when opened."""
+class TokenizerSpec(abc.ABC):
+    """A frozen value that describes a vocabulary; making one reads no data.
 
-    @property
-    def vocab_size(self) -> int: ...
+    vocab_size: the exact number of token ids, and so of rows in a model's embedding table.
+    """
 
-    def open(self) -> Vocabulary: ...
+    vocab_size: int
+
+    @abc.abstractmethod
+    def open(self) -> Vocabulary:
+        """Loads or trains the vocabulary; equal specs share one. Raises InputError if it has another size."""
 
 
 @dataclasses.dataclass(frozen=True)
-class WordPiece:
-    """BERT's kind of vocabulary, trained on the texts of a source. Equal data give equal ids everywhere.
+class WordPiece(TokenizerSpec):
+    """Trains a WordPiece vocabulary, as BERT's, on a source. Equal data give equal ids in every process.
 
-    A word is a run of letters and digits, or one punctuation mark. A ``vocab_size`` that training cannot fill
-    means that every word is one token; the error says the size to put.
+    A word is a run of letters and digits, or one punctuation mark. Training ends early when every word is one
+    token. If `vocab_size` is larger than that, the error names the size to set.
 
     Args:
-        source: the training records. Those without text are left out.
+        source: the training records. Records without text are ignored.
         fields: paths to text; a list of texts is joined.
-        vocab_size: the exact number of tokens, the five special ones (ids 0 to 4) included.
-        lowercase: fold case. Accents are always kept: without them Hindi and Japanese lose meaning.
-        min_frequency: how often a pair must occur to become one token.
-        max_alphabet: the commonest characters are tokens, this many; a word with another one is [UNK].
+        vocab_size: the exact number of tokens, including the five special ones (ids 0 to 4).
+        lowercase: fold case. Accents are always kept, since Hindi and Japanese need them.
+        min_frequency: how often a pair of tokens must occur to be merged.
+        max_alphabet: number of characters, the most frequent ones, that are tokens; a word with another
+            character is [UNK].
     """
 
     source: Source
@@ -78,26 +82,24 @@ class WordPiece:
     max_alphabet: int = 1000
 
     def open(self) -> Vocabulary:
-        """Train. Raises InputError when the source holds no text or the vocabulary has another size."""
         return _train(self, self.source.open())
 
 
 @dataclasses.dataclass(frozen=True)
-class Pretrained:
-    """A fast tokenizer in a transformers folder (``tokenizer.json``, ``vocab.txt``). Never the network.
+class Pretrained(TokenizerSpec):
+    """Loads a fast tokenizer from a transformers folder (`tokenizer.json`, `vocab.txt`), without the network.
 
-    Where the tokenizer lacks [CLS], [SEP] or [PAD], its begin and end of text take their places.
+    If the tokenizer lacks [CLS], [SEP] or [PAD], its begin-of-text and end-of-text tokens replace them.
 
     Args:
         directory: the folder.
-        vocab_size: the exact number of tokens, added ones included.
+        vocab_size: the exact number of tokens, including added ones.
     """
 
     directory: str
     vocab_size: int
 
     def open(self) -> Vocabulary:
-        """Load. Raises InputError when the folder is missing or unreadable, or the size is another."""
         return _load(self)
 
 
@@ -117,9 +119,9 @@ def _train(spec: WordPiece, records: Any) -> Vocabulary:
         )
     alphabet = _alphabet(words, spec.max_alphabet)
     inner = {character for word in words for character in word[1:]}
-    # The trainer numbers characters in the order of a randomly seeded hash map and breaks ties by number.
-    # Handing it the characters first, sorted, as a word's start and as a continuation, makes it a function
-    # of the data.
+    # The trainer numbers characters in the order of a randomly seeded hash map, and breaks ties by number.
+    # Characters passed as special tokens, as a word's start and as a continuation, have a fixed order, which
+    # makes training deterministic.
     known = [*SPECIAL_TOKENS, *alphabet, *(f"##{character}" for character in alphabet if character in inner)]
     trainer = trainers.WordPieceTrainer(
         vocab_size=max(spec.vocab_size, len(known)),
@@ -128,7 +130,7 @@ def _train(spec: WordPiece, records: Any) -> Vocabulary:
         limit_alphabet=len(alphabet),
         show_progress=False,
     )
-    # No normalizer and no pre-tokenizer: what it is trained on are words already.
+    # It is trained on words, which need no normalizer or pre-tokenizer.
     raw = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     raw.train_from_iterator((word for word in sorted(words) for _ in range(words[word])), trainer)
     _check_size(f"the vocabulary trained on {list(spec.fields)}", raw.get_vocab_size(), spec.vocab_size)
@@ -143,7 +145,7 @@ def _texts(spec: WordPiece, records: Any) -> Iterator[str]:
             try:
                 yield lookup_text(records[index], field)
             except BadExample:
-                continue  # a dataset will count and log it; a vocabulary can do without
+                continue  # the dataset counts and logs it
 
 
 def _alphabet(words: collections.Counter[str], limit: int) -> list[str]:
@@ -151,8 +153,7 @@ def _alphabet(words: collections.Counter[str], limit: int) -> list[str]:
     for word, count in words.items():
         for character in word:
             counts[character] += count
-    commonest = sorted(counts, key=lambda character: (-counts[character], character))[:limit]
-    return sorted(commonest)
+    return sorted(sorted(counts, key=lambda character: (-counts[character], character))[:limit])
 
 
 def _pipeline(tokenizer: Any, lowercase: bool) -> Any:
@@ -166,14 +167,21 @@ def _pipeline(tokenizer: Any, lowercase: bool) -> Any:
     return tokenizer
 
 
-def _check_size(what: str, found: int, expected: int) -> None:
+def _check_size(name: str, found: int, expected: int) -> None:
     if found != expected:
         raise InputError(
-            f"expected vocab_size={expected}, found {found} tokens in {what}. Put vocab_size={found}."
+            f"expected vocab_size={expected}, found {found} tokens in {name}. Put vocab_size={found}."
         )
 
 
-class _WordPieces:
+class _TokenizerVocabulary(Vocabulary):
+    _tokenizer: Any
+
+    def digest(self) -> str:
+        return hashlib.sha256(json.dumps(self._tokenizer.get_vocab(), sort_keys=True).encode()).hexdigest()
+
+
+class _WordPieces(_TokenizerVocabulary):
     pad_id, unk_id, cls_id, sep_id, mask_id = PAD_ID, UNK_ID, CLS_ID, SEP_ID, MASK_ID
 
     def __init__(self, tokenizer: Any):
@@ -188,16 +196,13 @@ class _WordPieces:
         special = range(len(SPECIAL_TOKENS))
         return self._tokenizer.decode([int(i) for i in ids if int(i) not in special or int(i) == UNK_ID])
 
-    def digest(self) -> str:
-        return _digest(self._tokenizer.get_vocab())
-
 
 @threadsafe_cache
 def _load(spec: Pretrained) -> Vocabulary:
     directory = Path(spec.directory).expanduser()
     if not directory.is_dir():
         raise InputError(
-            f"expected a tokenizer's folder, found nothing at {directory.absolute()}. Download it first."
+            f"expected a tokenizer's folder, found none at {directory.absolute()}. Download it first."
         )
     from transformers import AutoTokenizer
 
@@ -207,25 +212,26 @@ def _load(spec: Pretrained) -> Vocabulary:
         )
     except (OSError, ValueError, KeyError) as error:
         raise InputError(
-            f"expected a tokenizer in {directory}, found none that transformers can load: {error}"
+            f"expected a tokenizer that transformers can load in {directory}, found none: {error}"
         ) from error
     if not tokenizer.is_fast:
         raise InputError(
-            f"expected a fast tokenizer (it tells words) in {directory}, found {type(tokenizer).__name__}"
+            f"expected a fast tokenizer (it gives each token's word) in {directory}, found "
+            f"{type(tokenizer).__name__}"
         )
     _check_size(str(directory), len(tokenizer), spec.vocab_size)
     return _PretrainedVocabulary(tokenizer, str(directory))
 
 
-class _PretrainedVocabulary:
+class _PretrainedVocabulary(_TokenizerVocabulary):
     def __init__(self, tokenizer: Any, name: str):
         self._tokenizer, self._name = tokenizer, name
         self.size = len(tokenizer)
-        self.cls_id = self._first("cls", "bos", "eos")
-        self.sep_id = self._first("sep", "eos")
-        self.pad_id = self._first("pad", "eos")
+        self.cls_id = self._first_id("cls", "bos", "eos")
+        self.sep_id = self._first_id("sep", "eos")
+        self.pad_id = self._first_id("pad", "eos")
 
-    def _first(self, *kinds: str) -> int:
+    def _first_id(self, *kinds: str) -> int:
         for kind in kinds:
             if (number := getattr(self._tokenizer, f"{kind}_token_id")) is not None:
                 return number
@@ -235,11 +241,11 @@ class _PretrainedVocabulary:
 
     @property
     def mask_id(self) -> int:
-        return self._first("mask")
+        return self._first_id("mask")
 
     @property
     def unk_id(self) -> int:
-        return self._first("unk")
+        return self._first_id("unk")
 
     def encode(self, text: str) -> tuple[list[int], list[int]]:
         encoding = self._tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)
@@ -247,10 +253,3 @@ class _PretrainedVocabulary:
 
     def decode(self, ids: Sequence[int]) -> str:
         return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=True)
-
-    def digest(self) -> str:
-        return _digest(self._tokenizer.get_vocab())
-
-
-def _digest(ids: dict[str, int]) -> str:
-    return hashlib.sha256(json.dumps(ids, sort_keys=True).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""What every evaluation is: a frozen value that reads some heads, walks one dataset and gives a Result."""
+"""The interface of evaluations: a frozen value that runs some heads on one dataset and returns a Result."""
 
 import abc
 import dataclasses
@@ -13,25 +13,25 @@ from mmjax.batch import Batch, is_present
 from mmjax.errors import InputError, NonFiniteError
 from mmjax.views import View
 
-# Writes one PNG to the path that it is given. Put off, because not every evaluation of a run is drawn.
+# Writes one PNG to the given path. A function, because not every evaluation of a run is drawn.
 DrawPicture = Callable[[Path], None]
 
 
 class Predictor(Protocol):
-    """``(batch, view, heads, seed) -> ({head: array}, targets)``, all NumPy: ``train.Predictor``."""
+    """A model on NumPy batches: (batch, view, heads, seed) -> ({head: array}, targets); `train.Predictor`."""
 
     def __call__(
         self, batch: Batch, view: View, heads: tuple[str, ...], seed: int = 0
     ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]: ...
 
     def losses(self, batch: Batch, seed: int = 0) -> dict[str, np.ndarray]:
-        """``{"loss/<objective>", "<objective>/<metric>"}`` of the batch, each a scalar."""
+        """Returns {"loss/<objective>", "<objective>/<metric>"} of the batch, each a scalar."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """Numbers by name (``"image->text/R@5"``), and pictures by a name that is safe as a file name."""
+    """Metrics by name ("image->text/R@5"), and pictures by a name that is safe as a file name."""
 
     metrics: dict[str, float]
     pictures: dict[str, DrawPicture] = dataclasses.field(default_factory=dict)
@@ -39,37 +39,46 @@ class Result:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Eval(abc.ABC):
-    """A measurement of a model on one dataset; missing and bad examples and padding rows never count."""
+    """A measurement of a model on one dataset. Missing and bad examples and padding rows are never counted.
+
+    every: steps between evaluations; 0 evaluates only at the end.
+    limit: only the first examples of the data; None: all.
+    subsets_of: evaluate once with each non-empty subset of these streams, the others missing (subsets.py).
+    """
 
     data: data.Dataset
     batch_size: int = 64
-    every: int = 0  # steps between evaluations; 0 measures only at the end
-    limit: int | None = None  # only the first examples of the data; None: all
-    # Measured with each non-empty subset of these streams there and the others missing (subsets.py).
+    every: int = 0
+    limit: int | None = None
     subsets_of: tuple[str, ...] = ()
 
     @abc.abstractmethod
     def required_heads(self) -> tuple[str, ...]:
-        """Names of the heads that it needs."""
+        """The names of the heads whose predictions it reads."""
 
     @abc.abstractmethod
     def __call__(self, predictor: Predictor) -> Result:
-        """Measure. Raises InputError when the data hold nothing to measure, NonFiniteError on NaN or inf."""
+        """Evaluates the model.
+
+        Raises:
+          InputError: no example of the data can be evaluated.
+          NonFiniteError: a prediction is NaN or infinite.
+        """
 
     def batches(self) -> Iterator[Batch]:
-        """The data in order, not augmented; the last batch is padded with rows that miss every stream."""
+        """The data in order, not augmented. Padding rows fill the last batch: all their streams are missing."""
         return data.epoch(self.data, self.batch_size, self.limit)
 
-    def check_no_subsets_of(self, instead: str) -> None:
-        """For an evaluation with subsets of its own: it counts only examples that have all its streams."""
+    def check_no_subsets_of(self, hint: str) -> None:
+        """Refuses `subsets_of` in an evaluation that has a field of its own for subsets, named in `hint`."""
         if self.subsets_of:
             raise InputError(
                 f"{type(self).__name__} measures subsets by itself: expected subsets_of=(), found "
-                f"{self.subsets_of}. {instead}"
+                f"{self.subsets_of}. {hint}"
             )
 
     def check_streams(self, *streams: str) -> None:
-        """Refuses at construction, which touches no disk, a stream that the data do not have."""
+        """Refuses streams that the data do not have. Called at construction, so it reads no file."""
         needed = list(dict.fromkeys((*streams, *self.subsets_of)))
         missing = [stream for stream in needed if stream not in self.data.streams]
         if missing:
@@ -80,29 +89,31 @@ class Eval(abc.ABC):
 
 
 def has_streams(batch: Batch, *streams: str) -> np.ndarray:
-    """Which rows have all these streams: bool ``"B"``."""
+    """Which rows have all these streams: bool "B"."""
     return np.logical_and.reduce([np.asarray(is_present(batch[stream])) for stream in streams])
 
 
 def check_finite(name: str, values: np.ndarray) -> np.ndarray:
-    """The values, or NonFiniteError: comparisons with NaN are False and would rank a broken model first."""
+    """Returns `values` "..." of head `name`, or raises NonFiniteError: comparisons with NaN are all False."""
     if not np.isfinite(values).all():
         raise NonFiniteError(f"evaluation: the outputs of head {name!r} hold NaN or infinite values")
     return values
 
 
 def heads_by_stream(heads: Mapping[str, str] | tuple[str, ...]) -> dict[str, str]:
-    """{stream: head}; a tuple of streams means that each head is named like its stream."""
+    """Returns {stream: head}. A tuple of streams means that each head is named like its stream."""
     return dict(heads) if isinstance(heads, Mapping) else {stream: stream for stream in heads}
 
 
 def accuracy_with_interval(
     hits: np.ndarray, groups: np.ndarray | None = None, *, seed: int = 0, resamples: int = 1000
 ) -> tuple[float, float, float]:
-    """Mean of ``hits`` "N" and its 95 % bootstrap percentile interval.
+    """Mean, lower and upper end of a 95 % bootstrap percentile interval.
 
-    Examples of one ``groups`` value "N" are resampled together: thirty recordings asked for with one word
-    are one observation, not thirty.
+    Args:
+      hits: bool "N".
+      groups: "N". Examples of one group are resampled together: thirty recordings that are queried with the
+        same word are one observation, not thirty. None: each example is a group.
     """
     hits = np.asarray(hits, np.float64)
     index = np.arange(len(hits)) if groups is None else np.unique(groups, return_inverse=True)[1].reshape(-1)
@@ -110,7 +121,13 @@ def accuracy_with_interval(
     rng = np.random.default_rng(seed)
     means = np.empty(resamples)
     for n in range(resamples):
-        drawn = rng.integers(len(sums), size=len(sums))
-        means[n] = sums[drawn].sum() / counts[drawn].sum()
+        sampled = rng.integers(len(sums), size=len(sums))
+        means[n] = sums[sampled].sum() / counts[sampled].sum()
     low, high = np.quantile(means, (0.025, 0.975))
     return float(hits.mean()), float(low), float(high)
+
+
+def interval_metrics(name: str, hits: np.ndarray, groups: np.ndarray | None = None) -> dict[str, float]:
+    """{name, name/low, name/high} of `accuracy_with_interval`; `hits` and `groups` are "N"."""
+    mean, low, high = accuracy_with_interval(hits, groups)
+    return {name: mean, f"{name}/low": low, f"{name}/high": high}

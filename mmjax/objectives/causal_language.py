@@ -1,69 +1,53 @@
-"""Say the next word."""
+"""Next-token prediction: language modelling, captioning and sequence-to-sequence models."""
 
-from collections.abc import Mapping
-from typing import Any
-
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mmjax.objectives.base import Outputs, masked_mean
-from mmjax.objectives.masked_language import masked_cross_entropy
-from mmjax.views import Identity, View, marks_prefix
+from mmjax.objectives.base import OneHeadObjective, Outputs, masked_accuracy, masked_cross_entropy
+from mmjax.views import marks_prefix
 
 
-class CausalLanguage(nn.Module):
+class CausalLanguage(OneHeadObjective):
     """Cross-entropy of each token given those before it (Radford et al. 2018, GPT, eq. 1).
 
-    Language modelling where `head` reads a causal tower; captioning (Yu et al. 2022, CoCa, eq. 4) or any
-    sequence-to-sequence model where it reads a fusion in which `stream` is causal and reads other streams.
-    The true tokens are given at every position (teacher forcing). Position t predicts token t + 1: the first
-    token is never asked for, the last, [SEP], is. At a view with a prefix only what follows it counts.
+    head: a TokenLogits head of `stream`. After a causal encoder this is language modelling. After a fusion in
+      which `stream` is causal and reads other streams it is captioning (Yu et al. 2022, CoCa, eq. 4) or any
+      sequence-to-sequence model.
+    stream: the Text. With a Prefix view, only tokens after the prefix have a loss.
 
-    head: a TokenLogits head of `stream`. Metrics: accuracy, perplexity per token.
+    The logits at position t predict token t + 1, given the true tokens up to t (teacher forcing). So the
+    first token is never predicted, and the last, [SEP], is. Metrics: accuracy, and perplexity per token.
     """
 
-    head: str
     stream: str = "text"
-    weight: float = 1.0
-    view: View = Identity()
 
-    def required_heads(self) -> tuple[str, ...]:
-        """The heads that it needs."""
-        return (self.head,)
-
-    def target_streams(self) -> tuple[str, ...]:
-        """The streams that it reads itself, which the data or the view must give."""
+    def target_streams(self):
         return (self.stream,)
 
-    def check_compatible(self, model: Any, streams: Mapping[str, Any]) -> str | None:
-        """Why a position of the model could know the token that it is asked for; None: it cannot."""
+    def check_compatible(self, model, transforms):
         head = model.heads[self.head]
         if head.stream != self.stream:
             return f"the head {self.head!r} reads {head.stream!r}: expected one that reads {self.stream!r}"
-        trunk = getattr(model.encoders[model.encoder_name(self.stream)], "trunk", None)
-        one_way = getattr(trunk, "causal", False) or not getattr(trunk, "bidirectional", True)
-        if not (one_way or marks_prefix(self.view, self.stream)):
+        encoder = model.encoders[model.encoder_name(self.stream)]
+        if not (encoder.is_causal or marks_prefix(self.view, self.stream)):
             return (
-                f"the tower of {self.stream!r} reads later tokens, and would be told the answer: expected a "
-                "trunk with causal=True, or the view Prefix"
+                f"the encoder of {self.stream!r} lets position t read t + 1, which leaks the target: "
+                "expected a trunk with causal=True, or the view Prefix"
             )
-        is_causal_for = getattr(model.fusion, "is_causal_for", lambda stream: False)
-        if head.after == "fusion" and not is_causal_for(self.stream):
+        if head.after == "fusion" and not model.fusion.is_causal_for(self.stream):
             return (
-                f"the fusion {type(model.fusion).__name__} lets {self.stream!r} read its later tokens, and "
-                f"tells the answer: expected one that is_causal_for({self.stream!r}), such as "
-                f"CoAttention(updated=({self.stream!r},), causal=({self.stream!r},))"
+                f"the fusion {type(model.fusion).__name__} lets position t of {self.stream!r} read t + 1, "
+                f"which leaks the target: expected one that is_causal_for({self.stream!r}), such as "
+                f"CoAttention(updated_streams=({self.stream!r},), causal_streams=({self.stream!r},))"
             )
         return None
 
     def __call__(self, outputs: Outputs) -> tuple[jax.Array, dict[str, jax.Array]]:
         text, logits = outputs.batch[self.stream], outputs.predictions[self.head][:, :-1]
-        answers, counted = text.tokens[:, 1:], text.mask[:, :-1] & text.mask[:, 1:]
+        labels, mask = text.tokens[:, 1:], text.mask[:, :-1] & text.mask[:, 1:]
         if text.prefix is not None:
-            counted &= ~text.prefix[:, 1:]
-        loss = masked_cross_entropy(logits, answers, counted)
-        right = (logits.argmax(-1) == answers).astype(jnp.float32)
-        # Capped, so that a metric never overflows where the loss itself does not.
+            mask &= ~text.prefix[:, 1:]
+        loss = masked_cross_entropy(logits, labels, mask)
+        # The bound keeps the perplexity finite in float32 while the loss is.
         perplexity = jnp.exp(jnp.minimum(loss, 20.0))
-        return loss, {"accuracy": masked_mean(right, counted), "perplexity": perplexity}
+        return loss, {"accuracy": masked_accuracy(logits, labels, mask), "perplexity": perplexity}

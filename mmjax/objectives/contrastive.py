@@ -1,155 +1,162 @@
-"""Pull the two sides of a pair together and push the others away."""
+"""Contrastive losses between two heads: InfoNCE and its variants, and the sigmoid loss."""
 
+import dataclasses
 import functools
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Float, Float32
+from jaxtyping import Bool, Float, Float32
 
 from mmjax.batch import Array, Batch, is_present
 from mmjax.errors import InputError
-from mmjax.objectives.base import Outputs, masked_mean
+from mmjax.objectives.base import Objective, Outputs, masked_mean
 from mmjax.objectives.scalars import learned_scale
 from mmjax.objectives.tiles import NEG_INF, Rows, Terms, reduce_pairs
 from mmjax.sharding import param_axes
-from mmjax.views import Identity, View, row_checksums
+from mmjax.views import row_checksums
 
-TILE = 1024  # 4 MiB a matrix: on CPU shapes larger ones are no faster (docs/contrastive.md)
+TILE_SIZE = 1024  # 4 MiB of logits: on CPU shapes larger tiles are no faster (docs/contrastive.md)
 
 
-class InfoNCE(nn.Module):
-    """Symmetric softmax over the batch (van den Oord et al. 2018; CLIP) between two embedding heads.
+class ContrastiveObjective(Objective):
+    """The common part of objectives that compare embeddings "B E" of heads over the batch.
 
-    first, second: names of heads, and of their streams unless `streams` says otherwise.
-    match_by: a stream; rows that hold the same input there are positives of each other (Yang et al. 2022, UniCL).
-      Use it where a batch repeats captions, or repetitions are pushed apart.
-    decoupled: a row's positives are left out of its denominator (Yeh et al. 2022, DCL, section 3).
-    beta: the weight of a negative in the denominator grows with exp(beta x logit), 0 is even (Robinson et al.
-      2021, eq. 4). tau_plus: the share of negatives that are positives in truth, subtracted (their eq. 5).
-    tile: pairs are compared in tiles of at most so many rows and columns, over all devices (`tiles.py`).
-    Only pairs of which both sides exist count. The temperature is learned (its logarithm, at most log 100).
+    streams: the streams of the heads, in their order; a pair is ignored if one of its streams is missing.
+      None: the streams named as the heads.
+    match_by: a stream; rows in which it is equal are positives of each other (Yang et al. 2022, UniCL). Use
+      it if a batch repeats captions: else examples with equal captions are pushed apart.
+    tile_size: the maximal number of rows and columns of the logits that a device holds (see `tiles.py`).
+    """
+
+    streams: tuple[str, ...] | None = dataclasses.field(default=None, kw_only=True)
+    match_by: str | None = dataclasses.field(default=None, kw_only=True)
+    tile_size: int = dataclasses.field(default=TILE_SIZE, kw_only=True)
+
+    def target_streams(self):
+        return (*(self.streams or self.required_heads()), *((self.match_by,) if self.match_by else ()))
+
+    def embeddings(self, outputs: Outputs) -> dict[str, Array]:
+        """{head: embeddings "B E"}. Raises InputError if their widths differ."""
+        embeddings = {head: outputs.predictions[head] for head in self.required_heads()}
+        widths = {head: x.shape[-1] for head, x in embeddings.items()}
+        if len(set(widths.values())) > 1:
+            raise InputError(
+                f"expected embeddings of one width to compare, found {widths}: give the heads one `dim`"
+            )
+        return embeddings
+
+    def pair_mask(self, batch: Batch) -> "PairMask":
+        """The pairs of rows in which all streams are present."""
+        return PairMask.from_batch(batch, self.streams or self.required_heads(), self.match_by)
+
+
+class InfoNCE(ContrastiveObjective):
+    """Symmetric softmax cross-entropy over the batch (van den Oord et al. 2018; CLIP).
+
+    first, second: names of heads, and of their streams unless `streams` names them.
+    initial_temperature: of the learned temperature, which is at least 0.01 (CLIP).
+    label_smoothing: the fraction of the target that is spread evenly over the valid columns.
+    decoupled: leave a row's positives out of its denominator (Yeh et al. 2022, DCL, section 3).
+    beta: weight negatives in the denominator by exp(beta x logit); 0: evenly (Robinson et al. 2021, eq. 4).
+    tau_plus: the fraction of negatives that are assumed to be positives, and subtracted (their eq. 5).
     """
 
     first: str
     second: str
-    streams: tuple[str, str] | None = None
-    match_by: str | None = None
-    weight: float = 1.0
     initial_temperature: float = 0.07
     label_smoothing: float = 0.0
     decoupled: bool = False
     beta: float = 0.0
     tau_plus: float = 0.0
-    tile: int = TILE
-    view: View = Identity()
 
-    def required_heads(self) -> tuple[str, ...]:
-        """The heads that it needs."""
+    def required_heads(self):
         return (self.first, self.second)
-
-    def target_streams(self) -> tuple[str, ...]:
-        """The streams that say which rows count and which are alike."""
-        return (*(self.streams or self.required_heads()), *((self.match_by,) if self.match_by else ()))
 
     @nn.compact
     def __call__(self, outputs: Outputs) -> tuple[jax.Array, dict[str, jax.Array]]:
-        scale = learned_scale(self, self.initial_temperature, most=100.0)
-        check_equal_widths(outputs, self.required_heads())
-        first, second = outputs.predictions[self.first], outputs.predictions[self.second]
-        pairs = PairMask.of(outputs.batch, self.streams or (self.first, self.second), self.match_by)
+        scale = learned_scale(self, self.initial_temperature, max_scale=100.0)
+        embeddings = self.embeddings(outputs)
         loss, accuracy = info_nce(
-            first,
-            second,
+            embeddings[self.first],
+            embeddings[self.second],
             scale,
-            pairs,
+            self.pair_mask(outputs.batch),
             label_smoothing=self.label_smoothing,
             decoupled=self.decoupled,
             beta=self.beta,
             tau_plus=self.tau_plus,
-            tile=self.tile,
+            tile_size=self.tile_size,
         )
         return loss, {"accuracy": accuracy, "temperature": 1 / scale}
 
 
-class SigmoidPairs(nn.Module):
-    """Every pair of the batch is a yes-or-no question (Zhai et al. 2023, SigLIP). Fields as InfoNCE's.
+class SigmoidPairs(ContrastiveObjective):
+    """Binary cross-entropy of every pair of the batch (Zhai et al. 2023, SigLIP).
 
-    Temperature and bias are learned and, as in the paper, not bounded.
+    first, second: names of heads, and of their streams unless `streams` names them.
+    initial_temperature, initial_bias: of the learned scalars, which are not bounded, as in the paper.
     """
 
     first: str
     second: str
-    streams: tuple[str, str] | None = None
-    match_by: str | None = None
-    weight: float = 1.0
     initial_temperature: float = 0.1
     initial_bias: float = -10.0
-    tile: int = TILE
-    view: View = Identity()
 
-    def required_heads(self) -> tuple[str, ...]:
-        """The heads that it needs."""
+    def required_heads(self):
         return (self.first, self.second)
-
-    def target_streams(self) -> tuple[str, ...]:
-        """The streams that say which rows count and which are alike."""
-        return (*(self.streams or self.required_heads()), *((self.match_by,) if self.match_by else ()))
 
     @nn.compact
     def __call__(self, outputs: Outputs) -> tuple[jax.Array, dict[str, jax.Array]]:
         scale = learned_scale(self, self.initial_temperature)
         bias = self.param("bias", param_axes(nn.initializers.constant(self.initial_bias)), ())
-        check_equal_widths(outputs, self.required_heads())
-        first, second = outputs.predictions[self.first], outputs.predictions[self.second]
-        pairs = PairMask.of(outputs.batch, self.streams or (self.first, self.second), self.match_by)
-        loss = sigmoid_pairs(first, second, scale, bias, pairs, tile=self.tile)
+        embeddings, pairs = self.embeddings(outputs), self.pair_mask(outputs.batch)
+        first, second = embeddings[self.first], embeddings[self.second]
+        loss = sigmoid_pairs(first, second, scale, bias, pairs, tile_size=self.tile_size)
         return loss, {"temperature": 1 / scale, "bias": bias}
-
-
-def check_equal_widths(outputs: Outputs, heads: tuple[str, ...]) -> None:
-    """Raises InputError unless the heads' embeddings can be compared."""
-    widths = {head: outputs.predictions[head].shape[-1] for head in heads}
-    if len(set(widths.values())) > 1:
-        raise InputError(
-            f"expected embeddings of one width to compare, found {widths}: give the heads one `dim`"
-        )
 
 
 @struct.dataclass
 class PairMask:
-    """Who is there, and who belongs together: row i and column i, and rows of equal content."""
+    """The valid rows, which pair with each other, and the pairs of them that are positives.
 
-    valid: Array  # bool "B", both sides exist
-    content: Array | None = None  # uint32 "B 2", equal where rows hold the same
-    known: Array | None = None  # bool "B", where `content` means anything
+    Row i and column i are a positive pair, and so are a row and a column with equal checksums.
+    """
+
+    valid: Array  # bool "B", False where one side is missing
+    checksums: Array | None = None  # uint32 "B 2"
+    has_checksum: Array | None = None  # bool "B", False where the stream of the checksums is missing
 
     @classmethod
-    def of(cls, batch: Batch, streams: tuple[str, ...], match_by: str | None) -> "PairMask":
-        """Of rows that have all of `streams`."""
+    def from_batch(cls, batch: Batch, streams: tuple[str, ...], match_by: str | None) -> "PairMask":
+        """Rows with all of `streams` are valid; the checksums are those of the stream `match_by`."""
         valid = functools.reduce(jnp.logical_and, [is_present(batch[stream]) for stream in streams])
         if match_by is None:
             return cls(valid)
         return cls(valid, row_checksums(batch[match_by]), is_present(batch[match_by]))
 
-    def rows(self, embeddings: jax.Array) -> Rows:
-        """One side of them, as `reduce_pairs` takes it."""
+    def side(self, embeddings: Float[jax.Array, "B E"]) -> Rows:
+        """One of the two sides, as `reduce_pairs` expects it."""
         rows = {"embeddings": embeddings, "valid": self.valid, "row": jnp.arange(self.valid.shape[0])}
-        return rows if self.content is None else rows | {"content": self.content, "known": self.known}
+        if self.checksums is None:
+            return rows
+        return rows | {"checksums": self.checksums, "has_checksum": self.has_checksum}
 
 
-def compare(rows: Rows, columns: Rows) -> tuple[Float32[jax.Array, "R C"], jax.Array, jax.Array]:
-    """Of each pair the logit, whether both are there, and whether they belong together as well."""
+def compare(
+    rows: Rows, columns: Rows
+) -> tuple[Float32[jax.Array, "R C"], Bool[jax.Array, "R C"], Bool[jax.Array, "R C"]]:
+    """(logits, which pairs are valid, which of them are positives)."""
     logits = jnp.einsum(
         "RE,CE->RC", rows["embeddings"], columns["embeddings"], preferred_element_type=jnp.float32
     )
-    here = rows["valid"][:, None] & columns["valid"][None, :]
-    wanted = rows["row"][:, None] == columns["row"][None, :]
-    if "content" in rows:
-        alike = (rows["content"][:, None] == columns["content"][None, :]).all(-1)
-        wanted |= alike & rows["known"][:, None] & columns["known"][None, :]
-    return logits, here, wanted & here
+    valid = rows["valid"][:, None] & columns["valid"][None, :]
+    positive = rows["row"][:, None] == columns["row"][None, :]
+    if "checksums" in rows:
+        is_equal = (rows["checksums"][:, None] == columns["checksums"][None, :]).all(-1)
+        positive |= is_equal & rows["has_checksum"][:, None] & columns["has_checksum"][None, :]
+    return logits, valid, positive & valid
 
 
 def info_nce(
@@ -162,56 +169,56 @@ def info_nce(
     decoupled: bool = False,
     beta: float = 0.0,
     tau_plus: float = 0.0,
-    tile: int = TILE,
+    tile_size: int = TILE_SIZE,
 ) -> tuple[Float32[jax.Array, ""], Float32[jax.Array, ""]]:
-    """Mean over valid rows and directions of ``log denominator - mean logit of positives``; top-1 accuracy.
+    """(loss, top-1 accuracy), means over valid rows and both directions; arguments as InfoNCE's fields.
 
-    A tie is a miss. Smoothing gives that share of the target to all valid columns alike.
-    A decoupled row without a negative has nothing to be told apart from, and does not count.
+    The loss of a row is `log denominator - mean logit of its positives`. If `decoupled`, rows without a
+    negative have an empty denominator and are ignored. A tie of the largest logits counts as an error.
     """
-    even = not (decoupled or beta or tau_plus)
-    terms = functools.partial(softmax_terms, even=even, smooth=label_smoothing > 0, beta=beta)
-    reduced = reduce_pairs(terms, pairs.rows(scale * first), pairs.rows(second), tile)
+    is_plain = not (decoupled or beta or tau_plus)
+    terms = functools.partial(softmax_terms, is_plain=is_plain, smooth=label_smoothing > 0, beta=beta)
+    reduced = reduce_pairs(terms, pairs.side(scale * first), pairs.side(second), tile_size)
     num_valid = jnp.maximum(pairs.valid.sum(), 1)
-    losses, hits = [], []
+    losses, accuracies = [], []
     for side in reduced:
-        target = side.sums["wanted"] / jnp.maximum(side.sums["num_wanted"], 1)
+        target = side.sums["positives"] / jnp.maximum(side.sums["num_positives"], 1)
         if label_smoothing:
-            everywhere = side.sums["all"] / num_valid
-            target = (1 - label_smoothing) * target + label_smoothing * everywhere
-        counted = pairs.valid
-        if even:
+            mean_logit = side.sums["all"] / num_valid
+            target = (1 - label_smoothing) * target + label_smoothing * mean_logit
+        valid = pairs.valid
+        if is_plain:
             log_denominator = side.logsumexp["all"]
         else:
             log_denominator = log_negatives(side, scale, beta, tau_plus)
             if decoupled:
-                counted &= side.sums["num_others"] > 0
+                valid &= side.sums["num_negatives"] > 0
             else:
-                log_denominator = jnp.logaddexp(log_denominator, side.logsumexp["wanted"])
-        losses.append(masked_mean(jnp.where(counted, log_denominator - target, 0.0), counted))
-        best = side.maxima["wanted"] > side.maxima["others"]
-        hits.append(masked_mean(best.astype(jnp.float32), pairs.valid))
-    return (losses[0] + losses[1]) / 2, (hits[0] + hits[1]) / 2
+                log_denominator = jnp.logaddexp(log_denominator, side.logsumexp["positives"])
+        losses.append(masked_mean(jnp.where(valid, log_denominator - target, 0.0), valid))
+        is_correct = side.maxima["positives"] > side.maxima["negatives"]
+        accuracies.append(masked_mean(is_correct.astype(jnp.float32), pairs.valid))
+    return (losses[0] + losses[1]) / 2, (accuracies[0] + accuracies[1]) / 2
 
 
-def softmax_terms(rows: Rows, columns: Rows, *, even: bool, smooth: bool, beta: float) -> Terms:
-    """What InfoNCE and its variants sum."""
-    logits, here, wanted = compare(rows, columns)
-    others = here & ~wanted
-    sums = {"wanted": jnp.where(wanted, logits, 0.0), "num_wanted": wanted.astype(jnp.float32)}
+def softmax_terms(rows: Rows, columns: Rows, *, is_plain: bool, smooth: bool, beta: float) -> Terms:
+    """The terms "R C" of InfoNCE. `is_plain`: the denominator is the sum over all valid columns."""
+    logits, valid, positive = compare(rows, columns)
+    negative = valid & ~positive
+    sums = {"positives": jnp.where(positive, logits, 0.0), "num_positives": positive.astype(jnp.float32)}
     if smooth:
-        sums["all"] = jnp.where(here, logits, 0.0)
-    if even:
-        logs = {"all": jnp.where(here, logits, NEG_INF)}
+        sums["all"] = jnp.where(valid, logits, 0.0)
+    if is_plain:
+        logs = {"all": jnp.where(valid, logits, NEG_INF)}
     else:
-        logs = {"wanted": jnp.where(wanted, logits, NEG_INF)}
-        logs["others"] = jnp.where(others, (1 + beta) * logits, NEG_INF)
+        logs = {"positives": jnp.where(positive, logits, NEG_INF)}
+        logs["negatives"] = jnp.where(negative, (1 + beta) * logits, NEG_INF)
         if beta:
-            logs["weights"] = jnp.where(others, beta * logits, NEG_INF)
-        sums["num_others"] = others.astype(jnp.float32)
+            logs["weights"] = jnp.where(negative, beta * logits, NEG_INF)
+        sums["num_negatives"] = negative.astype(jnp.float32)
     maxima = {
-        "wanted": jnp.where(wanted, logits, -jnp.inf),
-        "others": jnp.where(others, logits, -jnp.inf),
+        "positives": jnp.where(positive, logits, -jnp.inf),
+        "negatives": jnp.where(negative, logits, -jnp.inf),
     }
     return Terms(logs, sums, maxima)
 
@@ -219,23 +226,24 @@ def softmax_terms(rows: Rows, columns: Rows, *, even: bool, smooth: bool, beta: 
 def log_negatives(
     side: Terms, scale: jax.Array | float, beta: float, tau_plus: float
 ) -> Float32[jax.Array, " B"]:
-    """Log of what the negatives add to a row's denominator (Robinson et al. 2021, eq. 4 and 5).
+    """Log of the negatives' part of each row's denominator (Robinson et al. 2021, eq. 4 and 5).
 
-    ``N max((sum w exp(x) / sum w - tau_plus mean of exp(positive)) / (1 - tau_plus), exp(-scale))`` with
-    ``w = exp(beta x)`` over N negatives: exp(-scale) is the least that a logit of unit vectors can give.
+    `N max((sum w exp(x) / sum w - tau_plus mean of exp(positive)) / (1 - tau_plus), exp(-scale))` with
+    `w = exp(beta x)`, over N negatives. exp(-scale) is the lower bound for unit vectors.
     """
-    num = side.sums["num_others"]
-    log_sum = side.logsumexp["others"]
+    num = side.sums["num_negatives"]
+    log_sum = side.logsumexp["negatives"]
     if beta:
         log_sum += jnp.log(jnp.maximum(num, 1)) - side.logsumexp["weights"]
     if tau_plus:
-        num_wanted = jnp.maximum(side.sums["num_wanted"], 1)
-        log_mean = side.logsumexp["wanted"] - jnp.log(num_wanted)
-        share = tau_plus * jnp.maximum(num, 1) * jnp.exp(jnp.minimum(log_mean - log_sum, 50.0))
-        left = (1 - share) / (1 - tau_plus)
-        floor = jnp.log(jnp.maximum(num, 1)) - scale
-        log_sum = jnp.where(left > 0, log_sum + jnp.log(jnp.where(left > 0, left, 1.0)), floor)
-        log_sum = jnp.maximum(log_sum, floor)
+        num_positives = jnp.maximum(side.sums["num_positives"], 1)
+        log_mean = side.logsumexp["positives"] - jnp.log(num_positives)
+        subtracted = tau_plus * jnp.maximum(num, 1) * jnp.exp(jnp.minimum(log_mean - log_sum, 50.0))
+        factor = (1 - subtracted) / (1 - tau_plus)
+        lower_bound = jnp.log(jnp.maximum(num, 1)) - scale
+        log_factor = jnp.log(jnp.where(factor > 0, factor, 1.0))
+        log_sum = jnp.where(factor > 0, log_sum + log_factor, lower_bound)
+        log_sum = jnp.maximum(log_sum, lower_bound)
     return jnp.where(num > 0, log_sum, NEG_INF)
 
 
@@ -246,17 +254,17 @@ def sigmoid_pairs(
     bias: Array | float,
     pairs: PairMask,
     *,
-    tile: int = TILE,
+    tile_size: int = TILE_SIZE,
 ) -> Float32[jax.Array, ""]:
-    """``-sum over valid pairs of log sigmoid(+-logit) / number of valid rows``."""
-    rows = pairs.rows(scale * first) | {"bias": jnp.broadcast_to(bias, pairs.valid.shape)}
-    by_row, _ = reduce_pairs(sigmoid_terms, rows, pairs.rows(second), tile)
+    """`-sum over valid pairs of log sigmoid(+-logit) / number of valid rows`."""
+    rows = pairs.side(scale * first) | {"bias": jnp.broadcast_to(bias, pairs.valid.shape)}
+    by_row, _ = reduce_pairs(sigmoid_terms, rows, pairs.side(second), tile_size)
     return masked_mean(by_row.sums["loss"], pairs.valid)
 
 
 def sigmoid_terms(rows: Rows, columns: Rows) -> Terms:
-    """What SigmoidPairs sums."""
-    logits, here, wanted = compare(rows, columns)
+    """The terms "R C" of SigmoidPairs."""
+    logits, valid, positive = compare(rows, columns)
     logits += rows["bias"][:, None]
-    loss = -jax.nn.log_sigmoid(jnp.where(wanted, logits, -logits))
-    return Terms(sums={"loss": jnp.where(here, loss, 0.0)})
+    loss = -jax.nn.log_sigmoid(jnp.where(positive, logits, -logits))
+    return Terms(sums={"loss": jnp.where(valid, loss, 0.0)})

@@ -1,24 +1,24 @@
-"""What an objective looks at: the batch as it is, with parts hidden, with streams missing, or paired anew.
+"""Views: how an objective changes the batch, by masking, dropping, mixing or re-pairing.
 
-A view acts in two places. `inputs` remakes some streams of the batch before they are encoded; `encodings`
-re-pairs or drops what has been encoded already, which costs no encoder. The Learner encodes each distinct
-input once and shares it. Views are hashable values; everything random comes from a key made of (seed, step).
+`View.transform_batch` changes streams before they are encoded. `View.transform_encoded` drops or re-pairs
+encodings, which needs no further encoder pass. The Learner encodes each distinct input once per step. Views
+are hashable values, and all randomness comes from a key derived from (seed, step).
 """
 
 from mmjax.views.base import Chain, Identity, Targets, View
+from mmjax.views.checksums import equal_rows, row_checksums
 from mmjax.views.cutmix import CutMix
-from mmjax.views.mirror import Mirror
-from mmjax.views.missing import DropStreams
+from mmjax.views.drop_streams import DropStreams
+from mmjax.views.flip import Flip
 from mmjax.views.mixup import Mixup
 from mmjax.views.pairs import HardNegatives, SentencePairs
 from mmjax.views.patches import MaskPatches
-from mmjax.views.prefix import Prefix, gives_prefix
-from mmjax.views.same import row_checksums, same_content
+from mmjax.views.prefix import Prefix, marks_prefix
 from mmjax.views.spans import CorruptSpans, MaskSpans
 from mmjax.views.tokens import MaskTokens
 
 __all__ = [
-    "Chain", "Identity", "CorruptSpans", "CutMix", "DropStreams", "HardNegatives", "MaskPatches", "MaskSpans",
-    "MaskTokens", "Mirror", "Mixup", "SentencePairs", "Prefix", "Targets", "View", "gives_prefix", "row_checksums",
-    "same_content",
+    "Chain", "CorruptSpans", "CutMix", "DropStreams", "Flip", "HardNegatives", "Identity", "MaskPatches",
+    "MaskSpans", "MaskTokens", "Mixup", "Prefix", "SentencePairs", "Targets", "View", "equal_rows",
+    "marks_prefix", "row_checksums",
 ]  # fmt: skip

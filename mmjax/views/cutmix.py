@@ -1,4 +1,4 @@
-"""Pictures with a piece of another."""
+"""CutMix: images with a rectangle of another row's image."""
 
 import dataclasses
 
@@ -8,27 +8,32 @@ import jax.numpy as jnp
 from mmjax.batch import Image, is_present
 from mmjax.errors import InputError
 from mmjax.views.base import View
+from mmjax.views.partners import random_partners
 
 
 @dataclasses.dataclass(frozen=True)
 class CutMix(View):
-    """A rectangle of each picture comes from another row's (Yun et al. 2019, section 3.1), for soft labels.
+    """Replaces a rectangle of each image by another row's (Yun et al. 2019, section 3.1), for soft labels.
 
-    The rectangle has the picture's aspect and the area 1 - Beta(alpha, alpha), its centre is anywhere, and
-    what would stand over is cut off. Unlike there, each row draws its own. A row without a picture, or whose
-    partner has none, stays as it is. Other streams stay too: a loss that pairs pictures with them has no use
-    for this. Targets: partner int32 ``"B"``, the row that the piece is from; share float32 ``"B"``, of the
+    The rectangle has the image's aspect ratio, the area 1 - Beta(alpha, alpha) and a uniform centre; it is
+    clipped at the border. Unlike in the paper, each row samples its own rectangle. A row stays unchanged if
+    its image or its partner's image is missing. Other streams are not mixed, so losses that pair images with
+    them should not use this view.
+
+    Targets: partner int32 "B", the row that the rectangle comes from; mix_weight float32 "B", the fraction of
     pixels that are the row's own.
+
+    stream: the images. alpha: of the Beta distribution. probability: that a row is mixed.
     """
 
     stream: str = "image"
     alpha: float = 1.0
-    rate: float = 1.0  # probability that a row is mixed
+    probability: float = 1.0
 
     def __post_init__(self):
-        if self.alpha <= 0 or not 0 <= self.rate <= 1:
+        if self.alpha <= 0 or not 0 <= self.probability <= 1:
             raise InputError(
-                f"CutMix expects alpha > 0 and a rate from 0 to 1, found {self.alpha} and {self.rate}"
+                f"CutMix expects alpha > 0 and 0 <= probability <= 1, found {self.alpha}, {self.probability}"
             )
 
     def changed_streams(self):
@@ -37,23 +42,23 @@ class CutMix(View):
     def transform_batch(self, batch, key):
         image: Image = batch[self.stream]
         rows, height, width = image.pixels.shape[:3]
-        other_key, area_key, place_key, choose_key = jax.random.split(key, 4)
-        # One random rotation: every row gives a piece once, and none to itself.
-        own = jnp.arange(rows)
-        partner = (own + jax.random.randint(other_key, (), 1, max(rows, 2))) % rows
-        there = is_present(image)
-        mixed = there & there[partner] & (jax.random.uniform(choose_key, (rows,)) < self.rate)
-        partner = jnp.where(mixed, partner, own).astype(jnp.int32)
+        partner_key, area_key, centre_key, choose_key = jax.random.split(key, 4)
+        partner = random_partners(partner_key, rows)
+        present = is_present(image)
+        is_mixed = present & present[partner]
+        is_mixed &= jax.random.uniform(choose_key, (rows,)) < self.probability
+        partner = jnp.where(is_mixed, partner, jnp.arange(rows)).astype(jnp.int32)
         side = jnp.sqrt(1 - jax.random.beta(area_key, self.alpha, self.alpha, (rows,)))
-        centre = jax.random.uniform(place_key, (2, rows))
-        down = within(jnp.arange(height) + 0.5, centre[0] * height, side * height)
-        right = within(jnp.arange(width) + 0.5, centre[1] * width, side * width)
-        piece = down[:, :, None] & right[:, None, :] & mixed[:, None, None]
-        pixels = jnp.where(piece[..., None], image.pixels[partner], image.pixels)
-        share = 1 - piece.mean(axis=(1, 2), dtype=jnp.float32)
-        return batch | {self.stream: image.replace(pixels=pixels)}, {"partner": partner, "share": share}
+        centre = jax.random.uniform(centre_key, (2, rows))
+        in_rows = is_within(jnp.arange(height) + 0.5, centre[0] * height, side * height)
+        in_columns = is_within(jnp.arange(width) + 0.5, centre[1] * width, side * width)
+        rectangle = in_rows[:, :, None] & in_columns[:, None, :] & is_mixed[:, None, None]
+        pixels = jnp.where(rectangle[..., None], image.pixels[partner], image.pixels)
+        mix_weight = 1 - rectangle.mean(axis=(1, 2), dtype=jnp.float32)
+        targets = {"partner": partner, "mix_weight": mix_weight}
+        return batch | {self.stream: image.replace(pixels=pixels)}, targets
 
 
-def within(places: jax.Array, centre: jax.Array, size: jax.Array) -> jax.Array:
-    """Which places "N" are less than half a size "B" from the centre "B": bool "B N"."""
-    return jnp.abs(places[None, :] - centre[:, None]) < size[:, None] / 2
+def is_within(positions: jax.Array, centre: jax.Array, size: jax.Array) -> jax.Array:
+    """Whether positions "N" are less than size / 2 "B" away from centre "B": bool "B N"."""
+    return jnp.abs(positions[None, :] - centre[:, None]) < size[:, None] / 2

@@ -1,24 +1,25 @@
-"""Two examples in one."""
+"""Mixup: weighted sums of two examples."""
 
 import dataclasses
 
 import jax
 import jax.numpy as jnp
 
-from mmjax.batch import Audio, Image, is_present
+from mmjax.batch import Array, Audio, Image, Stream, is_present
 from mmjax.errors import InputError
 from mmjax.views.base import View
+from mmjax.views.partners import random_partners
 
 
 @dataclasses.dataclass(frozen=True)
 class Mixup(View):
-    """Each row a weighted sum with another row, ``share x + (1 - share) partner`` (Zhang et al. 2018, eq. 1).
+    """Replaces each row by `weight * row + (1 - weight) * partner` (Zhang et al. 2018, eq. 1).
 
-    The share of each row is drawn from Beta(alpha, alpha); all `streams`, pictures and recordings, are mixed
-    alike. A row is left as it is where it or its partner lacks one of them. A mixed recording is as long as
-    the longer one. Other streams stay the row's own: what reads them does not belong in this view.
+    Each row's weight is sampled from Beta(alpha, alpha) and applied to all `streams` (Image or Audio). A row
+    stays unchanged if it or its partner lacks one of them. Mixed audio has the length of the longer
+    recording. Other streams are not mixed, so losses that read them should not use this view.
 
-    Targets: partner int32 ``"B"``, share float32 ``"B"``, read by Classification and MultiLabel.
+    Targets: partner int32 "B", mix_weight float32 "B"; Classification and MultiLabel read them.
     """
 
     streams: tuple[str, ...]
@@ -34,29 +35,29 @@ class Mixup(View):
         return self.streams
 
     def transform_batch(self, batch, key):
-        there = jnp.stack([is_present(batch[stream]) for stream in self.streams]).all(0)
-        rows = there.shape[0]
-        shift_key, share_key = jax.random.split(key)
-        # One random rotation: every row keeps a partner of its own, and no partner is used twice.
-        partner = (jnp.arange(rows) + jax.random.randint(shift_key, (), 1, max(rows, 2))) % rows
-        both = there & there[partner]
-        partner = jnp.where(both, partner, jnp.arange(rows)).astype(jnp.int32)
-        share = jnp.where(both, jax.random.beta(share_key, self.alpha, self.alpha, (rows,)), 1.0)
-        mixed = {stream: mix(stream, batch[stream], partner, share) for stream in self.streams}
-        return batch | mixed, {"partner": partner, "share": share}
+        present = jnp.stack([is_present(batch[stream]) for stream in self.streams]).all(0)
+        rows = present.shape[0]
+        partner_key, weight_key = jax.random.split(key)
+        partner = random_partners(partner_key, rows)
+        is_mixed = present & present[partner]
+        partner = jnp.where(is_mixed, partner, jnp.arange(rows)).astype(jnp.int32)
+        weight = jax.random.beta(weight_key, self.alpha, self.alpha, (rows,))
+        weight = jnp.where(is_mixed, weight, 1.0)
+        mixed = {stream: mix_rows(stream, batch[stream], partner, weight) for stream in self.streams}
+        return batch | mixed, {"partner": partner, "mix_weight": weight}
 
 
-def mix(stream: str, value, partner: jax.Array, share: jax.Array):
-    """The rows and their partners' rows by their shares."""
+def mix_rows(stream: str, value: Stream, partner: Array, weight: Array) -> Stream:
+    """Mixes each row with row `partner`: partner int "B", weight float32 "B"; `stream` names it in errors."""
     match value:
         case Image(pixels=pixels):
-            share = share[:, None, None, None]
-            return value.replace(pixels=share * pixels + (1 - share) * pixels[partner])
+            weight = weight[:, None, None, None]
+            return value.replace(pixels=weight * pixels + (1 - weight) * pixels[partner])
         case Audio(samples=samples, mask=mask):
-            samples, share = jnp.where(mask, samples, 0), share[:, None]
-            mixed = share * samples + (1 - share) * samples[partner]
+            samples, weight = jnp.where(mask, samples, 0), weight[:, None]
+            mixed = weight * samples + (1 - weight) * samples[partner]
             return value.replace(samples=mixed, mask=mask | mask[partner])
     raise InputError(
-        f"Mixup mixes pictures and recordings, and the stream {stream!r} is a {type(value).__name__}: "
-        "leave it out of `streams`"
+        f"Mixup expects Image or Audio streams, found {stream!r}, which is a {type(value).__name__}: "
+        "remove it from `streams`"
     )

@@ -1,4 +1,4 @@
-"""Examples paired anew: sentences, and streams of different examples."""
+"""Pairs made from different examples: two sentences, or two modalities."""
 
 import dataclasses
 
@@ -7,21 +7,24 @@ import jax.numpy as jnp
 
 from mmjax.batch import Text, is_present
 from mmjax.views.base import View
-from mmjax.views.same import same_content
+from mmjax.views.checksums import equal_rows
+from mmjax.views.partners import random_partners
 
 
 @dataclasses.dataclass(frozen=True)
 class SentencePairs(View):
-    """Two texts as one, ``[CLS] first [SEP] second [SEP]``; half of the seconds are other rows' (BERT's NSP).
+    """Joins two texts as `[CLS] first [SEP] second [SEP]` for next-sentence prediction (BERT's NSP).
 
-    Makes the stream `stream`. A row whose second happens to equal its own is no example of a mismatch, and is
-    left out. Targets: is_next bool ``"B"``, valid bool ``"B"``.
+    Adds the stream `stream`. With `mismatch_probability`, the second text comes from another row; a row whose
+    mismatched second text equals its own is invalid.
+
+    Targets: is_next bool "B", valid bool "B".
     """
 
     first: str
     second: str
     stream: str = "pair"
-    mismatched: float = 0.5
+    mismatch_probability: float = 0.5
 
     def changed_streams(self):
         return (self.stream,)
@@ -29,16 +32,15 @@ class SentencePairs(View):
     def transform_batch(self, batch, key):
         first, second = batch[self.first], batch[self.second]
         rows = first.tokens.shape[0]
-        shift_key, choose_key = jax.random.split(key)
-        # One random rotation: every row keeps a partner of its own, and no partner is used twice.
-        other = (jnp.arange(rows) + jax.random.randint(shift_key, (), 1, max(rows, 2))) % rows
-        swap = jax.random.uniform(choose_key, (rows,)) < self.mismatched
-        partner = jax.tree.map(lambda x: x[jnp.where(swap, other, jnp.arange(rows))], second)
-        same_tokens = (partner.tokens == second.tokens) | ~second.mask
-        same = (same_tokens & (partner.mask == second.mask)).all(axis=1)
-        valid = is_present(first) & is_present(second) & is_present(partner) & ~(swap & same)
-        # The second's [CLS] goes; its words are numbered after the first's.
-        tail = jax.tree.map(lambda x: x[:, 1:], partner)
+        partner_key, choose_key = jax.random.split(key)
+        other = random_partners(partner_key, rows)
+        mismatched = jax.random.uniform(choose_key, (rows,)) < self.mismatch_probability
+        paired = jax.tree.map(lambda x: x[jnp.where(mismatched, other, jnp.arange(rows))], second)
+        equal_tokens = (paired.tokens == second.tokens) | ~second.mask
+        is_equal = (equal_tokens & (paired.mask == second.mask)).all(axis=1)
+        valid = is_present(first) & is_present(second) & is_present(paired) & ~(mismatched & is_equal)
+        # Drop the second text's [CLS], and number its words after those of the first.
+        tail = jax.tree.map(lambda x: x[:, 1:], paired)
         words = jnp.where(tail.words >= 0, tail.words + first.tokens.shape[1], -1)
         pair = Text(
             tokens=jnp.concatenate([first.tokens, tail.tokens], axis=1),
@@ -46,17 +48,21 @@ class SentencePairs(View):
             token_types=jnp.concatenate([jnp.zeros_like(first.tokens), jnp.ones_like(tail.tokens)], axis=1),
             words=jnp.concatenate([first.words, words], axis=1),
         )
-        return batch | {self.stream: pair}, {"is_next": ~swap, "valid": valid}
+        return batch | {self.stream: pair}, {"is_next": ~mismatched, "valid": valid}
 
 
 @dataclasses.dataclass(frozen=True)
 class HardNegatives(View):
-    """True pairs, then each `first` with a wrong `second`, then each `second` with a wrong `first`: 3 B rows.
+    """Pairs encodings for matching: B true pairs, B with a wrong `second`, B with a wrong `first`.
 
-    Wrong partners are drawn from the batch in proportion to exp(similarity / temperature) of two embedding
-    heads (Li et al. 2021, ALBEF, section 3.2). A row whose `second` or `first` is identical is never a
-    negative. Other streams are missing in these rows: they would tell which half is the wrong one.
-    Targets: matches bool ``"3B"``, valid bool ``"3B"``.
+    Negatives are sampled from the batch with probability proportional to exp(similarity / temperature), where
+    the similarity is that of two embedding heads (Li et al. 2021, ALBEF, section 3.2). A row with an equal
+    `first` or `second` is never a negative. Other streams are masked, since they would reveal which side was
+    replaced.
+
+    Targets: matches bool "3B", valid bool "3B".
+
+    heads: the embedding heads of `first` and `second`.
     """
 
     first: str
@@ -75,21 +81,21 @@ class HardNegatives(View):
             jax.lax.stop_gradient(predictions[self.heads[0]] @ predictions[self.heads[1]].T)
             / self.temperature
         )
-        here = is_present(batch[self.first]) & is_present(batch[self.second])
-        identical = same_content(batch[self.first]) | same_content(batch[self.second])
-        allowed = ~identical & here[:, None] & here[None, :]
+        present = is_present(batch[self.first]) & is_present(batch[self.second])
+        is_equal = equal_rows(batch[self.first]) | equal_rows(batch[self.second])
+        allowed = ~is_equal & present[:, None] & present[None, :]
         logits = jnp.where(allowed, similarity, -1e9)
         first_key, second_key = jax.random.split(key)
         wrong_second = jax.random.categorical(second_key, logits, axis=1)
         wrong_first = jax.random.categorical(first_key, logits.T, axis=1)
-        own = jnp.arange(here.shape[0])
-        firsts = jnp.concatenate([own, own, wrong_first])
-        seconds = jnp.concatenate([own, wrong_second, own])
-        valid = jnp.concatenate([here, here & allowed.any(1), here & allowed.any(0)])
+        own = jnp.arange(present.shape[0])
+        first_rows = jnp.concatenate([own, own, wrong_first])
+        second_rows = jnp.concatenate([own, wrong_second, own])
+        valid = jnp.concatenate([present, present & allowed.any(1), present & allowed.any(0)])
         paired = {}
         for stream, value in encoded.items():
-            rows = firsts if stream == self.first else seconds
-            kept = valid if stream in (self.first, self.second) else jnp.zeros_like(valid)
+            rows = first_rows if stream == self.first else second_rows
+            keep = valid if stream in (self.first, self.second) else jnp.zeros_like(valid)
             value = jax.tree.map(lambda x, rows=rows: x[rows], value)
-            paired[stream] = value.replace(mask=value.mask & kept[:, None])
-        return paired, {"matches": jnp.arange(3 * here.shape[0]) < here.shape[0], "valid": valid}
+            paired[stream] = value.replace(mask=value.mask & keep[:, None])
+        return paired, {"matches": jnp.arange(3 * present.shape[0]) < present.shape[0], "valid": valid}

@@ -1,42 +1,44 @@
-"""Patches of a picture or of a spectrogram hidden."""
+"""Masked patches of images and spectrograms."""
 
 import dataclasses
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float32
 
-from mmjax.batch import Audio, Image
+from mmjax.batch import Audio, Image, Stream
 from mmjax.errors import InputError
 from mmjax.views.base import View
 
-RECTANGLES = 16  # drawn for a picture of which blocks are hidden; the first ones hide nearly all
+NUM_RECTANGLES = 16  # sampled per example for block masking; the first few cover most of what is masked
 
 
 @dataclasses.dataclass(frozen=True)
 class MaskPatches(View):
-    """A share of the patches hidden: He et al. 2022 (MAE, section 3); in sound Huang et al. 2022 (Audio-MAE).
+    """Masks a fraction of the patches (He et al. 2022, MAE, section 3; audio: Huang et al. 2022, Audio-MAE).
 
-    Every example shows the same number of positions, so that shapes are static; of a short recording fewer of
-    them are sound, and the share of its own patches that is hidden is the same. At least one is always shown.
+    Every example keeps the same number of visible positions, so that shapes are static. In a recording
+    shorter than the others, `rate` applies to its own patches, and the remaining visible positions are
+    padding. At least one patch per example is visible.
 
     Args:
-        grid: (rows, columns) of a picture's patches, or (moments, bands) of a spectrogram's.
-        rate: the share that is hidden.
-        unit: each "patch" by itself, or a "block" of neighbours (Bao et al. 2022, BEiT, algorithm 1, here
-            with an exact number of patches).
-        samples: of a recording, its samples from one moment to the next: LogMel's hop x the stem's frames.
-        whole: also makes a stream of this name, the input as it was, for what needs both in one view.
+        grid: (rows, columns) of an image's patches, or (time steps, frequency bands) of a spectrogram's.
+        rate: the fraction to mask.
+        unit: "patch" samples patches one by one, "block" masks rectangles (Bao et al. 2022, BEiT, algorithm
+            1, here with an exact number of patches).
+        samples_per_patch: for audio, the samples that one patch spans: LogMel's hop times the stem's frames.
+        unmasked_stream: a stream to add that holds the unmasked input, for heads that need both.
 
-    Targets: hidden bool ``"B L"``, never where there is no picture or sound.
+    Targets: masked_patches bool "B L", False where the image or sound is missing.
     """
 
     stream: str
     grid: tuple[int, int]
     rate: float = 0.75
     unit: Literal["patch", "block"] = "patch"
-    samples: int | None = None
-    whole: str | None = None
+    samples_per_patch: int | None = None
+    unmasked_stream: str | None = None
 
     def __post_init__(self):
         if not 0 < self.rate < 1 or min(self.grid) < 1:
@@ -46,63 +48,69 @@ class MaskPatches(View):
             )
 
     def changed_streams(self):
-        return (self.stream,) if self.whole is None else (self.stream, self.whole)
+        return (self.stream,) if self.unmasked_stream is None else (self.stream, self.unmasked_stream)
 
     def transform_batch(self, batch, key):
         value = batch[self.stream]
-        there = self.there(value)
-        length = there.shape[1]
-        shown = max(1, round(length * (1 - self.rate)))
-        score = self.blocks(key, len(there)) if self.unit == "block" else jax.random.uniform(key, there.shape)
-        rank = jnp.where(there, score, jnp.inf).argsort(axis=1).argsort(axis=1)
-        kept = there & (rank < jnp.maximum(1, there.sum(1, keepdims=True) * shown // length))
-        # What is there and kept, then as much of what is not there as is needed to fill the places.
-        order = jnp.where(kept, 0, jnp.where(there, 2, 1))
-        visible = order.argsort(axis=1)[:, :shown].astype(jnp.int32)
-        made = {self.stream: value.replace(visible=visible)}
-        return batch | made | ({self.whole: value} if self.whole else {}), {"hidden": there & ~kept}
+        valid = self.valid_patches(value)
+        length = valid.shape[1]
+        num_visible = max(1, round(length * (1 - self.rate)))
+        score = (
+            self.block_scores(key, len(valid))
+            if self.unit == "block"
+            else jax.random.uniform(key, valid.shape)
+        )
+        rank = jnp.where(valid, score, jnp.inf).argsort(axis=1).argsort(axis=1)
+        keep = valid & (rank < jnp.maximum(1, valid.sum(1, keepdims=True) * num_visible // length))
+        # Kept patches first, then padding, to fill the static number of visible positions.
+        order = jnp.where(keep, 0, jnp.where(valid, 2, 1))
+        visible = order.argsort(axis=1)[:, :num_visible].astype(jnp.int32)
+        changed = {self.stream: value.replace(visible=visible)}
+        if self.unmasked_stream:
+            changed[self.unmasked_stream] = value
+        return batch | changed, {"masked_patches": valid & ~keep}
 
-    def there(self, value) -> jax.Array:
-        """Which patches hold anything: bool ``"B L"``."""
+    def valid_patches(self, value: Stream) -> Bool[jax.Array, "B L"]:
+        """Whether each patch holds pixels or sound, rather than padding."""
         rows, columns = self.grid
         match value:
             case Image():
                 return jnp.broadcast_to(value.mask[:, None], (value.mask.shape[0], rows * columns))
             case Audio():
-                return jnp.repeat(self.moments(value.mask), columns, axis=1)
+                return jnp.repeat(self.valid_steps(value.mask), columns, axis=1)
         raise InputError(
-            f"MaskPatches hides patches of pictures and recordings, and the stream {self.stream!r} is a "
-            f"{type(value).__name__}: for words there is MaskTokens"
+            f"MaskPatches expects an Image or Audio stream, found {self.stream!r}, which is a "
+            f"{type(value).__name__}: to mask words, use MaskTokens"
         )
 
-    def moments(self, mask: jax.Array) -> jax.Array:
-        """bool ``"B samples" -> "B moments"``."""
-        length = self.grid[0] * (self.samples or 0)
+    def valid_steps(self, mask: Bool[jax.Array, "B samples"]) -> Bool[jax.Array, "B steps"]:
+        """Whether each time step of the grid has an unmasked sample."""
+        length = self.grid[0] * (self.samples_per_patch or 0)
         if not 0 < length <= mask.shape[1]:
             raise InputError(
-                f"MaskPatches: {self.grid[0]} moments of samples={self.samples} do not fit the recordings of "
-                f"{mask.shape[1]} samples in {self.stream!r}: give `samples` (LogMel's hop times the stem's "
-                "frames) and the number of whole moments"
+                f"MaskPatches expects grid[0] x samples_per_patch from 1 to the {mask.shape[1]} samples of "
+                f"{self.stream!r}, found {self.grid[0]} x {self.samples_per_patch}: set samples_per_patch to "
+                "LogMel's hop times the stem's frames, and grid[0] to the number of whole time steps"
             )
         return mask[:, :length].reshape(len(mask), self.grid[0], -1).any(-1)
 
-    def blocks(self, key: jax.Array, batch: int) -> jax.Array:
-        """Scores, the highest to be hidden first: random rectangles, one after the other: ``"B L"``."""
+    def block_scores(self, key: jax.Array, batch_size: int) -> Float32[jax.Array, "B L"]:
+        """Scores whose highest values form random rectangles; earlier rectangles score higher."""
         rows, columns = self.grid
         size_key, shape_key, top_key, left_key, noise_key = jax.random.split(key, 5)
-        shape = (batch, RECTANGLES)
+        shape = (batch_size, NUM_RECTANGLES)
         area = rows * columns * jax.random.uniform(size_key, shape, minval=0.08, maxval=0.3)
-        # Height to width, evenly in its logarithm: 0.3 to 1 / 0.3.
+        # height / width is log-uniform from 0.3 to 1 / 0.3.
         aspect = 0.3 ** jax.random.uniform(shape_key, shape, minval=-1.0, maxval=1.0)
         inside = []
-        for number, wanted, where in (
+        for num_patches, side, start_key in (
             (rows, jnp.sqrt(area * aspect), top_key),
             (columns, jnp.sqrt(area / aspect), left_key),
         ):
-            size = jnp.clip(jnp.round(wanted), 1, number)
-            start = jnp.floor(jax.random.uniform(where, shape) * (number - size + 1))
-            place = jnp.arange(number, dtype=jnp.float32)[None, None, :]
-            inside.append((place >= start[..., None]) & (place < (start + size)[..., None]))
+            size = jnp.clip(jnp.round(side), 1, num_patches)
+            start = jnp.floor(jax.random.uniform(start_key, shape) * (num_patches - size + 1))
+            position = jnp.arange(num_patches, dtype=jnp.float32)[None, None, :]
+            inside.append((position >= start[..., None]) & (position < (start + size)[..., None]))
         covered = inside[0][:, :, :, None] & inside[1][:, :, None, :]
-        first = jnp.where(covered.any(1), covered.argmax(1), RECTANGLES).reshape(batch, -1)
-        return RECTANGLES - first + jax.random.uniform(noise_key, first.shape)
+        first = jnp.where(covered.any(1), covered.argmax(1), NUM_RECTANGLES).reshape(batch_size, -1)
+        return NUM_RECTANGLES - first + jax.random.uniform(noise_key, first.shape)

@@ -1,4 +1,4 @@
-"""The beginning of a text given, the rest to be said."""
+"""Prefix language modelling."""
 
 import dataclasses
 
@@ -11,11 +11,11 @@ from mmjax.views.base import Chain, View
 
 @dataclasses.dataclass(frozen=True)
 class Prefix(View):
-    """A prefix of random length, which every position may see; what follows is read causally.
+    """Marks a prefix of random length in which attention is bidirectional; later positions are causal.
 
     The prefix language model of Raffel et al. 2020, section 3.2.3 (Dong et al. 2019, UniLM). The length is
-    uniform: at least the first token is given, and at least the last one is not. The tower's trunk must not
-    be causal by itself. `objectives.CausalLanguage` at this view counts only what comes after the prefix.
+    uniform from 1 to the number of tokens minus 1. The encoder's trunk must not be causal itself. Under this
+    view, `objectives.CausalLanguage` scores only the tokens after the prefix.
     """
 
     stream: str
@@ -25,13 +25,13 @@ class Prefix(View):
 
     def transform_batch(self, batch, key):
         text: Text = batch[self.stream]
-        number = jnp.cumsum(text.mask, axis=1)  # of each token, from 1
-        length = jax.random.randint(key, (number.shape[0], 1), 1, jnp.maximum(number[:, -1:], 2))
-        return batch | {self.stream: text.replace(prefix=text.mask & (number <= length))}, {}
+        ordinal = jnp.cumsum(text.mask, axis=1)  # 1 at the first token
+        length = jax.random.randint(key, (ordinal.shape[0], 1), 1, jnp.maximum(ordinal[:, -1:], 2))
+        return batch | {self.stream: text.replace(prefix=text.mask & (ordinal <= length))}, {}
 
 
-def gives_prefix(view: View, stream: str) -> bool:
-    """Whether the view, or one of a chain, marks a prefix of `stream`."""
+def marks_prefix(view: View, stream: str) -> bool:
+    """Whether the view, or a member of a Chain, marks a prefix of `stream`."""
     if isinstance(view, Chain):
-        return any(gives_prefix(each, stream) for each in view.views)
+        return any(marks_prefix(member, stream) for member in view.views)
     return isinstance(view, Prefix) and view.stream == stream

@@ -1,4 +1,4 @@
-"""Spans of words hidden."""
+"""Masked and corrupted spans of words."""
 
 import dataclasses
 import math
@@ -8,58 +8,46 @@ import jax.numpy as jnp
 from jaxtyping import Int32
 
 from mmjax.batch import Text
-from mmjax.data.vocabulary import MASK_ID, SEP_ID, SPECIAL_TOKENS
+from mmjax.data.vocabulary import SEP_ID
 from mmjax.errors import InputError
 from mmjax.views.base import View
-from mmjax.views.tokens import corrupt
+from mmjax.views.tokens import MaskText
 
 
 @dataclasses.dataclass(frozen=True)
-class MaskSpans(View):
-    """Runs of whole words hidden (Joshi et al. 2020, SpanBERT, section 3.1); read by `MaskedLanguage`.
+class MaskSpans(MaskText):
+    """Masks runs of whole words (Joshi et al. 2020, SpanBERT, section 3.1).
 
-    Spans are drawn until a share `rate` of the text's tokens is hidden; the last ends where that is reached.
-    A span starts at any token, and its length in words is geometric with parameter `stop`, at most `longest`:
-    3.8 words in the mean with the paper's 0.2 and 10. A span is replaced as a whole: 80 % [MASK], 10 % random
-    tokens, 10 % as it is. In every text at least one word is hidden; special tokens never are.
-    Targets: as MaskTokens's, tokens int32 ``"B L"`` (the original), masked bool ``"B L"``.
+    Spans are sampled until the fraction `rate` of the text's tokens is masked; the last span ends there, at a
+    word boundary. Starts are uniform over tokens. Lengths in words are geometric, with parameter
+    `geometric_p` and at most `max_span_length`: 3.8 on average with the paper's 0.2 and 10. All tokens of a
+    span are replaced alike: 80 % [MASK], 10 % random tokens, 10 % unchanged. At least one word per text is
+    masked; special tokens never are. Other fields and targets: see `MaskText`.
     """
 
-    stream: str
-    vocab: int
-    rate: float = 0.15
-    stop: float = 0.2
-    longest: int = 10  # words
-    mask_id: int = MASK_ID
-    num_special: int = len(SPECIAL_TOKENS)  # ids below are special and are never drawn as a random token
-    mask_share: float = 0.8
-    random_share: float = 0.1
+    geometric_p: float = 0.2
+    max_span_length: int = 10
 
     def __post_init__(self):
-        check_spans(self.rate, self.stop, self.longest)
-
-    def changed_streams(self):
-        return (self.stream,)
+        check_spans(self, self.rate, self.geometric_p, self.max_span_length)
 
     def transform_batch(self, batch, key):
         text: Text = batch[self.stream]
         span_key, replace_key, token_key = jax.random.split(key, 3)
-        span = draw_spans(text, span_key, self.rate, self.stop, self.longest)
-        how = jax.random.uniform(replace_key, text.tokens.shape)
-        how = jnp.take_along_axis(how, jnp.maximum(span, 0), axis=1)
-        random_tokens = jax.random.randint(token_key, text.tokens.shape, self.num_special, self.vocab)
-        hidden = corrupt(text, span >= 0, how, random_tokens, self)
-        return batch | {self.stream: hidden}, {"tokens": text.tokens, "masked": span >= 0}
+        span = sample_spans(text, span_key, self.rate, self.geometric_p, self.max_span_length)
+        draw = jax.random.uniform(replace_key, text.tokens.shape)
+        draw = jnp.take_along_axis(draw, jnp.maximum(span, 0), axis=1)
+        return self.corrupt(batch, span >= 0, draw, token_key)
 
 
 @dataclasses.dataclass(frozen=True)
 class CorruptSpans(View):
-    """Spans taken out of a text, to be said by a decoder (Raffel et al. 2020, T5, section 3.1.4).
+    """Moves spans of a text into a target for a decoder (Raffel et al. 2020, T5, section 3.1.4).
 
-    Makes the streams `source`, the text with each run of hidden words replaced by one sentinel, and `target`:
-    first token, then for each run its sentinel and its words, then the next sentinel, then [SEP]. Sentinel n
-    is token `vocab` + n, so the towers of both have `vocab` + `num_sentinels` rows. What does not fit in
-    `target_length` is cut. Spans are drawn as by MaskSpans, of just under 3 words in the mean.
+    Adds two streams. `source` is the text with each masked run replaced by one sentinel token. `target` is
+    the first token, then each run after its sentinel, then the next sentinel and [SEP]; it is truncated to
+    `target_length`. Sentinel n has the id `vocab` + n, so the encoders of both streams need `vocab` +
+    `num_sentinels` embeddings. Spans are sampled as in `MaskSpans`; the default mean is just under 3 words.
     """
 
     stream: str
@@ -68,93 +56,100 @@ class CorruptSpans(View):
     source: str = "source"
     target: str = "target"
     rate: float = 0.15
-    stop: float = 1 / 3
-    longest: int = 10  # words
+    geometric_p: float = 1 / 3
+    max_span_length: int = 10
     num_sentinels: int = 32
     sep_id: int = SEP_ID
 
     def __post_init__(self):
-        check_spans(self.rate, self.stop, self.longest)
+        check_spans(self, self.rate, self.geometric_p, self.max_span_length)
 
     def changed_streams(self):
         return (self.source, self.target)
 
     def transform_batch(self, batch, key):
         text: Text = batch[self.stream]
-        hidden = draw_spans(text, key, self.rate, self.stop, self.longest) >= 0
-        starts = hidden & ~jnp.pad(hidden, ((0, 0), (1, 0)))[:, :-1]
-        run = jnp.cumsum(starts, axis=1)  # number of runs so far, from 1 in the first
+        masked = sample_spans(text, key, self.rate, self.geometric_p, self.max_span_length) >= 0
+        starts = masked & ~jnp.pad(masked, ((0, 0), (1, 0)))[:, :-1]
+        run = jnp.cumsum(starts, axis=1)  # the number of runs so far: 1 within the first
         source = scatter_tokens(
             jnp.where(starts, self.sentinel(run - 1), text.tokens),
-            jnp.cumsum(~hidden | starts, axis=1) - 1,
-            text.mask & (~hidden | starts),
+            jnp.cumsum(~masked | starts, axis=1) - 1,
+            text.mask & (~masked | starts),
             text.tokens.shape[1],
         )
-        # The target's first place is the text's own first token; a run stands one further, for its sentinel.
-        place = jnp.cumsum(hidden, axis=1) + run
-        num_hidden, num_runs = hidden.sum(1, keepdims=True), run[:, -1:]
-        there = text.mask.any(1, keepdims=True)
+        # Position 0 of the target holds the text's first token, and each run is preceded by its sentinel.
+        position = jnp.cumsum(masked, axis=1) + run
+        num_masked, num_runs = masked.sum(1, keepdims=True), run[:, -1:]
+        present = text.mask.any(1, keepdims=True)
         pieces = (
-            (text.tokens[:, :1], jnp.zeros_like(num_runs), there),
-            (self.sentinel(run - 1), place - 1, starts),
-            (text.tokens, place, hidden),
-            (self.sentinel(num_runs), num_hidden + num_runs + 1, there),
-            (jnp.full_like(num_runs, self.sep_id), num_hidden + num_runs + 2, there),
+            (text.tokens[:, :1], jnp.zeros_like(num_runs), present),
+            (self.sentinel(run - 1), position - 1, starts),
+            (text.tokens, position, masked),
+            (self.sentinel(num_runs), num_masked + num_runs + 1, present),
+            (jnp.full_like(num_runs, self.sep_id), num_masked + num_runs + 2, present),
         )
         target = scatter_tokens(
-            *(jnp.concatenate(each, axis=1) for each in zip(*pieces, strict=True)), self.target_length
+            *(jnp.concatenate(arrays, axis=1) for arrays in zip(*pieces, strict=True)), self.target_length
         )
         return batch | {self.source: source, self.target: target}, {}
 
-    def sentinel(self, number: jax.Array) -> jax.Array:
-        """Token of the sentinel of this number; the last serves all that are beyond it."""
+    def sentinel(self, number: Int32[jax.Array, "..."]) -> Int32[jax.Array, "..."]:
+        """The token id of sentinel `number`; numbers beyond the last sentinel share its id."""
         return self.vocab + jnp.clip(number, 0, self.num_sentinels - 1)
 
 
-def scatter_tokens(tokens: jax.Array, places: jax.Array, there: jax.Array, length: int) -> Text:
-    """The text whose token number `places` is `tokens`, of those that are `there`."""
+def scatter_tokens(tokens: jax.Array, positions: jax.Array, valid: jax.Array, length: int) -> Text:
+    """A Text "B length" with `tokens` at `positions` where `valid`, "B N" each; later positions are cut."""
     rows = jnp.arange(tokens.shape[0])[:, None]
-    places = jnp.where(there, places, length)  # beyond the end: dropped
+    positions = jnp.where(valid, positions, length)  # out of bounds, hence dropped
     empty = jnp.zeros((tokens.shape[0], length), jnp.int32)
-    made = empty.at[rows, places].set(tokens, mode="drop")
-    mask = (empty > 0).at[rows, places].set(True, mode="drop")
-    return Text(made, mask, empty, empty - 1)
+    scattered = empty.at[rows, positions].set(tokens, mode="drop")
+    mask = (empty > 0).at[rows, positions].set(True, mode="drop")
+    return Text(scattered, mask, empty, empty - 1)
 
 
-def draw_spans(text: Text, key: jax.Array, rate: float, stop: float, longest: int) -> Int32[jax.Array, "B L"]:
-    """The number of the span in which each position is hidden, and -1 where it is not."""
+def sample_spans(
+    text: Text, key: jax.Array, rate: float, geometric_p: float, max_span_length: int
+) -> Int32[jax.Array, "B L"]:
+    """The number of the span that each position is masked by, or -1."""
     maskable = text.mask & (text.words >= 0)
     starts = text.words != jnp.pad(text.words, ((0, 0), (1, 0)), constant_values=-2)[:, :-1]
-    word = jnp.cumsum(starts, axis=1)  # numbered without gaps; special tokens count, and are never hidden
+    word = jnp.cumsum(starts, axis=1)  # without gaps; special tokens are numbered too, but never masked
     budget = jnp.maximum(jnp.round(rate * maskable.sum(1, keepdims=True)), 1)
 
-    def draw(number, span):
+    def add_span(number, span):
         start_key, length_key = jax.random.split(jax.random.fold_in(key, number))
         free = maskable & (span < 0)
-        place = jnp.where(free, jax.random.uniform(start_key, free.shape), -1).argmax(1, keepdims=True)
-        first = jnp.take_along_axis(word, place, axis=1)
-        last = first + span_lengths(length_key, first.shape, stop, longest)
-        new = free & (word >= first) & (word < last)
-        # How many this span hides before each word: a word is hidden whole, or not at all.
+        start = jnp.where(free, jax.random.uniform(start_key, free.shape), -1).argmax(1, keepdims=True)
+        first_word = jnp.take_along_axis(word, start, axis=1)
+        end_word = first_word + sample_span_lengths(
+            length_key, first_word.shape, geometric_p, max_span_length
+        )
+        new = free & (word >= first_word) & (word < end_word)
+        # Count up to the start of each word, so that the budget never cuts a word in half.
         before = jax.lax.cummax(jnp.where(starts, jnp.cumsum(new, axis=1) - new, 0), axis=1)
-        hidden = (span >= 0).sum(1, keepdims=True)
-        return jnp.where(new & (hidden + before < budget), number, span)
+        num_masked = (span >= 0).sum(1, keepdims=True)
+        return jnp.where(new & (num_masked + before < budget), number, span)
 
-    # Each hides at least one token more, until the budget is spent.
-    most = max(1, math.ceil(rate * text.tokens.shape[1]))
-    return jax.lax.fori_loop(0, most, draw, jnp.full(text.tokens.shape, -1, jnp.int32))
-
-
-def span_lengths(key: jax.Array, shape: tuple[int, ...], stop: float, longest: int) -> jax.Array:
-    """Geometric from 1, given that it is at most `longest`: by the inverse of its distribution."""
-    draw = jax.random.uniform(key, shape) * (1 - (1 - stop) ** longest)
-    return 1 + jnp.floor(jnp.log1p(-draw) / math.log1p(-stop)).astype(jnp.int32).clip(0, longest - 1)
+    # Each span masks at least one more token until the budget is spent.
+    max_spans = max(1, math.ceil(rate * text.tokens.shape[1]))
+    return jax.lax.fori_loop(0, max_spans, add_span, jnp.full(text.tokens.shape, -1, jnp.int32))
 
 
-def check_spans(rate: float, stop: float, longest: int) -> None:
-    """Refuses what would hide nothing, or draw no length."""
-    if not (0 < rate <= 1 and 0 < stop < 1 and longest >= 1):
+def sample_span_lengths(
+    key: jax.Array, shape: tuple[int, ...], geometric_p: float, max_span_length: int
+) -> Int32[jax.Array, "..."]:
+    """Samples a geometric distribution from 1, truncated at `max_span_length`, by the inverse of its CDF."""
+    draw = jax.random.uniform(key, shape) * (1 - (1 - geometric_p) ** max_span_length)
+    num_failures = jnp.floor(jnp.log1p(-draw) / math.log1p(-geometric_p)).astype(jnp.int32)
+    return 1 + num_failures.clip(0, max_span_length - 1)
+
+
+def check_spans(view: View, rate: float, geometric_p: float, max_span_length: int) -> None:
+    """Raises InputError if spans with these parameters cannot be sampled."""
+    if not (0 < rate <= 1 and 0 < geometric_p < 1 and max_span_length >= 1):
         raise InputError(
-            "spans expect a rate in (0, 1], stop in (0, 1) and longest of at least 1, found "
-            f"rate={rate}, stop={stop}, longest={longest}"
+            f"{type(view).__name__} expects rate in (0, 1], geometric_p in (0, 1), max_span_length >= 1, "
+            f"found rate={rate}, geometric_p={geometric_p}, max_span_length={max_span_length}"
         )

@@ -1,36 +1,63 @@
-"""Words hidden."""
+"""Masked tokens, as in BERT."""
 
 import dataclasses
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float32
 
-from mmjax.batch import Text
+from mmjax.batch import Batch, Text
 from mmjax.data.vocabulary import MASK_ID, SPECIAL_TOKENS
-from mmjax.views.base import View
+from mmjax.views.base import Targets, View
 
 
 @dataclasses.dataclass(frozen=True)
-class MaskTokens(View):
-    """Some tokens hidden: 80 % as [MASK], 10 % as a random token, 10 % as they are (Devlin et al. 2019).
+class MaskText(View):
+    """The base of views that mask tokens of one text, for `objectives.MaskedLanguage`.
 
-    unit: each "token" is drawn by itself, a "word" with all its tokens (whole-word masking), or "all" words
-    are. In every text at least one unit is hidden, so short texts train too; special tokens never are.
-    Targets: tokens int32 ``"B L"`` (the original), masked bool ``"B L"``.
+    stream: a Text stream. vocab: its vocabulary size. rate: the fraction of tokens to mask.
+    mask_id: the id of [MASK]. num_special: smaller ids are special tokens, never sampled as random tokens.
+    mask_token_probability, random_token_probability: that a masked token is replaced by [MASK], or by a
+      random token; otherwise it stays unchanged. The defaults are those of Devlin et al. 2019.
+
+    Targets: tokens int32 "B L", the original ids; masked bool "B L".
     """
 
     stream: str
     vocab: int
     rate: float = 0.15
-    unit: Literal["token", "word", "all"] = "word"
+    _: dataclasses.KW_ONLY
     mask_id: int = MASK_ID
-    num_special: int = len(SPECIAL_TOKENS)  # ids below are special and are never drawn as a random token
-    mask_share: float = 0.8
-    random_share: float = 0.1
+    num_special: int = len(SPECIAL_TOKENS)
+    mask_token_probability: float = 0.8
+    random_token_probability: float = 0.1
 
     def changed_streams(self):
         return (self.stream,)
+
+    def corrupt(
+        self, batch: Batch, masked: Bool[jax.Array, "B L"], draw: Float32[jax.Array, "B L"], key: jax.Array
+    ) -> tuple[Batch, Targets]:
+        """Replaces masked tokens as `draw`, uniform in [0, 1), selects; returns the batch and targets "B L"."""
+        text: Text = batch[self.stream]
+        random_tokens = jax.random.randint(key, text.tokens.shape, self.num_special, self.vocab)
+        tokens = jnp.where(draw < self.mask_token_probability, self.mask_id, text.tokens)
+        tokens = jnp.where(draw >= 1 - self.random_token_probability, random_tokens, tokens)
+        corrupted = text.replace(tokens=jnp.where(masked, tokens, text.tokens))
+        return batch | {self.stream: corrupted}, {"tokens": text.tokens, "masked": masked}
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskTokens(MaskText):
+    """Masks a random fraction of the tokens (Devlin et al. 2019): 80 % [MASK], 10 % random, 10 % unchanged.
+
+    unit: "token" samples tokens one by one, "word" samples words and masks all their tokens (whole-word
+    masking), "all" masks every word. At least one unit per text is masked, so that short texts train too;
+    special tokens never are. Other fields and targets: see `MaskText`.
+    """
+
+    unit: Literal["token", "word", "all"] = "word"
 
     def transform_batch(self, batch, key):
         text: Text = batch[self.stream]
@@ -43,14 +70,4 @@ class MaskTokens(View):
         masked = maskable if self.unit == "all" else maskable & (
             (draw < self.rate) | (draw == draw.min(axis=1, keepdims=True))
         )  # fmt: skip
-        how = jax.random.uniform(replace_key, text.tokens.shape)
-        random_tokens = jax.random.randint(token_key, text.tokens.shape, self.num_special, self.vocab)
-        hidden = corrupt(text, masked, how, random_tokens, self)
-        return batch | {self.stream: hidden}, {"tokens": text.tokens, "masked": masked}
-
-
-def corrupt(text: Text, masked: jax.Array, how: jax.Array, random_tokens: jax.Array, view: Any) -> Text:
-    """The text with [MASK], random tokens or its own where `masked`, as the draw `how` in [0, 1) falls."""
-    hidden = jnp.where(how < view.mask_share, view.mask_id, text.tokens)
-    hidden = jnp.where(how >= 1 - view.random_share, random_tokens, hidden)
-    return text.replace(tokens=jnp.where(masked, hidden, text.tokens))
+        return self.corrupt(batch, masked, jax.random.uniform(replace_key, text.tokens.shape), token_key)

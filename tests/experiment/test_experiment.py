@@ -163,7 +163,7 @@ def test_objective_whose_targets_the_data_lack(experiment, objective, stream):
 
 
 def test_targets_may_be_made_by_the_view(experiment):
-    whole = views.MaskPatches("image", (2, 2), whole="patches")
+    whole = views.MaskPatches("image", (2, 2), unmasked_stream="patches")
     made = {"x": objectives.VectorQuantised("image", "patches", (4, 4), view=whole)}
     validate(dataclasses.replace(experiment, objectives=made))
 

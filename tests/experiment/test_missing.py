@@ -20,7 +20,9 @@ from mmjax.train import TrainState, train_step
 pytestmark = [pytest.mark.once, pytest.mark.xdist_group("missing")]
 
 STREAMS = ("text", "image", "audio")
-ALL_WORDS = views.MaskTokens("text", vocab=VOCAB, unit="all", mask_share=1.0, random_share=0.0)
+ALL_WORDS = views.MaskTokens(
+    "text", vocab=VOCAB, unit="all", mask_token_probability=1.0, random_token_probability=0.0
+)
 OBJECTIVES = tiny_objectives() | {
     "every_word": objectives.MaskedLanguage("words", view=ALL_WORDS),
     "some_streams": objectives.MaskedLanguage(

@@ -12,7 +12,7 @@ from mmjax.testing import TOLERANCE
 
 RTOL = TOLERANCE["fp32_module"]
 PARTNER, SHARE = np.array([1, 0, 3, 2], np.int32), np.array([0.75, 0.5, 0.25, 0.125], np.float32)
-MIXED = {"partner": PARTNER, "share": SHARE}
+MIXED = {"partner": PARTNER, "mix_weight": SHARE}
 
 
 def apply(module, outputs):

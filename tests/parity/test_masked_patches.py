@@ -34,7 +34,7 @@ def test_masked_patches(normalise):
     (outputs,) = picture_outputs()
     pixels = np.float64(outputs.batch["image"].pixels)
     errors, values = [], []
-    for row, number in zip(*np.nonzero(outputs.targets["hidden"]), strict=True):
+    for row, number in zip(*np.nonzero(outputs.targets["masked_patches"]), strict=True):
         patch = patch_of(pixels[row], number)
         if normalise:
             patch = (patch - patch.mean()) / np.sqrt(patch.var() + 1e-6)
@@ -54,7 +54,7 @@ def test_masked_spectrogram_leaves_out_frames_behind_the_end(normalise):
     mel = np.float64(MEL(jnp.asarray(audio.samples), jnp.asarray(audio.mask))[0])
     num_frames = (10, 8, 3, 0)
     errors, values = [], []
-    for row, number in zip(*np.nonzero(outputs.targets["hidden"]), strict=True):
+    for row, number in zip(*np.nonzero(outputs.targets["masked_patches"]), strict=True):
         moment, band = divmod(number, 2)
         places = [
             (frame, 2 * band + m, n)
@@ -80,7 +80,7 @@ def test_masked_codes():
     (outputs,) = code_outputs()
     logits, codes = np.float64(outputs.predictions["guess"]), outputs.predictions["codes"].codes
     losses, hits = [], []
-    for row, number in zip(*np.nonzero(outputs.targets["hidden"]), strict=True):
+    for row, number in zip(*np.nonzero(outputs.targets["masked_patches"]), strict=True):
         scores, code = logits[row, number], codes[row, number]
         losses.append(np.log(np.exp(scores).sum()) - scores[code])
         hits.append(scores.argmax() == code)
@@ -150,7 +150,7 @@ def test_refusals_say_what_to_set():
         apply(
             objectives.MaskedPatches("patches", "image", (4, 4), CLEAN), outputs.replace(predictions=narrow)
         )
-    with pytest.raises(ValueError, match=r"view with the target 'hidden', and its view gives \[\]"):
+    with pytest.raises(ValueError, match=r"view with the target 'masked_patches', and its view gives \[\]"):
         apply(objectives.MaskedPatches("patches", "image", (4, 4), CLEAN), outputs.replace(targets={}))
     (outputs,) = code_outputs()
     guess = {"guess": outputs.predictions["guess"][..., :5]}

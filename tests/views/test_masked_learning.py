@@ -1,4 +1,4 @@
-"""Hidden patches, codes and mixed rows in one learner: it learns, and agrees with itself on any mesh."""
+"""MaskPatches and Mixup objectives in one learner: it learns, and gives the same losses on any mesh."""
 
 import functools
 
@@ -26,9 +26,9 @@ def trunk():
 
 
 def learner() -> Learner:
-    """Pixels and codes in one view, a spectrogram in another, classes in a third."""
-    hidden = views.MaskPatches("image", (2, 2), rate=0.5, whole="patches")
-    silent = views.MaskPatches("audio", (5, 1), rate=0.5, samples=160)
+    """Pixels and codes share one view; a spectrogram and classes have one each."""
+    masked_image = views.MaskPatches("image", (2, 2), rate=0.5, unmasked_stream="patches")
+    masked_audio = views.MaskPatches("audio", (5, 1), rate=0.5, samples_per_patch=160)
     return Learner(
         model=MultimodalModel(
             encoders={
@@ -48,10 +48,10 @@ def learner() -> Learner:
             },
         ),
         objectives={
-            "pixels": objectives.MaskedPatches("pixels", "image", (4, 4), view=hidden),
-            "codes": objectives.MaskedCodes("guess", "codes", view=hidden),
-            "quantiser": objectives.VectorQuantised("codes", "patches", (4, 4), view=hidden),
-            "sound": objectives.MaskedSpectrogram("sound", "audio", MEL, 2, view=silent),
+            "pixels": objectives.MaskedPatches("pixels", "image", (4, 4), view=masked_image),
+            "codes": objectives.MaskedCodes("guess", "codes", view=masked_image),
+            "quantiser": objectives.VectorQuantised("codes", "patches", (4, 4), view=masked_image),
+            "sound": objectives.MaskedSpectrogram("sound", "audio", MEL, 2, view=masked_audio),
             "colour": objectives.Classification(
                 "colour", streams=("image",), label_smoothing=0.1, view=views.Mixup(("image",))
             ),
@@ -61,7 +61,7 @@ def learner() -> Learner:
 
 @pytest.fixture(scope="module")
 def batch():
-    """Pictures of one of four colours, and tones: what is hidden can be told from what is seen."""
+    """Images of one of four colours, and tones: the visible part determines the masked part."""
     label = np.arange(ROWS) % 4
     colours = np.array([[1, -1, -1], [-1, 1, -1], [-1, -1, 1], [1, 1, 1]], np.float32)
     pixels = np.broadcast_to(colours[label][:, None, None], (ROWS, 8, 8, 3)).copy()
@@ -93,7 +93,7 @@ def compiled():
     return jax.jit(losses_and_gradient)
 
 
-def test_it_learns_to_see_what_is_hidden(compiled, params, batch):
+def test_learner_learns_to_predict_masked_patches(compiled, params, batch):
     optimizer = optax.adam(1e-2)
 
     @jax.jit
@@ -109,28 +109,32 @@ def test_it_learns_to_see_what_is_hidden(compiled, params, batch):
     first, last = history[0], {name: np.mean([h[name] for h in history[-10:]]) for name in history[0]}
     assert all(last[f"loss/{name}"] < first[f"loss/{name}"] for name in ("pixels", "sound", "colour"))
     assert last["pixels/explained"] > 0.9
-    # Two of the four colours may share a code for good: nothing in VQ-VAE's loss parts them.
+    # Two of the four colours may keep sharing a code: VQ-VAE's loss does not separate them.
     assert last["quantiser/explained"] > 0.5 and last["quantiser/perplexity"] > 1.9
     assert last["sound/explained"] > 0.5 > first["sound/explained"]
     assert last["codes/accuracy"] > 0.9 and last["colour/accuracy"] > 0.7
 
 
 @pytest.mark.parametrize("missing", [("image",), ("audio",), ("image", "audio", "label")])
-def test_what_is_missing_from_a_whole_batch_costs_nothing(compiled, params, batch, missing):
+def test_stream_missing_from_the_whole_batch_gives_zero_loss(compiled, params, batch, missing):
     without = {
         name: stream.replace(mask=np.zeros_like(stream.mask)) if name in missing else stream
         for name, stream in batch.items()
     }
     loss, metrics, gradient = compiled(params, without, jax.random.key(0))
-    gone = {"image": ("pixels", "codes", "quantiser", "colour"), "audio": ("sound",), "label": ("colour",)}
-    for name in (name for stream in missing for name in gone[stream]):
+    objectives_of = {
+        "image": ("pixels", "codes", "quantiser", "colour"),
+        "audio": ("sound",),
+        "label": ("colour",),
+    }
+    for name in (name for stream in missing for name in objectives_of[stream]):
         assert metrics[f"loss/{name}"] == 0
     assert np.isfinite(loss) and jax.tree.all(jax.tree.map(lambda x: np.isfinite(x).all(), gradient))
     if len(missing) == 3:
         assert loss == 0 and jax.tree.all(jax.tree.map(lambda x: np.all(x == 0), gradient))
 
 
-def test_a_mesh_agrees_with_one_device(compiled, params, batch):
+def test_losses_and_gradients_on_a_mesh_equal_those_on_one_device(compiled, params, batch):
     key = jax.random.key(0)
     loss, metrics, gradient = jax.device_get(compiled(params, batch, key))
     mesh = MeshShape(data=2, fsdp=2, tensor=2).make(jax.devices())
@@ -138,9 +142,9 @@ def test_a_mesh_agrees_with_one_device(compiled, params, batch):
     shardings = state_shardings(jax.eval_shape(make), mesh, FSDP_TENSOR).params
     rows = batch_sharding(mesh, FSDP_TENSOR)
     with using(mesh, FSDP_TENSOR):
-        placed = jax.tree.map(jax.device_put, jax.device_get(params), shardings)
-        found = jax.device_get(jax.jit(losses_and_gradient)(placed, to_global(batch, rows, ROWS), key))
-    rtol = 10 * TOLERANCE["sharded"]  # a sum of squares of what a trunk has made, and its gradient
+        sharded = jax.tree.map(jax.device_put, jax.device_get(params), shardings)
+        found = jax.device_get(jax.jit(losses_and_gradient)(sharded, to_global(batch, rows, ROWS), key))
+    rtol = 10 * TOLERANCE["sharded"]  # a sum of squares of a trunk's outputs, and its gradient
     np.testing.assert_allclose(found[0], loss, rtol=rtol)
     for name, value in metrics.items():
         np.testing.assert_allclose(found[1][name], value, rtol=rtol, atol=1e-5, err_msg=name)

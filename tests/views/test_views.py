@@ -1,15 +1,15 @@
-"""What each view hides and drops, and what it never does."""
+"""MaskTokens, DropStreams, CutMix, Flip and Chain."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from view_cases import ROWS, encodings, many_texts, seen, words_of
+from view_cases import ROWS, encodings, many_texts, maskable_tokens, transform
 
 from mmjax.batch import BoxTargets, Image, is_present
 from mmjax.errors import InputError
 from mmjax.testing import VOCAB, tiny_batch
-from mmjax.views import Chain, CutMix, DropStreams, HardNegatives, Identity, MaskTokens, Mirror, SentencePairs
+from mmjax.views import Chain, CutMix, DropStreams, Flip, HardNegatives, Identity, MaskTokens, SentencePairs
 
 MASK_ID, NUM_SPECIAL = 4, 5
 HARD = HardNegatives("image", "text", heads=("image", "text"), temperature=0.5)
@@ -21,17 +21,17 @@ def batch():
 
 
 @pytest.mark.parametrize("unit", ["token", "word", "all"])
-def test_masking_hides_at_least_a_word_of_every_text_and_never_a_special_token(batch, unit):
+def test_mask_tokens_masks_at_least_a_word_of_every_text_and_no_special_token(batch, unit):
     text = batch["text"]
-    made, targets = seen(MaskTokens("text", vocab=VOCAB, unit=unit), batch)
-    masked, maskable = targets["masked"], words_of(text)
+    changed, targets = transform(MaskTokens("text", vocab=VOCAB, unit=unit), batch)
+    masked, maskable = targets["masked"], maskable_tokens(text)
     assert not (masked & ~maskable).any()
     np.testing.assert_array_equal(masked.any(1), maskable.any(1))
     np.testing.assert_array_equal(targets["tokens"], text.tokens)
-    np.testing.assert_array_equal(made["text"].tokens[~masked], np.asarray(text.tokens)[~masked])
+    np.testing.assert_array_equal(changed["text"].tokens[~masked], np.asarray(text.tokens)[~masked])
     for name in ("mask", "token_types", "words"):
-        np.testing.assert_array_equal(getattr(made["text"], name), getattr(text, name))
-    assert all(made[name] is not None for name in batch) and made.keys() == batch.keys()
+        np.testing.assert_array_equal(getattr(changed["text"], name), getattr(text, name))
+    assert all(changed[name] is not None for name in batch) and changed.keys() == batch.keys()
     if unit == "all":
         np.testing.assert_array_equal(masked, maskable)
     if unit == "word":
@@ -41,170 +41,177 @@ def test_masking_hides_at_least_a_word_of_every_text_and_never_a_special_token(b
                 assert len(set(masked[row][maskable[row] & (words[row] == word)])) == 1
 
 
-def test_hidden_tokens_are_masked_replaced_and_kept_8_1_1(batch):
-    """Within four standard deviations."""
+def test_masked_tokens_are_80_mask_10_random_10_unchanged(batch):
+    """In percent; within four standard deviations."""
     text = batch["text"]
-    made, targets = seen(MaskTokens("text", vocab=VOCAB, unit="all"), batch)
-    before, after = np.asarray(text.tokens)[targets["masked"]], made["text"].tokens[targets["masked"]]
+    changed, targets = transform(MaskTokens("text", vocab=VOCAB, unit="all"), batch)
+    before, after = np.asarray(text.tokens)[targets["masked"]], changed["text"].tokens[targets["masked"]]
     num = len(before)
-    within = lambda share, expected: abs(share - expected) < 4 * np.sqrt(expected * (1 - expected) / num)  # noqa: E731
+
+    def within(fraction, expected):
+        return abs(fraction - expected) < 4 * np.sqrt(expected * (1 - expected) / num)
+
     assert within((after == MASK_ID).mean(), 0.8)
-    # A random token is the same token by chance.
-    kept = 0.1 + 0.1 / (VOCAB - NUM_SPECIAL)
-    assert within((after == before).mean(), kept)
-    other = after[(after != MASK_ID) & (after != before)]
-    assert within(len(other) / num, 0.2 - kept)
-    assert set(other) == set(range(NUM_SPECIAL, VOCAB))
+    # A random token may equal the original by chance.
+    unchanged = 0.1 + 0.1 / (VOCAB - NUM_SPECIAL)
+    assert within((after == before).mean(), unchanged)
+    random = after[(after != MASK_ID) & (after != before)]
+    assert within(len(random) / num, 0.2 - unchanged)
+    assert set(random) == set(range(NUM_SPECIAL, VOCAB))
 
 
-def test_masked_share_is_the_rate(batch):
-    """Texts in which it hides nothing by chance hide one unit all the same."""
+def test_masked_fraction_is_the_rate(batch):
+    """The texts are long, since one unit is masked even where sampling selects none."""
     text = jax.tree.map(lambda x: jnp.concatenate([x] * 8, 1), batch["text"])
     text = text.replace(words=jnp.where(text.words >= 0, jnp.arange(64)[None], -1))
-    _, targets = seen(MaskTokens("text", vocab=VOCAB, rate=0.3, unit="token"), {"text": text})
-    assert abs(targets["masked"].sum() / words_of(text).sum() - 0.3) < 0.02
+    _, targets = transform(MaskTokens("text", vocab=VOCAB, rate=0.3, unit="token"), {"text": text})
+    assert abs(targets["masked"].sum() / maskable_tokens(text).sum() - 0.3) < 0.02
 
 
-def test_masking_is_a_function_of_the_key(batch):
+def test_mask_tokens_depends_only_on_the_key(batch):
     view = MaskTokens("text", vocab=VOCAB)
-    first, again, other = (seen(view, batch, seed)[0]["text"].tokens for seed in (0, 0, 1))
+    first, again, other = (transform(view, batch, seed)[0]["text"].tokens for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
 
 
-def dropped(view: DropStreams, seed: int = 0):
-    """What `view` makes of a batch and its encodings; the first row has no picture."""
+def drop_streams(view: DropStreams, seed: int = 0):
+    """((batch, encodings), the same as `view` changes them); the first row has no image."""
     batch = jax.tree.map(jnp.asarray, tiny_batch(ROWS))
     batch["image"] = batch["image"].replace(mask=jnp.arange(ROWS) > 0)
     encoded = encodings(text=3, image=2, audio=4)
 
     @jax.jit
-    def forward_views(key):
-        seen, none = view.transform_batch(batch, key)
-        made, nor = view.transform_encoded(encoded, {}, seen, key)
-        assert none == nor == {}
-        return seen, made
+    def apply(key):
+        changed, batch_targets = view.transform_batch(batch, key)
+        changed_encoded, encoded_targets = view.transform_encoded(encoded, {}, changed, key)
+        assert batch_targets == encoded_targets == {}
+        return changed, changed_encoded
 
-    return (batch, encoded), jax.device_get(forward_views(jax.random.key(seed)))
+    return (batch, encoded), jax.device_get(apply(jax.random.key(seed)))
 
 
-def test_drop_makes_streams_missing_each_by_itself():
+def test_drop_streams_drops_each_stream_independently():
     view = DropStreams((("image", 0.3), ("text", 0.6)))
-    (batch, encoded), (seen, made) = dropped(view)
+    (batch, encoded), (changed, changed_encoded) = drop_streams(view)
     for name in ("audio", "keywords"):
-        jax.tree.map(np.testing.assert_array_equal, seen[name], batch[name])
-    jax.tree.map(np.testing.assert_array_equal, made["audio"], encoded["audio"])
-    gone = {}
+        jax.tree.map(np.testing.assert_array_equal, changed[name], batch[name])
+    jax.tree.map(np.testing.assert_array_equal, changed_encoded["audio"], encoded["audio"])
+    dropped = {}
     for stream, rate in view.rates:
-        np.testing.assert_array_equal(made[stream].embeddings, encoded[stream].embeddings)
-        mask = made[stream].mask[1:]
+        np.testing.assert_array_equal(changed_encoded[stream].embeddings, encoded[stream].embeddings)
+        mask = changed_encoded[stream].mask[1:]
         np.testing.assert_array_equal(mask.all(1), mask.any(1))
-        assert not made[stream].mask[0].any(), "a missing stream came back"
-        gone[stream] = ~mask.any(1)
-        np.testing.assert_array_equal(is_present(seen[stream])[1:], mask.any(1))
-        assert abs(gone[stream].mean() - rate) < 4 * np.sqrt(rate * (1 - rate) / ROWS)
-    both = (gone["image"] & gone["text"]).mean()
+        assert not changed_encoded[stream].mask[0].any(), "a missing stream must stay missing"
+        dropped[stream] = ~mask.any(1)
+        np.testing.assert_array_equal(is_present(changed[stream])[1:], mask.any(1))
+        assert abs(dropped[stream].mean() - rate) < 4 * np.sqrt(rate * (1 - rate) / ROWS)
+    both = (dropped["image"] & dropped["text"]).mean()
     assert abs(both - 0.18) < 4 * np.sqrt(0.18 * 0.82 / ROWS)
-    np.testing.assert_array_equal(seen["image"].pixels, batch["image"].pixels)
+    np.testing.assert_array_equal(changed["image"].pixels, batch["image"].pixels)
 
 
 @pytest.mark.parametrize("rate", [0.0, 1.0])
-def test_drop_of_none_and_of_all(rate):
-    (_, encoded), (_, made) = dropped(DropStreams((("image", rate),)))
-    np.testing.assert_array_equal(made["image"].mask, encoded["image"].mask & (rate == 0))
+def test_drop_streams_at_rates_0_and_1(rate):
+    (_, encoded), (_, changed_encoded) = drop_streams(DropStreams((("image", rate),)))
+    np.testing.assert_array_equal(changed_encoded["image"].mask, encoded["image"].mask & (rate == 0))
 
 
 @pytest.mark.parametrize("rates", [(0.9, 0.9), (1.0, 1.0), (0.5, 1.0)])
-def test_drop_can_leave_every_example_one_of_its_streams(rates):
+def test_keep_one_leaves_every_example_one_of_its_streams(rates):
     view = DropStreams(tuple(zip(("image", "text"), rates, strict=True)), keep_one=True)
-    _, (seen, _) = dropped(view)
-    image, text = is_present(seen["image"]), is_present(seen["text"])
-    assert (image | text).all(), "an example lost all"
-    assert not image[0], "a missing stream came back"
-    free = (1 - rates[0]) * (1 - rates[1])  # the first row is left out
-    assert abs((image & text)[1:].mean() - free) < 4 * np.sqrt(free * (1 - free) / ROWS) + 1e-9
+    _, (changed, _) = drop_streams(view)
+    image, text = is_present(changed["image"]), is_present(changed["text"])
+    assert (image | text).all(), "an example lost all its streams"
+    assert not image[0], "a missing stream must stay missing"
+    both = (1 - rates[0]) * (1 - rates[1])  # of the rows that have both, all but the first
+    assert abs((image & text)[1:].mean() - both) < 4 * np.sqrt(both * (1 - both) / ROWS) + 1e-9
     if rates[0] == rates[1]:
         assert abs(image[1:].mean() - text[1:].mean()) < 4 / np.sqrt(ROWS), "kept equally often"
 
 
 @pytest.mark.parametrize(
-    ("rates", "words"),
+    ("rates", "message"),
     [
-        ((), "DropStreams expects each stream once, and at least one, found []"),
+        ((), "DropStreams expects at least one stream, and each only once, found []"),
         ((("image", 0.1), ("image", 0.2)), "found ['image', 'image']"),
         ((("image", 1.5), ("audio", 0.5)), "probabilities from 0 to 1, found [('image', 1.5)]"),
     ],
 )
-def test_ill_made_drops_are_refused(rates, words):
+def test_invalid_drop_rates_are_refused(rates, message):
     with pytest.raises(InputError) as caught:
         DropStreams(rates)
-    assert words in str(caught.value)
+    assert message in str(caught.value)
 
 
-def test_drop_after_pairs_were_made_anew_is_refused():
+def test_drop_streams_after_a_view_that_repairs_rows_is_refused():
     encoded = encodings(3 * 4, image=2)
     with pytest.raises(
-        InputError, match="expects the 4 rows of the batch in 'image', found 12: put it before"
+        InputError,
+        match="expects the batch's 4 rows in the encoding of 'image', found 12: place DropStreams before",
     ):
         DropStreams((("image", 0.5),)).transform_encoded(encoded, {}, tiny_batch(4), jax.random.key(0))
 
 
-def numbered(rows: int = ROWS, size: tuple[int, int] = (16, 24)) -> dict:
-    """Every pixel tells its row; row 1 has no picture."""
+def numbered_images(rows: int = ROWS, size: tuple[int, int] = (16, 24)) -> dict:
+    """Every pixel holds the number of its row; the image of row 1 is missing."""
     pixels = jnp.broadcast_to(jnp.arange(rows, dtype=jnp.float32)[:, None, None, None], (rows, *size, 3))
     return {"image": Image(pixels, jnp.arange(rows) != 1)}
 
 
 def test_cutmix_pastes_one_rectangle_of_the_partner():
-    made, targets = seen(CutMix(), numbered())
-    pixels, partner, share = made["image"].pixels[..., 0], targets["partner"], targets["share"]
-    assert partner.dtype == np.int32 and share.dtype == np.float32
+    changed, targets = transform(CutMix(), numbered_images())
+    pixels, partner, mix_weight = changed["image"].pixels[..., 0], targets["partner"], targets["mix_weight"]
+    assert partner.dtype == np.int32 and mix_weight.dtype == np.float32
     own = np.arange(ROWS)
     for row in range(ROWS):
-        piece = pixels[row] != row
-        np.testing.assert_array_equal(pixels[row][piece], partner[row])
-        assert share[row] == pytest.approx(1 - piece.mean(), abs=1e-6)
-        down, right = piece.any(1), piece.any(0)
-        np.testing.assert_array_equal(piece, down[:, None] & right[None, :])
-        assert np.diff(np.flatnonzero(down)).max(initial=1) == 1
-    alone = partner == own
-    assert alone[1] and share[1] == 1 and alone.sum() == 2, "who gave to the missing one, and the missing one"
-    assert len(set(partner[~alone])) == ROWS - 2
-    assert 0.2 < 1 - share.mean() < 0.5, "half of Beta(1, 1), less what stood over"
+        rectangle = pixels[row] != row
+        np.testing.assert_array_equal(pixels[row][rectangle], partner[row])
+        assert mix_weight[row] == pytest.approx(1 - rectangle.mean(), abs=1e-6)
+        in_rows, in_columns = rectangle.any(1), rectangle.any(0)
+        np.testing.assert_array_equal(rectangle, in_rows[:, None] & in_columns[None, :])
+        assert np.diff(np.flatnonzero(in_rows)).max(initial=1) == 1
+    unmixed = partner == own
+    assert unmixed[1] and mix_weight[1] == 1
+    assert unmixed.sum() == 2, "the missing row, and the row whose partner it is"
+    assert len(set(partner[~unmixed])) == ROWS - 2
+    assert 0.2 < 1 - mix_weight.mean() < 0.5, "the mean of Beta(1, 1) is 1/2, less what was clipped"
 
 
-def test_cutmix_leaves_some_rows_alone_and_is_a_function_of_the_key():
-    view = CutMix(rate=0.25)
+def test_cutmix_mixes_with_the_given_probability_and_depends_only_on_the_key():
+    view = CutMix(probability=0.25)
     assert view.changed_streams() == ("image",)
-    (first, targets), (again, _), (other, _) = (seen(view, numbered(), seed) for seed in (0, 0, 1))
+    (first, targets), (again, _), (other, _) = (
+        transform(view, numbered_images(), seed) for seed in (0, 0, 1)
+    )
     np.testing.assert_array_equal(first["image"].pixels, again["image"].pixels)
     assert not np.array_equal(first["image"].pixels, other["image"].pixels)
     assert abs((targets["partner"] != np.arange(ROWS)).mean() - 0.25) < 4 * np.sqrt(0.25 * 0.75 / ROWS)
 
 
-def test_cutmix_with_impossible_numbers_is_refused():
+def test_cutmix_with_an_invalid_alpha_is_refused():
     with pytest.raises(
-        InputError, match="CutMix expects alpha > 0 and a rate from 0 to 1, found 0.0 and 1.0"
+        InputError, match="CutMix expects alpha > 0 and 0 <= probability <= 1, found 0.0, 1.0"
     ):
         CutMix(alpha=0.0)
 
 
-def test_views_in_a_chain_act_one_after_the_other(batch):
+def test_chain_applies_its_views_in_order(batch):
     view = Chain(
         (SentencePairs("text", "keywords"), MaskTokens("pair", vocab=VOCAB), DropStreams((("image", 1.0),)))
     )
     assert set(view.changed_streams()) == {"pair"} and view.compared_heads() == ()
-    made, targets = seen(view, batch)
+    changed, targets = transform(view, batch)
     assert targets.keys() == {"is_next", "valid", "tokens", "masked"}
-    pair = made["pair"]
-    assert targets["masked"].any() and not (targets["masked"] & ~words_of(pair)).any()
+    pair = changed["pair"]
+    assert targets["masked"].any() and not (targets["masked"] & ~maskable_tokens(pair)).any()
     np.testing.assert_array_equal(pair.tokens[~targets["masked"]], targets["tokens"][~targets["masked"]])
-    encoded, _ = view.transform_encoded(encodings(ROWS, image=2), {}, made, jax.random.key(0))
-    assert not encoded["image"].mask.any() and not is_present(made["image"]).any()
+    encoded, _ = view.transform_encoded(encodings(ROWS, image=2), {}, changed, jax.random.key(0))
+    assert not encoded["image"].mask.any() and not is_present(changed["image"]).any()
 
 
-def test_views_are_values():
-    """Equal views are looked at once; and a view is a key of compiled functions."""
+def test_views_are_equal_and_hashed_by_value():
+    """The learner computes equal views once, and views are static arguments of jitted functions."""
     assert (
         MaskTokens("text", vocab=VOCAB)
         == MaskTokens("text", vocab=VOCAB)
@@ -213,23 +220,23 @@ def test_views_are_values():
     assert len({Identity(), Identity(), HARD, Chain((HARD,)), Chain((HARD,))}) == 3
 
 
-def test_mirror_moves_a_mark_with_its_box():
-    """One bright pixel a picture, and the box around it."""
+def test_flip_moves_an_object_together_with_its_box():
+    """Each image has one bright pixel with a box around it."""
     rng = np.random.default_rng(0)
-    place = rng.integers(0, 6, (32, 2))
+    position = rng.integers(0, 6, (32, 2))
     pixels = np.zeros((32, 6, 6, 1), np.float32)
-    pixels[np.arange(32), place[:, 0], place[:, 1]] = 1
-    centre = (place[:, None, ::-1] + 0.5) / 6
+    pixels[np.arange(32), position[:, 0], position[:, 1]] = 1
+    centre = (position[:, None, ::-1] + 0.5) / 6
     boxes = np.concatenate([centre, np.full((32, 1, 2), 1 / 6)], axis=-1).astype(np.float32)
     boxes = np.concatenate([boxes, np.zeros_like(boxes)], axis=1)
-    marked = BoxTargets(boxes, np.zeros((32, 2), np.int32), np.arange(2)[None] < np.ones((32, 1)))
-    batch = jax.tree.map(jnp.asarray, {"image": Image(pixels, np.ones(32, bool)), "boxes": marked})
-    for view in (Mirror(), Mirror(left_right=False), Mirror(up_down=False)):
-        made, _ = view.transform_batch(batch, jax.random.key(0))
-        row, column = np.divmod(np.asarray(made["image"].pixels).reshape(32, 36).argmax(1), 6)
-        found = np.stack([column + 0.5, row + 0.5], axis=1) / 6
-        np.testing.assert_allclose(made["boxes"].boxes[:, 0, :2], found, atol=1e-6)
-        np.testing.assert_array_equal(made["boxes"].boxes[:, 1], 0)
-        moved = np.stack([row, column], axis=1) != place
-        assert moved.any(0).tolist() == [view.up_down, view.left_right]
-    assert set(Mirror().changed_streams()) == {"image", "boxes"}
+    box_targets = BoxTargets(boxes, np.zeros((32, 2), np.int32), np.arange(2)[None] < np.ones((32, 1)))
+    batch = jax.tree.map(jnp.asarray, {"image": Image(pixels, np.ones(32, bool)), "boxes": box_targets})
+    for view in (Flip(), Flip(horizontal=False), Flip(vertical=False)):
+        changed, _ = view.transform_batch(batch, jax.random.key(0))
+        row, column = np.divmod(np.asarray(changed["image"].pixels).reshape(32, 36).argmax(1), 6)
+        centres = np.stack([column + 0.5, row + 0.5], axis=1) / 6
+        np.testing.assert_allclose(changed["boxes"].boxes[:, 0, :2], centres, atol=1e-6)
+        np.testing.assert_array_equal(changed["boxes"].boxes[:, 1], 0)
+        moved = np.stack([row, column], axis=1) != position
+        assert moved.any(0).tolist() == [view.vertical, view.horizontal]
+    assert set(Flip().changed_streams()) == {"image", "boxes"}

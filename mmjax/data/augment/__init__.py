@@ -3,7 +3,7 @@
 from mmjax.data.augment.audio import AudioAugmentation, Background, Noise, Speed
 from mmjax.data.augment.base import CHANGES, Augmentation, Change
 from mmjax.data.augment.image import ColorJitter, ImageAugmentation, RandomErasing
-from mmjax.data.augment.joint import COLORS, SIDES, Forbid, Rule, Together
+from mmjax.data.augment.joint import COLOR_WORDS, SIDE_WORDS, ForbidChanges, Rule, ShareGeometry
 from mmjax.data.augment.rand_augment import OPERATIONS, RandAugment
 from mmjax.data.augment.text import SpanDropout, TextAugmentation, WordDropout
 
@@ -17,7 +17,7 @@ __all__ = [
     "Background",
     "Change",
     "ColorJitter",
-    "Forbid",
+    "ForbidChanges",
     "ImageAugmentation",
     "Noise",
     "RandAugment",

@@ -8,7 +8,7 @@ import numpy as np
 
 from mmjax.data.augment.base import Augmentation, share
 from mmjax.data.records import Record
-from mmjax.data.sources.paths import Reader, Source, shared
+from mmjax.data.sources.paths import Reader, Source, threadsafe_cache
 from mmjax.data.transform import Transform
 from mmjax.errors import InputError
 
@@ -21,7 +21,7 @@ class AudioAugmentation(Augmentation):
         """float32 "samples" -> float32, maybe of another length."""
 
     @abc.abstractmethod
-    def reach(self) -> float:
+    def input_ratio(self) -> float:
         """How many seconds it needs to make one."""
 
 
@@ -41,7 +41,7 @@ class Noise(AudioAugmentation):
     def without(self, forbidden):
         return None if "noise" in forbidden else self
 
-    def reach(self):
+    def input_ratio(self):
         return 1.0
 
     def __call__(self, samples, rng):
@@ -74,7 +74,7 @@ class Background(AudioAugmentation):
     def without(self, forbidden):
         return None if "noise" in forbidden else self
 
-    def reach(self):
+    def input_ratio(self):
         return 1.0
 
     def __call__(self, samples, rng):
@@ -107,7 +107,7 @@ class Speed(AudioAugmentation):
     def without(self, forbidden):
         return None if self.changes() & forbidden else self
 
-    def reach(self):
+    def input_ratio(self):
         return self.most
 
     def __call__(self, samples, rng):
@@ -132,7 +132,7 @@ def _ratio(owner: str, snr_db: tuple[float, float], probability: float) -> None:
         raise InputError(f"{owner} expects snr_db (least, most), found {snr_db}")
 
 
-@shared
+@threadsafe_cache
 def _open(reader: Reader, transform: Transform) -> "_Recordings":
     if not len(reader):
         raise InputError("Background expects recordings, found none in its source")

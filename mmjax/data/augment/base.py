@@ -11,13 +11,13 @@ from mmjax.errors import InputError
 
 # What words can speak of, so that a rule can forbid it for the examples whose words do (joint.py).
 Change = Literal[
-    "mirror",  # left and right exchanged
-    "turn",  # turned or slanted
-    "move",  # elsewhere in the picture or in time
+    "flip",  # left and right exchanged
+    "rotate",  # turned or slanted
+    "shift",  # elsewhere in the picture or in time
     "crop",  # what is at the edge is gone, the rest is larger
-    "hide",  # a part is gone
+    "erase",  # a part is gone
     "color",  # hue, saturation, or colours that are not there
-    "light",  # brightness and contrast
+    "brightness",  # brightness and contrast
     "loudness",
     "noise",
     "pitch",
@@ -26,7 +26,7 @@ Change = Literal[
 ]
 CHANGES: frozenset[str] = frozenset(get_args(Change))
 # Those that streams that are moved together must share.
-GEOMETRY: frozenset[str] = frozenset({"mirror", "turn", "move", "crop", "speed"})
+GEOMETRY: frozenset[str] = frozenset({"flip", "rotate", "shift", "crop", "speed"})
 T = TypeVar("T", bound="Augmentation")
 
 
@@ -48,7 +48,9 @@ def without(augmentations: tuple[T, ...], forbidden: frozenset[str]) -> tuple[T,
     return tuple(augmentation for augmentation in left if augmentation is not None)  # type: ignore[return-value]
 
 
-def drawn(augmentations: Iterable[T], rng: np.random.Generator) -> Iterator[tuple[T, np.random.Generator]]:
+def with_generators(
+    augmentations: Iterable[T], rng: np.random.Generator
+) -> Iterator[tuple[T, np.random.Generator]]:
     """Each with a generator of its own, known by its class and how many of that class came before.
 
     So what one draws depends on no other: streams that are moved together share the draws of what they share.
@@ -61,7 +63,7 @@ def drawn(augmentations: Iterable[T], rng: np.random.Generator) -> Iterator[tupl
         yield augmentation, np.random.Generator(np.random.Philox(key=[seed, stream]))
 
 
-def expect(augmentations: tuple[Any, ...], kind: type, where: str) -> None:
+def check_kind(augmentations: tuple[Any, ...], kind: type, where: str) -> None:
     """Refuses what is no augmentation of this kind of stream."""
     for augmentation in augmentations:
         if not isinstance(augmentation, kind):

@@ -13,8 +13,8 @@ from mmjax.data.augment.base import CHANGES, Augmentation, Change
 from mmjax.data.records import Record
 from mmjax.errors import InputError
 
-SIDES = ("left", "right", "leftwards", "rightwards", "clockwise", "counterclockwise", "anticlockwise")
-COLORS = (
+SIDE_WORDS = ("left", "right", "leftwards", "rightwards", "clockwise", "counterclockwise", "anticlockwise")
+COLOR_WORDS = (
     "red", "orange", "yellow", "green", "blue", "purple", "violet", "pink", "brown", "black", "white", "grey",
     "gray", "gold", "golden", "silver", "beige", "cyan", "turquoise", "magenta", "color", "colors", "colour",
     "colours", "colorful", "colourful",
@@ -46,16 +46,16 @@ class Movable(Protocol):
 class Saying(Protocol):
     """A transform of words."""
 
-    def said(self, record: Record) -> str:
+    def possible_text(self, record: Record) -> str:
         """All that the stream's words may be. Raises BadExample."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
-class Forbid:
+class ForbidChanges:
     """No such changes of a stream in the examples whose words say one of these.
 
-    ``Forbid("image", ("mirror",), when="text", says=SIDES)``: no mirror where they say left. An augmentation
+    ``ForbidChanges("image", ("flip",), when="text", says=SIDES)``: no mirror where they say left. An augmentation
     that makes several kinds of changes goes on without the forbidden ones. Words count in any of the texts
     that the example could show, in upper or lower case; a word in a script without the two, as Japanese,
     counts within others too. Streams that are moved together are held back together. An example without the
@@ -75,22 +75,24 @@ class Forbid:
     def __post_init__(self):
         unknown = sorted(set(self.changes) - CHANGES)
         if unknown or not self.changes:
-            raise InputError(f"Forbid expects changes among {sorted(CHANGES)}, found {unknown or 'none'}")
-        if not self.says or not all(word.strip() for word in self.says):
-            raise InputError(f"Forbid expects words in `says`, found {self.says}")
+            raise InputError(
+                f"ForbidChanges expects changes among {sorted(CHANGES)}, found {unknown or 'none'}"
+            )
+        if not self.phrases or not all(word.strip() for word in self.phrases):
+            raise InputError(f"ForbidChanges expects words in `says`, found {self.phrases}")
 
-    def holds(self, words: str) -> bool:
+    def matches(self, words: str) -> bool:
         """Whether the words say one of `says`."""
-        return _pattern(self.says).search(words) is not None
+        return _pattern(self.phrases).search(words) is not None
 
     def fits(self, streams: Mapping[str, Any]) -> None:
         """Refuses streams that the dataset does not have, or of which the rule would say nothing."""
-        _known("Forbid", (self.stream,), streams, Augmented, "that can be augmented")
-        _known("Forbid", (self.when,), streams, Saying, "of words (TextTransform)")
+        _known("ForbidChanges", (self.stream,), streams, Augmented, "that can be augmented")
+        _known("ForbidChanges", (self.text_stream,), streams, Saying, "of words (TextTransform)")
 
 
 @dataclasses.dataclass(frozen=True)
-class Together:
+class ShareGeometry:
     """Streams that are cropped, mirrored, turned and moved alike, as a picture and its depth.
 
     What else they draw may differ, such as colour for one of them only.
@@ -114,36 +116,42 @@ class Together:
                 )
 
 
-Rule = Forbid | Together
+Rule = ForbidChanges | ShareGeometry
 
 
-def check(rules: tuple[Rule, ...], streams: Mapping[str, Any]) -> None:
+def check_rules(rules: tuple[Rule, ...], streams: Mapping[str, Any]) -> None:
     """Refuses rules that do not fit the streams, and a stream that is moved together with two groups."""
-    moved = [stream for rule in rules if isinstance(rule, Together) for stream in rule.streams]
+    moved = [stream for rule in rules if isinstance(rule, ShareGeometry) for stream in rule.streams]
     if twice := sorted({stream for stream in moved if moved.count(stream) > 1}):
         raise InputError(f"expected each stream in one Together at most, found {twice} in several: join them")
     for rule in rules:
         rule.fits(streams)
 
 
-def forbidden(rules: tuple[Rule, ...], streams: Mapping[str, Any], record: Record, there: Any) -> dict:
+def forbidden_changes(
+    rules: tuple[Rule, ...], streams: Mapping[str, Any], record: Record, there: Any
+) -> dict:
     """{stream: the changes that the record's words forbid}, of the streams that are ``there``."""
     found: dict[str, frozenset[str]] = {}
     for rule in rules:
-        if isinstance(rule, Forbid) and rule.when in there and rule.holds(streams[rule.when].said(record)):
+        if (
+            isinstance(rule, ForbidChanges)
+            and rule.text_stream in there
+            and rule.matches(streams[rule.text_stream].possible_text(record))
+        ):
             found[rule.stream] = found.get(rule.stream, frozenset()) | set(rule.changes)
     for rule in rules:
-        if isinstance(rule, Together):
+        if isinstance(rule, ShareGeometry):
             held = frozenset().union(*(found.get(stream, frozenset()) for stream in rule.streams))
             found |= dict.fromkeys(rule.streams, held) if held else {}
     return found
 
 
-def generators(rules: tuple[Rule, ...], rng: np.random.Generator) -> dict[str, np.random.Generator]:
+def shared_generators(rules: tuple[Rule, ...], rng: np.random.Generator) -> dict[str, np.random.Generator]:
     """{stream: its generator} of streams that are moved together: equal ones, so that they draw alike."""
     made: dict[str, np.random.Generator] = {}
     for rule in rules:
-        if isinstance(rule, Together):
+        if isinstance(rule, ShareGeometry):
             seed = int(rng.integers(2**63))
             made |= {stream: np.random.Generator(np.random.Philox(key=[seed, 0])) for stream in rule.streams}
     return made

@@ -71,26 +71,26 @@ def _kinds(*changes: str) -> frozenset[str]:
 # Ranges of Cubuk et al. 2019 (AutoAugment, table 6), which RandAugment keeps; shifts are shares of the side.
 OPERATIONS = {
     "identity": Operation(_kinds(), lambda picture, amount, fill: picture),
-    "autocontrast": Operation(_kinds("light", "color"), _ops("autocontrast")),
-    "equalize": Operation(_kinds("light", "color"), _ops("equalize")),
-    "rotate": Operation(_kinds("turn"), _rotate, 30.0, True, True),
-    "solarize": Operation(_kinds("light", "color"), _solarize, 256.0),
+    "autocontrast": Operation(_kinds("brightness", "color"), _ops("autocontrast")),
+    "equalize": Operation(_kinds("brightness", "color"), _ops("equalize")),
+    "rotate": Operation(_kinds("rotate"), _rotate, 30.0, True, True),
+    "solarize": Operation(_kinds("brightness", "color"), _solarize, 256.0),
     "color": Operation(_kinds("color"), _enhance("Color"), 0.9, True),
-    "posterize": Operation(_kinds("light", "color"), _posterize, 4.0),
-    "contrast": Operation(_kinds("light"), _enhance("Contrast"), 0.9, True),
-    "brightness": Operation(_kinds("light"), _enhance("Brightness"), 0.9, True),
+    "posterize": Operation(_kinds("brightness", "color"), _posterize, 4.0),
+    "contrast": Operation(_kinds("brightness"), _enhance("Contrast"), 0.9, True),
+    "brightness": Operation(_kinds("brightness"), _enhance("Brightness"), 0.9, True),
     "sharpness": Operation(_kinds(), _enhance("Sharpness"), 0.9, True, True),
     "shear_x": Operation(
-        _kinds("turn"), lambda p, a, fill: _affine(p, (1, a, 0, 0, 1, 0), fill), 0.3, True, True
+        _kinds("rotate"), lambda p, a, fill: _affine(p, (1, a, 0, 0, 1, 0), fill), 0.3, True, True
     ),
     "shear_y": Operation(
-        _kinds("turn"), lambda p, a, fill: _affine(p, (1, 0, 0, a, 1, 0), fill), 0.3, True, True
+        _kinds("rotate"), lambda p, a, fill: _affine(p, (1, 0, 0, a, 1, 0), fill), 0.3, True, True
     ),
     "translate_x": Operation(
-        _kinds("move"), lambda p, a, fill: _affine(p, (1, 0, a * p.width, 0, 1, 0), fill), 0.45, True, True
+        _kinds("shift"), lambda p, a, fill: _affine(p, (1, 0, a * p.width, 0, 1, 0), fill), 0.45, True, True
     ),
     "translate_y": Operation(
-        _kinds("move"), lambda p, a, fill: _affine(p, (1, 0, 0, 0, 1, a * p.height), fill), 0.45, True, True
+        _kinds("shift"), lambda p, a, fill: _affine(p, (1, 0, 0, 0, 1, a * p.height), fill), 0.45, True, True
     ),
 }
 

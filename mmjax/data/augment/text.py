@@ -31,10 +31,10 @@ class WordDropout(TextAugmentation):
     """
 
     rate: float = 0.1
-    becomes: Becomes = "mask"
+    replace_with: Becomes = "mask"
 
     def __post_init__(self):
-        _check("WordDropout", self.rate, self.becomes)
+        _check("WordDropout", self.rate, self.replace_with)
 
     def changes(self):
         return frozenset({"words"})
@@ -45,7 +45,7 @@ class WordDropout(TextAugmentation):
     def __call__(self, text, rng, vocabulary):
         words = np.unique(text.words[text.words >= 0])
         draws = rng.random(words.size)
-        return dropped(text, words[_but_one(draws < self.rate, rng)], self.becomes, vocabulary)
+        return dropped(text, words[_but_one(draws < self.rate, rng)], self.replace_with, vocabulary)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,10 +56,10 @@ class SpanDropout(TextAugmentation):
     rate: float = 0.15
     mean_length: float = 3.0
     max_length: int = 10
-    becomes: Becomes = "mask"
+    replace_with: Becomes = "mask"
 
     def __post_init__(self):
-        _check("SpanDropout", self.rate, self.becomes)
+        _check("SpanDropout", self.rate, self.replace_with)
         if self.mean_length < 1 or self.max_length < 1:
             raise InputError(
                 "SpanDropout expects mean_length and max_length of at least 1, found "
@@ -81,14 +81,14 @@ class SpanDropout(TextAugmentation):
             length = min(int(rng.geometric(1 / self.mean_length)), self.max_length, wanted - int(gone.sum()))
             start = int(rng.integers(words.size - length + 1))
             gone[start : start + length] = True
-        return dropped(text, words[_but_one(gone, rng)], self.becomes, vocabulary)
+        return dropped(text, words[_but_one(gone, rng)], self.replace_with, vocabulary)
 
 
-def dropped(text: Text, words: np.ndarray, becomes: Becomes, vocabulary: Vocabulary) -> Text:
+def dropped(text: Text, words: np.ndarray, replace_with: Becomes, vocabulary: Vocabulary) -> Text:
     """The text with the words of these numbers masked, unknown or gone."""
     gone = np.isin(text.words, words) & (text.words >= 0)
-    if becomes != "nothing":
-        token = vocabulary.mask_id if becomes == "mask" else vocabulary.unk_id
+    if replace_with != "nothing":
+        token = vocabulary.mask_id if replace_with == "mask" else vocabulary.unk_id
         return text.replace(
             tokens=np.where(gone, token, text.tokens).astype(np.int32),
             words=np.where(gone, -1, text.words).astype(np.int32),
@@ -109,7 +109,7 @@ def _but_one(gone: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return gone
 
 
-def _check(owner: str, rate: float, becomes: str) -> None:
+def _check(owner: str, rate: float, replace_with: str) -> None:
     share(owner, rate=rate)
-    if becomes not in ("mask", "unknown", "nothing"):
-        raise InputError(f"{owner} expects becomes='mask', 'unknown' or 'nothing', found {becomes!r}")
+    if replace_with not in ("mask", "unknown", "nothing"):
+        raise InputError(f"{owner} expects becomes='mask', 'unknown' or 'nothing', found {replace_with!r}")

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmjax.data.records import BadExample, Record
-from mmjax.data.sources.paths import Reader, find_files, shared, stamp
+from mmjax.data.sources.paths import Reader, find_files, fingerprint, threadsafe_cache
 from mmjax.errors import InputError
 
 
@@ -25,7 +25,7 @@ class ArrayRecord:
 
     def open(self) -> Reader:
         """Raises InputError where there is no file or none that ArrayRecord can read."""
-        return _open(stamp(find_files(self.path, ".array_record", self.hint)), self.field)
+        return _open(fingerprint(find_files(self.path, ".array_record", self.hint)), self.field)
 
 
 def pack(record: Mapping[str, Any]) -> bytes:
@@ -35,7 +35,7 @@ def pack(record: Mapping[str, Any]) -> bytes:
     return msgpack.Packer().pack(dict(record))
 
 
-@shared
+@threadsafe_cache
 def _open(stamps: tuple[tuple[str, int, int], ...], field: str) -> Reader:
     return _Entries([path for path, _, _ in stamps], field)
 

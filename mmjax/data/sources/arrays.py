@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mmjax.data.records import Record
-from mmjax.data.sources.paths import Reader, find_files, shared, stamp
+from mmjax.data.sources.paths import Reader, find_files, fingerprint, threadsafe_cache
 from mmjax.errors import InputError
 
 
@@ -42,15 +42,15 @@ class Npz:
 
     def open(self) -> Reader:
         """Raises InputError when the file is missing, damaged, lacks a field, or holds pickled objects."""
-        return _open(stamp(find_files(self.path, ".npz", self.hint)), tuple(self.fields))
+        return _open(fingerprint(find_files(self.path, ".npz", self.hint)), tuple(self.fields))
 
 
-@shared
+@threadsafe_cache
 def _rows(spec: Arrays) -> Reader:
     return _Rows("arrays", spec.arrays)
 
 
-@shared
+@threadsafe_cache
 def _open(stamps: tuple[tuple[str, int, int], ...], fields: tuple[str, ...]) -> Reader:
     if len(stamps) != 1:
         raise InputError(

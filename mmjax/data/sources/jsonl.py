@@ -7,7 +7,7 @@ from array import array
 from pathlib import Path
 
 from mmjax.data.records import BadExample, Record
-from mmjax.data.sources.paths import Reader, find_files, shared, stamp
+from mmjax.data.sources.paths import Reader, find_files, fingerprint, threadsafe_cache
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,10 +24,10 @@ class Jsonl:
 
     def open(self) -> Reader:
         """Find the lines. Raises InputError where no file is; a bad line, BadExample when read."""
-        return _open(stamp(find_files(self.path, ".jsonl", self.hint)))
+        return _open(fingerprint(find_files(self.path, ".jsonl", self.hint)))
 
 
-@shared
+@threadsafe_cache
 def _open(stamps: tuple[tuple[str, int, int], ...]) -> Reader:
     return _Lines([Path(path) for path, _, _ in stamps])
 

@@ -61,7 +61,7 @@ def find_files(path: str | tuple[str, ...], suffix: str, hint: str = "") -> tupl
     return tuple(files)
 
 
-def stamp(files: Sequence[Path]) -> tuple[tuple[str, int, int], ...]:
+def fingerprint(files: Sequence[Path]) -> tuple[tuple[str, int, int], ...]:
     """What tells that a file has changed: (path, size in bytes, modification time in ns) of each."""
     return tuple((str(f), (s := f.stat()).st_size, s.st_mtime_ns) for f in files)
 
@@ -69,7 +69,7 @@ def stamp(files: Sequence[Path]) -> tuple[tuple[str, int, int], ...]:
 _OPENING = threading.RLock()  # re-entrant: a tokenizer opens its source while it is being opened itself
 
 
-def shared(make: Callable[..., Any]) -> Callable[..., Any]:
+def threadsafe_cache(make: Callable[..., Any]) -> Callable[..., Any]:
     """Memoise an opener by its hashable arguments, so that equal specs share one reader. Safe among threads.
 
     ``functools.lru_cache`` alone would let two threads do the same slow opening at once.

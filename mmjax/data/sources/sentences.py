@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from mmjax.data.records import BadExample, Record, lookup
-from mmjax.data.sources.paths import Reader, Source, shared
+from mmjax.data.sources.paths import Reader, Source, threadsafe_cache
 from mmjax.errors import InputError
 
 
@@ -32,7 +32,7 @@ class ConsecutiveSentences:
         return _open(self, self.source.open())
 
 
-@shared
+@threadsafe_cache
 def _open(spec: ConsecutiveSentences, documents: Reader) -> Reader:
     return _Pairs(spec, documents)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mmjax.data.records import Record
-from mmjax.data.sources.paths import Reader, shared
+from mmjax.data.sources.paths import Reader, threadsafe_cache
 from mmjax.errors import InputError
 
 
@@ -35,7 +35,7 @@ class Tfds:
         return _open(str(folder), self.split)
 
 
-@shared
+@threadsafe_cache
 def _open(folder: str, split: str) -> Reader:
     import tensorflow_datasets as tfds
 

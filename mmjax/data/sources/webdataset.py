@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
 
 from mmjax.data.records import Record
-from mmjax.data.sources.paths import Reader, find_files, shared, stamp
+from mmjax.data.sources.paths import Reader, find_files, fingerprint, threadsafe_cache
 from mmjax.errors import InputError
 
 _Fields: TypeAlias = dict[str, tuple[int, int]]  # field -> (offset, size) in bytes
@@ -38,10 +38,10 @@ class WebDataset:
         Raises:
             InputError: no file, no plain tar, truncated, or a member's name leaves the archive.
         """
-        return _open(stamp(find_files(self.path, ".tar", self.hint)))
+        return _open(fingerprint(find_files(self.path, ".tar", self.hint)))
 
 
-@shared
+@threadsafe_cache
 def _open(stamps: tuple[tuple[str, int, int], ...]) -> Reader:
     return _Shards(
         [(path, *sample) for path, size, mtime in stamps for sample in _index(Path(path), size, mtime)]
