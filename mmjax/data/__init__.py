@@ -1,4 +1,4 @@
-"""Sources -> transforms -> mixture -> batches: NumPy and Grain, never a model."""
+"""Sources -> transforms -> mixture -> batches, in NumPy and Grain, independent of any model."""
 
 from mmjax.data import augment
 from mmjax.data.audio import AudioTransform
@@ -42,10 +42,11 @@ from mmjax.data.vocabulary import (
 )
 
 __all__ = [
-    "ArrayRecord", "Arrays", "AudioTransform", "BadExampleCounter", "BadExamples", "BadExample", "BoxesTransform", "CLS_ID",
-    "ConsecutiveSentences", "Dataset", "Examples", "ImageTransform", "Jsonl", "LabelTransform", "LocalData", "MASK_ID",
-    "MissingField", "Mixture", "MultiLabelTransform", "Npz", "PAD_ID", "PatchesTransform", "Pretrained",
-    "Reader", "Record", "SEP_ID", "Source", "TagTransform", "TextTransform", "Tfds", "TokenizerSpec",
-    "Transform", "UNK_ID", "VideoTransform", "Vocabulary", "WebDataset", "WordPiece", "augment", "batches",
-    "collate", "epoch", "local", "lookup", "pack", "with_path",
+    "ArrayRecord", "Arrays", "AudioTransform", "BadExample", "BadExampleCounter", "BadExamples",
+    "BoxesTransform", "CLS_ID", "ConsecutiveSentences", "Dataset", "Examples", "ImageTransform", "Jsonl",
+    "LabelTransform", "LocalData", "MASK_ID", "MissingField", "Mixture", "MultiLabelTransform", "Npz",
+    "PAD_ID", "PatchesTransform", "Pretrained", "Reader", "Record", "SEP_ID", "Source", "TagTransform",
+    "TextTransform", "Tfds", "TokenizerSpec", "Transform", "UNK_ID", "VideoTransform", "Vocabulary",
+    "WebDataset", "WordPiece", "augment", "batches", "collate", "epoch", "local", "lookup", "pack",
+    "with_path",
 ]  # fmt: skip

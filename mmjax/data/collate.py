@@ -9,12 +9,17 @@ from mmjax.batch import Batch, Stream
 
 
 def collate(examples: Sequence[Mapping[str, Stream]], empty: Mapping[str, Stream]) -> Batch:
-    """Stack; a stream that an example lacks is the ``empty`` one, whose mask is False everywhere."""
+    """Stacks examples along a new batch axis.
+
+    Args:
+        examples: {stream: value without batch axis} each.
+        empty: the missing value of every stream, which takes the place of a stream that an example lacks.
+    """
     return {name: _stack([example.get(name, blank) for example in examples]) for name, blank in empty.items()}
 
 
 def _stack(values: Sequence[Stream]) -> Stream:
     fields = dataclasses.fields(values[0])  # type: ignore[arg-type]  # streams are dataclasses
-    # What only views fill is None in every example.
+    # Fields that only views fill are None in every example.
     names = [field.name for field in fields if getattr(values[0], field.name) is not None]
     return type(values[0])(**{name: np.stack([getattr(value, name) for value in values]) for name in names})

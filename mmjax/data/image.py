@@ -188,8 +188,8 @@ def normalise(
     pixels: np.ndarray, mean: float | tuple[float, ...], std: float | tuple[float, ...]
 ) -> np.ndarray:
     """`(pixels / 255 - mean) / std` of uint8 "height width channel", in float32."""
-    mean, std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
-    return pixels.astype(np.float32) * (1.0 / (255.0 * std)) - mean / std
+    means, stds = np.asarray(mean, np.float32), np.asarray(std, np.float32)
+    return pixels.astype(np.float32) * (1.0 / (255.0 * stds)) - means / stds
 
 
 def _source_indices(size: int, tile: int, offset: int, flip: bool) -> np.ndarray:

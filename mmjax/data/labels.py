@@ -6,16 +6,17 @@ import numpy as np
 
 from mmjax.batch import Labels
 from mmjax.data.records import BadExample, Record, lookup
+from mmjax.data.transform import Transform
 
 
 @dataclasses.dataclass(frozen=True)
-class LabelTransform:
-    """The class's number.
+class LabelTransform(Transform):
+    """Reads a class as its index.
 
     Args:
-        field: path to a number, or to a name if ``classes`` are given.
-        classes: the names, in the order of their numbers.
-        optional: a record without the field is an example without this stream.
+        field: path to an index, or to a name where `classes` is given.
+        classes: the class names; a name's index is its class.
+        optional: the record may lack the field; the example then lacks this stream.
     """
 
     field: str
@@ -23,7 +24,7 @@ class LabelTransform:
     optional: bool = False
 
     def decode(self, record: Record) -> np.ndarray:
-        """int32, no axis. Raises BadExample when it is no class."""
+        """Returns the class, an int32 scalar."""
         key, value = record["__key__"], lookup(record, self.field)
         if isinstance(value, bytes):
             value = value.decode("utf-8", errors="replace").strip()
@@ -44,9 +45,7 @@ class LabelTransform:
         return np.asarray(number, np.int32)
 
     def augment(self, decoded: np.ndarray, rng: np.random.Generator | None) -> Labels:
-        """The same class: nothing here is random."""
         return Labels(decoded, np.asarray(True))
 
     def empty(self) -> Labels:
-        """No class."""
         return Labels(np.asarray(0, np.int32), np.asarray(False))

@@ -1,4 +1,4 @@
-"""Data sets that a user keeps in one folder of this machine."""
+"""Data sets in one folder of this machine, named by $MMJAX_DATA."""
 
 import dataclasses
 import os
@@ -7,22 +7,25 @@ from pathlib import Path
 
 @dataclasses.dataclass(frozen=True)
 class LocalData:
-    """A folder of data, and the advice for a user who lacks it."""
+    """A folder of data, and a hint for users who lack it, which a source appends to its error message.
+
+    >>> LocalData(Path("/data/avdigits"), "Set MMJAX_DATA.").path("train.tar")
+    '/data/avdigits/train.tar'
+    """
 
     folder: Path
     hint: str
 
     def path(self, file: str) -> str:
-        """The path of one of its files, as a source takes it."""
+        """The path of a file in the folder."""
         return str(self.folder / file)
 
 
 def local(name: str) -> LocalData:
-    """The folder `name` under $MMJAX_DATA; without that variable, under shared/data beside the checkout.
+    """The folder `name` in $MMJAX_DATA; without that variable, in shared/data beside the checkout.
 
-    >>> os.environ["MMJAX_DATA"] = "/data"
-    >>> local("avdigits").path("train.tar")
-    '/data/avdigits/train.tar'
+    >>> local("avdigits").hint
+    'Set MMJAX_DATA to the folder that holds avdigits/ (see docs/data.md)'
     """
     default = Path(__file__).parents[3] / "shared" / "data"
     folder = Path(os.environ.get("MMJAX_DATA", default)) / name

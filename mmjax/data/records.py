@@ -1,4 +1,4 @@
-"""A record is what a source yields, ``{"__key__": str, field: bytes | str}``; a path finds a value."""
+"""Records, the entries of a source: `{"__key__": str, field: bytes | str | ...}`; looking up their values."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -9,15 +9,15 @@ T = TypeVar("T")
 
 
 class BadExample(Exception):
-    """One example that cannot be used: skipped, counted and logged. The run goes on unless there are many.
+    """One example cannot be used: it is skipped, counted and logged, and stops the run only if many are bad.
 
     Args:
-        key: the record's ``__key__``.
+        key: the record's `__key__`.
         reason: what was expected and what was found.
     """
 
     def __init__(self, key: str, reason: str):
-        # Both in args, so that the exception survives pickling between processes.
+        # Both arguments are in `args`, so that the exception can be pickled between processes.
         super().__init__(key, reason)
         self.key = key
         self.reason = reason
@@ -27,21 +27,21 @@ class BadExample(Exception):
 
 
 class MissingField(BadExample):
-    """The record has no value at the path: an error unless the stream is optional."""
+    """The record has no value at the path. Makes the example bad unless the stream is optional."""
 
 
 def lookup(record: Record, path: str) -> Any:
-    """The value at a dotted path: the longest field that starts the path, then keys of the JSON in it.
+    """The value at a dotted path: the longest field name that the path starts with, then keys of its JSON.
 
-    ``"noto.png"`` is the field of that name; ``"json.names.de"`` is the field ``json``, parsed, then its
-    ``names``, then ``de``; ``"json.keywords.0"`` is the first of a list.
+    `"noto.png"` is the field of that name; `"json.names.de"` is the field `json`, parsed, then its `names`,
+    then `de`; `"json.keywords.0"` is the first item of a list.
 
     >>> lookup({"__key__": "7", "json": b'{"names": {"de": "Hund"}}'}, "json.names.de")
     'Hund'
 
     Raises:
         MissingField: no such field or key.
-        BadExample: the JSON on the way is not valid.
+        BadExample: the field's JSON is invalid.
     """
     parts = path.split(".")
     for end in range(len(parts), 0, -1):
@@ -85,8 +85,8 @@ def lookup_text(record: Record, path: str, join: str = ", ") -> str:
     """The text at a path, stripped. A list of texts is joined; bytes must be UTF-8.
 
     Raises:
-        MissingField: no such path, or an empty list there.
-        BadExample: empty, not UTF-8, or not text at all.
+        MissingField: no such path, or an empty list.
+        BadExample: an empty text, no UTF-8, or no text.
     """
     key, value = record["__key__"], lookup(record, path)
     if isinstance(value, bytes):
@@ -102,21 +102,21 @@ def lookup_text(record: Record, path: str, join: str = ", ") -> str:
     if not isinstance(value, str):
         raise BadExample(key, f"expected text or a list of texts in {path!r}, found a {type(value).__name__}")
     if not (value := value.strip()):
-        raise BadExample(key, f"expected text in {path!r}, found nothing but white space")
+        raise BadExample(key, f"expected text in {path!r}, found only white space")
     try:
         value.encode("utf-8")
-    except UnicodeEncodeError as error:  # JSON can escape half of a surrogate pair, which is no character
+    except UnicodeEncodeError as error:  # JSON can escape one half of a surrogate pair
         found = f"{value[error.start]!r} at {error.start}"
-        raise BadExample(key, f"expected text in {path!r} that UTF-8 can hold, found {found}") from error
+        raise BadExample(key, f"expected text in {path!r} that UTF-8 can encode, found {found}") from error
     return value
 
 
 def lookup_words(record: Record, path: str) -> list[str]:
-    """The words at a path: a list of them, or a text that spaces divide.
+    """The words at a path: a list of strings, or one text split at white space.
 
     Raises:
         MissingField: no such path.
-        BadExample: no words, or something else.
+        BadExample: an empty list or text, or another type.
     """
     key, value = record["__key__"], lookup(record, path)
     if isinstance(value, bytes | str):
@@ -129,10 +129,10 @@ def lookup_words(record: Record, path: str) -> list[str]:
 def read_each_path(
     record: Record, field: str | tuple[str, ...], read: Callable[[Record, str], T]
 ) -> Iterator[T]:
-    """``read(record, path)`` for each path of ``field`` that the record has, in order.
+    """Yields `read(record, path)` for each path of `field` that the record has, in order.
 
     Raises:
-        MissingField: it has none of them.
+        MissingField: the record has none of them.
     """
     first_missing: MissingField | None = None
     num_read = 0

@@ -7,19 +7,21 @@ import numpy as np
 from mmjax.batch import Tags
 from mmjax.data.records import BadExample, Record, lookup_words
 from mmjax.data.text import TextTransform
+from mmjax.data.transform import Transform
 from mmjax.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
-class TagTransform:
-    """The words' tags, each at its word's first token (Devlin et al. 2019, section 5.3).
+class TagTransform(Transform):
+    """Places each word's tag at the word's first token (Devlin et al. 2019, section 5.3).
+
+    Words that the text's length cuts off, or for which its tokenizer gives no token, have no tag.
 
     Args:
-        field: path to a list of tags, or to tags separated by spaces: as many as `text` has words.
-        text: the transform of the text, with ``pretokenized=True``: it says which token belongs to which
-            word. Words that its length cuts off, or of which its tokenizer makes no token, have no tag.
-        classes: the tags, in the order of their numbers.
-        optional: a record without the field is an example without this stream.
+        field: path to a list of tags, or to tags separated by spaces; one for each word of `text`.
+        text: the transform of the text, with `pretokenized=True`.
+        classes: the tags; a tag's index is its class.
+        optional: the record may lack the field; the example then lacks this stream.
     """
 
     field: str
@@ -30,34 +32,33 @@ class TagTransform:
     def __post_init__(self):
         if not self.text.pretokenized:
             raise InputError(
-                "TagTransform expects a text of given words, found pretokenized=False: the tokenizer's words "
-                "are not the ones that have tags"
+                "TagTransform expects a text with pretokenized=True, found False: the tags belong to the "
+                "record's words, which the tokenizer would split differently"
             )
         if not isinstance(self.text.field, str):
-            raise InputError(f"TagTransform expects a text of one field, found {self.text.field!r}")
+            raise InputError(f"TagTransform expects a text with one field, found {self.text.field!r}")
 
     def decode(self, record: Record) -> np.ndarray:
-        """The class at each position, and -1 where there is none: int32 "L". Raises BadExample."""
+        """Returns the class at each word's first token and -1 elsewhere, int32 "L"."""
         key = record["__key__"]
         tags, words = lookup_words(record, self.field), lookup_words(record, str(self.text.field))
         if len(tags) != len(words):
             raise BadExample(
-                key,
-                f"expected as many tags in {self.field!r} as there are words, {len(words)}, "
-                f"found {len(tags)}",
+                key, f"expected {len(words)} tags in {self.field!r}, one for each word, found {len(tags)}"
             )
         unknown = sorted(set(tags) - set(self.classes))
         if unknown:
-            raise BadExample(key, f"expected tags of {list(self.classes)} in {self.field!r}, found {unknown}")
-        numbers = np.asarray([self.classes.index(tag) for tag in tags], np.int32)
-        word = self.text.decode(record)[0].words
-        first = (word >= 0) & (word != np.concatenate(([-1], word[:-1])))
-        return np.where(first, numbers[np.maximum(word, 0)], -1).astype(np.int32)
+            raise BadExample(
+                key, f"expected tags among {list(self.classes)} in {self.field!r}, found {unknown}"
+            )
+        indices = np.asarray([self.classes.index(tag) for tag in tags], np.int32)
+        words_of_tokens = self.text.decode(record)[0].words
+        previous = np.concatenate(([-1], words_of_tokens[:-1]))
+        first = (words_of_tokens >= 0) & (words_of_tokens != previous)
+        return np.where(first, indices[np.maximum(words_of_tokens, 0)], -1).astype(np.int32)
 
     def augment(self, decoded: np.ndarray, rng: np.random.Generator | None) -> Tags:
-        """The same tags: nothing here is random."""
         return Tags(np.maximum(decoded, 0), decoded >= 0)
 
     def empty(self) -> Tags:
-        """No tag."""
         return Tags(np.zeros(self.text.length, np.int32), np.zeros(self.text.length, bool))

@@ -1,30 +1,57 @@
-"""What every transform can do: decode a record once, augment it at every use, stand for what is missing."""
+"""The interface of transforms, which turn a record into one stream of an example."""
 
-from typing import Any, Protocol, runtime_checkable
+import abc
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
 from mmjax.batch import Stream
 from mmjax.data.records import Record
 
+T = TypeVar("T")
 
-@runtime_checkable
-class Transform(Protocol):
-    """A frozen value that turns a record into one stream of an example. No batch axis anywhere here."""
 
-    @property
-    def optional(self) -> bool:
-        """Whether a record without the field is an example without the stream, rather than a bad example."""
-        ...
+class Transform(abc.ABC):
+    """Turns a record into one stream of an example. A frozen value; its arrays have no batch axis.
 
+    optional: whether a record may lack the field. If so, the example lacks the stream; if not, it is bad.
+    """
+
+    optional: bool
+
+    @abc.abstractmethod
     def decode(self, record: Record) -> Any:
-        """The deterministic part, compact enough to be cached. Raises BadExample."""
-        ...
+        """Returns the deterministic part of the work, compact enough to be cached, of any shape.
 
+        Raises:
+            MissingField: the record lacks the field.
+            BadExample: the field's value cannot be used.
+        """
+
+    @abc.abstractmethod
     def augment(self, decoded: Any, rng: np.random.Generator | None) -> Stream:
-        """The random part; ``rng`` None is evaluation, and draws nothing."""
-        ...
+        """Returns the stream of a decoded record, with the shapes of `empty`.
 
+        Args:
+            decoded: what `decode` returned.
+            rng: randomness of the training augmentation; None in evaluation, which augments nothing.
+        """
+
+    @abc.abstractmethod
     def empty(self) -> Stream:
-        """The same type and shapes with a mask that is False everywhere."""
-        ...
+        """Returns a missing stream: types and shapes of every other, with a mask of False."""
+
+    def without(self, forbidden: frozenset[str]) -> "Transform":
+        """Returns this transform without augmentations of the kinds `augment.Change`.
+
+        What the original transform decoded remains valid input of its `augment`.
+        """
+        return self
+
+
+def choose(decoded: Sequence[T], rng: np.random.Generator | None) -> T:
+    """Returns a random one of the decoded alternatives; with `rng=None`, the first."""
+    if rng is None or len(decoded) == 1:
+        return decoded[0]
+    return decoded[int(rng.integers(len(decoded)))]

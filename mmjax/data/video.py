@@ -8,17 +8,19 @@ import numpy as np
 from mmjax.batch import Image, Video
 from mmjax.data.image import ImageTransform
 from mmjax.data.records import Record
+from mmjax.data.tiles import join_tiles, split_tiles
+from mmjax.data.transform import Transform
 from mmjax.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
-class VideoTransform:
-    """A sheet of equal tiles, in reading order, cut into frames.
+class VideoTransform(Transform):
+    """Cuts a sheet, one image of equal tiles, into the frames of a clip, in reading order.
 
     Args:
-        sheet: how the sheet is decoded, moved and normalised; its ``size`` is that of the whole sheet. With
-            ``subtract_mean_tile`` (which must be `tiles`) frames are scaled and moved alike, tile by tile;
-            without it the sheet is one picture, and nothing may move, flip or crop it.
+        sheet: decodes, augments and normalises the sheet; its `size` is that of the whole sheet. With
+            `subtract_mean_tile=tiles`, each frame is scaled, cropped, flipped and shifted alike. Without it,
+            the sheet is treated as one image, and crop, flip and shift are refused.
         tiles: (rows, columns) of the sheet.
     """
 
@@ -44,33 +46,21 @@ class VideoTransform:
 
     @property
     def optional(self) -> bool:
-        """The sheet's."""
+        """That of the sheet."""
         return self.sheet.optional
 
     def decode(self, record: Record) -> Any:
-        """The sheet, uint8. Raises BadExample."""
         return self.sheet.decode(record)
 
     def augment(self, decoded: Any, rng: np.random.Generator | None) -> Video:
-        """As the sheet is, and cut."""
-        image = self.sheet.augment(decoded, rng)
-        return Video(self._cut(image.pixels), np.ones(self.tiles[0] * self.tiles[1], bool))
-
-    def to_images(self, video: Video) -> tuple[Image, ImageTransform]:
-        """A batch as the sheets that it was cut from, and how they are made."""
-        (rows, columns), frames = self.tiles, np.asarray(video.frames)
-        batch, _, height, width, channels = frames.shape
-        tiles = frames.reshape(batch, rows, columns, height, width, channels).swapaxes(2, 3)
-        sheets = tiles.reshape(batch, rows * height, columns * width, channels)
-        return Image(sheets, np.asarray(video.mask).any(axis=1)), self.sheet
-
-    def _cut(self, pixels: np.ndarray) -> np.ndarray:
-        rows, columns = self.tiles
-        height, width = pixels.shape[0] // rows, pixels.shape[1] // columns
-        tiles = pixels.reshape(rows, height, columns, width, -1).swapaxes(1, 2)
-        return np.ascontiguousarray(tiles.reshape(rows * columns, height, width, -1))
+        pixels = self.sheet.augment(decoded, rng).pixels
+        return Video(split_tiles(pixels, self.tiles), np.ones(self.tiles[0] * self.tiles[1], bool))
 
     def empty(self) -> Video:
-        """No video."""
         pixels = self.sheet.empty().pixels
-        return Video(self._cut(pixels), np.zeros(self.tiles[0] * self.tiles[1], bool))
+        return Video(split_tiles(pixels, self.tiles), np.zeros(self.tiles[0] * self.tiles[1], bool))
+
+    def to_images(self, video: Video) -> tuple[Image, ImageTransform]:
+        """Joins the frames of each clip in a batch into its sheet. Returns the sheets and their transform."""
+        sheets = np.stack([join_tiles(frames, self.tiles) for frames in np.asarray(video.frames)])
+        return Image(sheets, np.asarray(video.mask).any(axis=1)), self.sheet
