@@ -22,15 +22,14 @@ _FULL_SCALE = 32767.0
 class AudioTransform(Transform):
     """Decodes the first `seconds` of audio, mixes to mono, resamples, and pads with masked silence.
 
-    Args:
-        field: path to an encoded file (WAV, FLAC, Ogg Vorbis and Opus, MP3, ...) or to an array sampled at
-            `sample_rate_hz`. Of several paths, training takes a random one and evaluation the first.
-        sample_rate_hz: sample rate of the result.
-        seconds: duration of the result.
-        shift_seconds: training starts up to this much earlier (masked silence) or later.
-        gain_db: training changes the volume by up to this much, up or down.
-        optional: the record may lack all paths; the example then lacks this stream.
-        augmentations: further augmentations of training, in order, before shift, gain and cut.
+    field: path to an encoded file (WAV, FLAC, Ogg Vorbis and Opus, MP3, ...) or to an array sampled at
+        `sample_rate_hz`. Of several paths, training takes a random one and evaluation the first.
+    sample_rate_hz: sample rate of the result.
+    seconds: duration of the result.
+    shift_seconds: training starts up to this much earlier (masked silence) or later.
+    gain_db: training changes the volume by up to this much, up or down.
+    optional: the record may lack all paths; the example then lacks this stream.
+    augmentations: further augmentations of training, in order, before shift, gain and cut.
     """
 
     field: str | tuple[str, ...]

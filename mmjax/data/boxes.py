@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 
 from mmjax.batch import BoxTargets
+from mmjax.data.labels import class_indices
 from mmjax.data.records import BadExample, Record, lookup
 from mmjax.data.transform import Transform
 from mmjax.errors import InputError
@@ -18,14 +19,13 @@ class BoxesTransform(Transform):
     The image's own transform must not move its content: use a size of its aspect ratio, without crop, flip or
     shift. `views.Flip` flips the image together with its boxes.
 
-    Args:
-        field: path to a list of boxes, each four numbers in fractions of the image.
-        labels: path to a list with the class name of each box.
-        classes: the class names; a name's index is its class.
-        max_boxes: number of boxes that every example is padded to; a record with more is a bad example.
-        format: of the four numbers: left, top, width, height (xywh); left, top, right, bottom (xyxy); or
-            centre x, centre y, width, height (cxcywh).
-        optional: the record may lack the field; the example then lacks this stream.
+    field: path to a list of boxes, each four numbers in fractions of the image.
+    labels: path to a list with the class name of each box.
+    classes: the class names; a name's index is its class.
+    max_boxes: number of boxes that every example is padded to; a record with more is a bad example.
+    format: of the four numbers: left, top, width, height (xywh); left, top, right, bottom (xyxy); or
+        centre x, centre y, width, height (cxcywh).
+    optional: the record may lack the field; the example then lacks this stream.
     """
 
     field: str
@@ -53,16 +53,12 @@ class BoxesTransform(Transform):
             )
         if len(boxes) > self.max_boxes:
             raise BadExample(key, f"expected max_boxes={self.max_boxes} or fewer, found {len(boxes)} boxes")
-        unknown = sorted(set(names) - set(self.classes))
-        if unknown:
-            raise BadExample(
-                key, f"expected classes among {list(self.classes)} in {self.labels!r}, found {unknown}"
-            )
+        classes = class_indices(key, self.labels, names, self.classes)
         # The tolerance admits rounding errors at the border; boxes in pixels exceed it by far.
         if not ((boxes[:, 2:] > 0).all() and (boxes > -0.01).all() and (boxes < 1.01).all()):
             expected = f"boxes in fractions of the image, format={self.format!r}"
             raise BadExample(key, f"expected {expected}, in {self.field!r}, found {given}")
-        return boxes, np.array([self.classes.index(name) for name in names], np.int32)
+        return boxes, classes
 
     def augment(self, decoded: tuple[np.ndarray, np.ndarray], rng: np.random.Generator | None) -> BoxTargets:
         boxes, classes = decoded

@@ -8,7 +8,7 @@ import numpy as np
 from mmjax.batch import Stream
 from mmjax.data.augment import joint
 from mmjax.data.records import BadExample, MissingField
-from mmjax.data.sources.paths import Reader, Source, replace_path, threadsafe_cache
+from mmjax.data.sources.base import Reader, Source, replace_path, threadsafe_cache
 from mmjax.data.transform import Transform
 
 
@@ -16,12 +16,11 @@ from mmjax.data.transform import Transform
 class Dataset:
     """Turns each record of a source into an example, by one transform per stream.
 
-    Args:
-        source: the records.
-        streams: {stream: transform}.
-        cache: keep decoded streams in memory (uint8 pixels, int16 samples, token ids), so that later epochs
-            only augment.
-        rules: limits of augmentation: `augment.ForbidChanges`, `augment.ShareGeometry`.
+    source: the records.
+    streams: {stream: transform}.
+    cache: keep decoded streams in memory (uint8 pixels, int16 samples, token ids), so that later epochs
+        only augment.
+    rules: limits of augmentation: `augment.ForbidChanges`, `augment.ShareGeometry`.
     """
 
     source: Source

@@ -20,23 +20,22 @@ from mmjax.errors import InputError
 class ImageTransform(Transform):
     """Decodes an image, applies its EXIF orientation, scales it to cover the size, crops and normalises.
 
-    Args:
-        field: path to an encoded image or to a uint8 array "height width [channel]". Of several paths,
-            training takes a random one and evaluation the first that the record has.
-        size: (height, width) of the result.
-        channels: 3 (RGB) or 1 (grey).
-        crop_scale: (min, max) fraction of the area that training crops at random; the crop's aspect ratio is
-            that of `size` times 3/4 to 4/3. None: no random crop.
-        flip: training flips half of the images horizontally.
-        shift: training shifts the image by up to so many pixels each way, and repeats the edge.
-        mean, std: of the normalisation `(pixels / 255 - mean) / std`; one number, or one per channel.
-        max_pixels: a larger image is a bad example, refused by its header before it is decoded.
-        background: grey level behind transparent pixels.
-        subtract_mean_tile: (rows, columns) of a sheet of equal tiles, such as the frames of a clip. All tiles
-            are scaled, cropped and shifted alike, and the mean of the tiles is subtracted in place of `mean`,
-            which removes what does not move.
-        optional: the record may lack all paths; the example then lacks this stream.
-        augmentations: further augmentations of training, in order, after crop, flip and shift.
+    field: path to an encoded image or to a uint8 array "height width [channel]". Of several paths,
+        training takes a random one and evaluation the first that the record has.
+    size: (height, width) of the result.
+    channels: 3 (RGB) or 1 (grey).
+    crop_scale: (min, max) fraction of the area that training crops at random; the crop's aspect ratio is
+        that of `size` times 3/4 to 4/3. None: no random crop.
+    flip: training flips half of the images horizontally.
+    shift: training shifts the image by up to so many pixels each way, and repeats the edge.
+    mean, std: of the normalisation `(pixels / 255 - mean) / std`; one number, or one per channel.
+    max_pixels: a larger image is a bad example, refused by its header before it is decoded.
+    background: grey level behind transparent pixels.
+    subtract_mean_tile: (rows, columns) of a sheet of equal tiles, such as the frames of a clip. All tiles
+        are scaled, cropped and shifted alike, and the mean of the tiles is subtracted in place of `mean`,
+        which removes what does not move.
+    optional: the record may lack all paths; the example then lacks this stream.
+    augmentations: further augmentations of training, in order, after crop, flip and shift.
     """
 
     field: str | tuple[str, ...]

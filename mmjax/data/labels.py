@@ -1,6 +1,7 @@
 """One record -> one class."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -13,10 +14,9 @@ from mmjax.data.transform import Transform
 class LabelTransform(Transform):
     """Reads a class as its index.
 
-    Args:
-        field: path to an index, or to a name where `classes` is given.
-        classes: the class names; a name's index is its class.
-        optional: the record may lack the field; the example then lacks this stream.
+    field: path to an index, or to a name where `classes` is given.
+    classes: the class names; a name's index is its class.
+    optional: the record may lack the field; the example then lacks this stream.
     """
 
     field: str
@@ -29,12 +29,7 @@ class LabelTransform(Transform):
         if isinstance(value, bytes):
             value = value.decode("utf-8", errors="replace").strip()
         if self.classes is not None and isinstance(value, str):
-            if value not in self.classes:
-                raise BadExample(
-                    key,
-                    f"expected one of the classes {list(self.classes)} in {self.field!r}, found {value!r}",
-                )
-            value = self.classes.index(value)
+            value = class_indices(key, self.field, [value], self.classes)[0]
         try:
             number = int(value)
         except (TypeError, ValueError) as error:
@@ -49,3 +44,10 @@ class LabelTransform(Transform):
 
     def empty(self) -> Labels:
         return Labels(np.asarray(0, np.int32), np.asarray(False))
+
+
+def class_indices(key: str, field: str, names: Sequence[str], classes: tuple[str, ...]) -> np.ndarray:
+    """The index of each name in `classes`, int32 "n". Raises BadExample if a name is not among them."""
+    if unknown := sorted(set(names) - set(classes)):
+        raise BadExample(key, f"expected classes among {list(classes)} in {field!r}, found {unknown}")
+    return np.array([classes.index(name) for name in names], np.int32)

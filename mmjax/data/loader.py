@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from mmjax.batch import Batch
+from mmjax.batch import Batch, Stream
 from mmjax.data.collate import collate
-from mmjax.data.dataset import Dataset
+from mmjax.data.dataset import Dataset, Examples
 from mmjax.data.mixture import Mixture
 from mmjax.data.records import BadExample
 from mmjax.errors import InputError
@@ -22,14 +22,10 @@ _MAX_STEPS = 2**40  # of an endless run, since Grain needs a finite range
 
 @dataclasses.dataclass(frozen=True)
 class BadExamples:
-    """The bad examples of one batch.
+    """The bad examples of one batch."""
 
-    examples: (key, reason) of each.
-    num_rows: the number of rows, good and bad, that this process loaded.
-    """
-
-    examples: list[tuple[str, str]]
-    num_rows: int
+    examples: list[tuple[str, str]]  # (key, reason) of each
+    num_rows: int  # rows of the batch that this process loaded, good and bad
 
 
 class BadExampleCounter:
@@ -115,9 +111,7 @@ def batches(
     return _raise_errors(iterable)
 
 
-def _raise_errors(
-    results: Iterable[tuple[Batch, BadExamples] | InputError],
-) -> Iterator[tuple[Batch, BadExamples]]:
+def _raise_errors(results: Iterable[Any]) -> Iterator[tuple[Batch, BadExamples]]:
     for result in results:
         if isinstance(result, InputError):
             raise result
@@ -140,7 +134,7 @@ class _BatchMaker:
     seed: int
     rows: np.ndarray
 
-    def open(self) -> list[Any]:
+    def open(self) -> list[Examples]:
         """The examples of each dataset. `Dataset.open` is cached: further calls take microseconds."""
         opened = [dataset.open() for _, dataset in self.mixture.datasets.values()]
         for name, examples in zip(self.mixture.datasets, opened, strict=True):
@@ -152,28 +146,31 @@ class _BatchMaker:
 
     def __call__(self, step: int) -> tuple[Batch, BadExamples] | InputError:
         try:
-            return self._make(int(step))
+            opened = self.open()
+            examples, bad = [], list[tuple[str, str]]()
+            datasets, positions = self.mixture.assign(int(step) * self.mixture.batch_size + self.rows)
+            for row, number, position in zip(self.rows, datasets.tolist(), positions.tolist(), strict=True):
+                dataset = opened[number]
+                epoch, offset = divmod(position, len(dataset))
+                index = int(_permutation(self.seed, number, epoch, len(dataset))[offset])
+                # Philox is counter-based: (seed, step, row) gives a generator that overlaps with no other.
+                counter = [0, 0, int(row), int(step)]
+                rng = np.random.Generator(np.random.Philox(key=[self.seed, 1], counter=counter))
+                examples.append(_read_example(dataset, index, rng, bad))
+            return collate(examples, self.mixture.streams()), BadExamples(bad, len(self.rows))
         except InputError as error:
             return error  # as a value, since Grain changes the type of an exception raised in a worker
 
-    def _make(self, step: int) -> tuple[Batch, BadExamples]:
-        opened = self.open()
-        examples, bad = [], []
-        datasets, positions = self.mixture.assign(step * self.mixture.batch_size + self.rows)
-        for row, number, position in zip(
-            self.rows.tolist(), datasets.tolist(), positions.tolist(), strict=True
-        ):
-            dataset = opened[number]
-            epoch, offset = divmod(position, len(dataset))
-            index = int(_permutation(self.seed, number, epoch, len(dataset))[offset])
-            # Philox is counter-based: (seed, step, row) gives a generator that overlaps with no other.
-            rng = np.random.Generator(np.random.Philox(key=[self.seed, 1], counter=[0, 0, row, step]))
-            try:
-                examples.append(dataset.example(index, rng))
-            except BadExample as error:
-                examples.append({})
-                bad.append((error.key, error.reason))
-        return collate(examples, self.mixture.streams()), BadExamples(bad, len(self.rows))
+
+def _read_example(
+    dataset: Examples, index: int, rng: np.random.Generator | None, bad: list[tuple[str, str]]
+) -> dict[str, Stream]:
+    """The example's streams; of a bad example none, and its (key, reason) is appended to `bad`."""
+    try:
+        return dataset.example(index, rng)
+    except BadExample as error:
+        bad.append((error.key, error.reason))
+        return {}
 
 
 @functools.lru_cache(maxsize=16)
@@ -198,14 +195,9 @@ def epoch(
     counter = BadExampleCounter(Mixture.of(dataset, batch_size=batch_size, max_bad_fraction=max_bad_fraction))
     size = len(opened) if limit is None else min(limit, len(opened))
     for start in range(0, size, batch_size):
-        examples, bad = [], []
+        bad: list[tuple[str, str]] = []
         indices = range(start, min(start + batch_size, size))
-        for index in indices:
-            try:
-                examples.append(opened.example(index))
-            except BadExample as error:
-                examples.append({})
-                bad.append((error.key, error.reason))
+        examples = [_read_example(opened, index, None, bad) for index in indices]
         counter.add(BadExamples(bad, len(indices)))
         yield collate(examples + [{}] * (batch_size - len(examples)), empty)
     counter.check()

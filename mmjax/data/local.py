@@ -7,11 +7,7 @@ from pathlib import Path
 
 @dataclasses.dataclass(frozen=True)
 class LocalData:
-    """A folder of data, and a hint for users who lack it, which a source appends to its error message.
-
-    >>> LocalData(Path("/data/avdigits"), "Set MMJAX_DATA.").path("train.tar")
-    '/data/avdigits/train.tar'
-    """
+    """A folder of data, and a hint for users who lack it, which a source appends to its error message."""
 
     folder: Path
     hint: str
@@ -24,6 +20,8 @@ class LocalData:
 def local(name: str) -> LocalData:
     """The folder `name` in $MMJAX_DATA; without that variable, in shared/data beside the checkout.
 
+    >>> Path(local("avdigits").path("train.tar")).parts[-2:]
+    ('avdigits', 'train.tar')
     >>> local("avdigits").hint
     'Set MMJAX_DATA to the folder that holds avdigits/ (see docs/data.md)'
     """

@@ -3,28 +3,25 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from mmjax.batch import Batch, Stream
+from mmjax.data.collate import arrays
 from mmjax.data.dataset import Dataset
 from mmjax.data.text import TextTransform
 from mmjax.errors import InputError
 
-# Proportions are integers out of this total, so that rows are counted exactly at any step.
-_TOTAL = 2**30
+_TOTAL = 2**30  # proportions are integers out of this total, so that rows are counted exactly at any step
 
 
 @dataclasses.dataclass(frozen=True)
 class Mixture:
     """The training data of a run.
 
-    Args:
-        datasets: {name: (weight, dataset)}. Weights are proportions of rows and need not sum to 1.
-        batch_size: rows of the global batch, over all processes.
-        max_bad_fraction: a larger fraction of bad examples stops the run.
+    datasets: {name: (weight, dataset)}. Weights are proportions of rows and need not sum to 1.
+    batch_size: rows of the global batch, over all processes.
+    max_bad_fraction: a larger fraction of bad examples stops the run.
     """
 
     datasets: dict[str, tuple[float, Dataset]]
@@ -85,7 +82,7 @@ class Mixture:
             name: type(blank)(
                 **{
                     field: jax.ShapeDtypeStruct((size, *array.shape), array.dtype)
-                    for field, array in _arrays(blank).items()
+                    for field, array in arrays(blank).items()
                 }
             )
             for name, blank in self.streams().items()
@@ -134,13 +131,7 @@ def _count(rows: np.ndarray, proportion: int) -> np.ndarray:
     return (rows // _TOTAL) * proportion + (rows % _TOTAL) * proportion // _TOTAL
 
 
-def _arrays(stream: Any) -> Mapping[str, Any]:
-    """{field: array} of a stream, without the fields that only views fill."""
-    fields = {field.name: getattr(stream, field.name) for field in dataclasses.fields(stream)}
-    return {name: array for name, array in fields.items() if array is not None}
-
-
 def _describe(stream: Stream) -> str:
     """The stream's type and its arrays' types and shapes, to compare and to print."""
-    arrays = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in _arrays(stream).items())
-    return f"{type(stream).__name__}({arrays})"
+    fields = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in arrays(stream).items())
+    return f"{type(stream).__name__}({fields})"

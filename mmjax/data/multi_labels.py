@@ -15,11 +15,10 @@ from mmjax.errors import InputError
 class MultiLabelTransform(Transform):
     """Reads which classes apply, from a list of them.
 
-    Args:
-        field: path to a list of names or indices, which may be empty, or to a bool array "classes".
-        classes: the class names; a name's index is its class.
-        optional: the record may lack the field; the example then lacks this stream.
-        skip_unknown: ignore names that are not among `classes`; otherwise they make the example bad.
+    field: path to a list of names or indices, which may be empty, or to a bool array "classes".
+    classes: the class names; a name's index is its class.
+    optional: the record may lack the field; the example then lacks this stream.
+    skip_unknown: ignore names that are not among `classes`; otherwise they make the example bad.
     """
 
     field: str

@@ -22,11 +22,10 @@ class PatchesTransform(Transform):
     down to whole patches. Only a side shorter than one patch is enlarged. For the other fields, see
     ImageTransform.
 
-    Args:
-        patch: side of a patch in pixels.
-        max_patches: of one image; also the length of every example.
-        min_patches: training draws each example's maximum between this and `max_patches`, which varies the
-            resolution (NaViT, Dehghani et al. 2023, section 2.2). None: always `max_patches`.
+    patch: side of a patch in pixels.
+    max_patches: of one image; also the length of every example.
+    min_patches: training draws each example's maximum between this and `max_patches`, which varies the
+        resolution (NaViT, Dehghani et al. 2023, section 2.2). None: always `max_patches`.
     """
 
     field: str | tuple[str, ...]

@@ -20,8 +20,7 @@ def open_image(key: str, path: str, value: Any, max_pixels: int, min_side: int) 
     """Decodes an image and applies its EXIF orientation.
 
     Args:
-        key: the record's key, for errors.
-        path: the field's path, for errors.
+        key, path: of the record and the field, for errors.
         value: an encoded file, or a uint8 array "height width [channel]".
         max_pixels: a larger image is refused by its header, before it is decoded.
         min_side: a JPEG may be decoded at a lower resolution, whose sides are not below this; 0: never.

@@ -11,9 +11,8 @@ T = TypeVar("T")
 class BadExample(Exception):
     """One example cannot be used: it is skipped, counted and logged, and stops the run only if many are bad.
 
-    Args:
-        key: the record's `__key__`.
-        reason: what was expected and what was found.
+    key: the record's `__key__`.
+    reason: what was expected and what was found.
     """
 
     def __init__(self, key: str, reason: str):

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 
 from mmjax.batch import Tags
+from mmjax.data.labels import class_indices
 from mmjax.data.records import BadExample, Record, lookup_words
 from mmjax.data.text import TextTransform
 from mmjax.data.transform import Transform
@@ -17,11 +18,10 @@ class TagTransform(Transform):
 
     Words that the text's length cuts off, or for which its tokenizer gives no token, have no tag.
 
-    Args:
-        field: path to a list of tags, or to tags separated by spaces; one for each word of `text`.
-        text: the transform of the text, with `pretokenized=True`.
-        classes: the tags; a tag's index is its class.
-        optional: the record may lack the field; the example then lacks this stream.
+    field: path to a list of tags, or to tags separated by spaces; one for each word of `text`.
+    text: the transform of the text, with `pretokenized=True`.
+    classes: the tags; a tag's index is its class.
+    optional: the record may lack the field; the example then lacks this stream.
     """
 
     field: str
@@ -46,12 +46,7 @@ class TagTransform(Transform):
             raise BadExample(
                 key, f"expected {len(words)} tags in {self.field!r}, one for each word, found {len(tags)}"
             )
-        unknown = sorted(set(tags) - set(self.classes))
-        if unknown:
-            raise BadExample(
-                key, f"expected tags among {list(self.classes)} in {self.field!r}, found {unknown}"
-            )
-        indices = np.asarray([self.classes.index(tag) for tag in tags], np.int32)
+        indices = class_indices(key, self.field, tags, self.classes)
         words_of_tokens = self.text.decode(record)[0].words
         previous = np.concatenate(([-1], words_of_tokens[:-1]))
         first = (words_of_tokens >= 0) & (words_of_tokens != previous)

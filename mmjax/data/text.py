@@ -18,17 +18,16 @@ from mmjax.errors import InputError
 class TextTransform(Transform):
     """Tokenizes a text to `[CLS] tokens [SEP]`, truncated and padded to `length`.
 
-    Args:
-        field: path to a text, or several paths to alternative texts, of which a record may lack some.
-        tokenizer: a `WordPiece`, a `Pretrained`, or another TokenizerSpec.
-        length: number of positions L.
-        choose: of several paths, train on the "first" or on a "random" one. Evaluation takes the first.
-        join: separator of the texts of a list.
-        classes: for a field that holds a class index: the texts of the classes.
-        pretokenized: the field holds words, as a list or separated by spaces. Each is tokenized separately,
-            and `Text.words` holds indices of these words rather than of the tokenizer's.
-        optional: the record may lack all paths; the example then lacks this stream.
-        augmentations: augmentations of training, in order.
+    field: path to a text, or several paths to alternative texts, of which a record may lack some.
+    tokenizer: a `WordPiece`, a `Pretrained`, or another TokenizerSpec.
+    length: number of positions L.
+    choose: of several paths, train on the "first" or on a "random" one. Evaluation takes the first.
+    join: separator of the texts of a list.
+    classes: for a field that holds a class index: the texts of the classes.
+    pretokenized: the field holds words, as a list or separated by spaces. Each is tokenized separately,
+        and `Text.words` holds indices of these words rather than of the tokenizer's.
+    optional: the record may lack all paths; the example then lacks this stream.
+    augmentations: augmentations of training, in order.
     """
 
     field: str | tuple[str, ...]

@@ -17,11 +17,10 @@ from mmjax.errors import InputError
 class VideoTransform(Transform):
     """Cuts a sheet, one image of equal tiles, into the frames of a clip, in reading order.
 
-    Args:
-        sheet: decodes, augments and normalises the sheet; its `size` is that of the whole sheet. With
-            `subtract_mean_tile=tiles`, each frame is scaled, cropped, flipped and shifted alike. Without it,
-            the sheet is treated as one image, and crop, flip and shift are refused.
-        tiles: (rows, columns) of the sheet.
+    sheet: decodes, augments and normalises the sheet; its `size` is that of the whole sheet. With
+        `subtract_mean_tile=tiles`, each frame is scaled, cropped, flipped and shifted alike. Without it,
+        the sheet is treated as one image, and crop, flip and shift are refused.
+    tiles: (rows, columns) of the sheet.
     """
 
     sheet: ImageTransform

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mmjax.data.records import BadExample, lookup_text
-from mmjax.data.sources.paths import Source, threadsafe_cache
+from mmjax.data.sources.base import Source, threadsafe_cache
 from mmjax.errors import InputError
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # in the order of their ids
@@ -64,14 +64,13 @@ class WordPiece(TokenizerSpec):
     A word is a run of letters and digits, or one punctuation mark. Training ends early when every word is one
     token. If `vocab_size` is larger than that, the error names the size to set.
 
-    Args:
-        source: the training records. Records without text are ignored.
-        fields: paths to text; a list of texts is joined.
-        vocab_size: the exact number of tokens, including the five special ones (ids 0 to 4).
-        lowercase: fold case. Accents are always kept, since Hindi and Japanese need them.
-        min_frequency: how often a pair of tokens must occur to be merged.
-        max_alphabet: number of characters, the most frequent ones, that are tokens; a word with another
-            character is [UNK].
+    source: the training records. Records without text are ignored.
+    fields: paths to text; a list of texts is joined.
+    vocab_size: the exact number of tokens, including the five special ones (ids 0 to 4).
+    lowercase: fold case. Accents are always kept, since Hindi and Japanese need them.
+    min_frequency: how often a pair of tokens must occur to be merged.
+    max_alphabet: number of characters, the most frequent ones, that are tokens; a word with another
+        character is [UNK].
     """
 
     source: Source
@@ -91,9 +90,8 @@ class Pretrained(TokenizerSpec):
 
     If the tokenizer lacks [CLS], [SEP] or [PAD], its begin-of-text and end-of-text tokens replace them.
 
-    Args:
-        directory: the folder.
-        vocab_size: the exact number of tokens, including added ones.
+    directory: the folder.
+    vocab_size: the exact number of tokens, including added ones.
     """
 
     directory: str

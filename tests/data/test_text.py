@@ -217,7 +217,7 @@ def test_labels_are_numbers_or_names(value, number):
 @pytest.mark.parametrize(
     "value, words",
     [
-        ("d", "k: expected one of the classes ['a', 'b'] in 'y', found 'd'"),
+        ("d", "k: expected classes among ['a', 'b'] in 'y', found ['d']"),
         (2, "k: expected a class number below 2 in 'y', found 2"),
         (-1, "found -1"),
         (0.5, "found 0.5"),
