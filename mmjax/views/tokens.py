@@ -39,7 +39,7 @@ class MaskText(View):
     def corrupt(
         self, batch: Batch, masked: Bool[jax.Array, "B L"], draw: Float32[jax.Array, "B L"], key: jax.Array
     ) -> tuple[Batch, Targets]:
-        """Replaces masked tokens as `draw`, uniform in [0, 1), selects; returns the batch and targets "B L"."""
+        """Replaces masked tokens as `draw`, uniform in [0, 1), selects; returns batch and targets "B L"."""
         text: Text = batch[self.stream]
         random_tokens = jax.random.randint(key, text.tokens.shape, self.num_special, self.vocab)
         tokens = jnp.where(draw < self.mask_token_probability, self.mask_id, text.tokens)

@@ -1,4 +1,4 @@
-"""Sources: what is read, and what is refused."""
+"""Sources: the records read, and the errors for invalid data."""
 
 import dataclasses
 import json
@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 
 from mmjax import data
-from mmjax.data.sources.paths import threadsafe_cache
+from mmjax.data.sources.base import threadsafe_cache
 from mmjax.errors import InputError
 
 
-def refusal(source) -> str:
+def open_error(source) -> str:
+    """The message of the InputError that opening raises."""
     with pytest.raises(InputError) as caught:
         source.open()
     return str(caught.value)
@@ -26,11 +27,11 @@ def refusal(source) -> str:
 def sample_tar(make, name="shard.tar"):
     return make.tar(
         {
-            "README": b"no sample",
+            "README": b"not in a sample",
             "a/1.noto.png": b"P1",
             "a/1.json": b'{"names": {"de": "eins"}}',
             "a/2.noto.png": b"P2",
-            "a/._2.png": b"litter of another system",
+            "a/._2.png": b"written by another system",
         },
         name,
     )
@@ -43,20 +44,20 @@ def test_webdataset_groups_members_by_key_and_reads_on_demand(make):
     assert data.lookup(reader[0], "json.names.de") == "eins"
 
 
-def test_webdataset_reads_a_folder_a_glob_and_several(make):
-    one, two = sample_tar(make, "1.tar"), sample_tar(make, "2.tar")
-    folder = os.path.dirname(one)
-    for path in (folder, f"{folder}/*.tar", (one, two)):
+def test_webdataset_reads_a_folder_a_glob_and_a_tuple(make):
+    first, second = sample_tar(make, "1.tar"), sample_tar(make, "2.tar")
+    folder = os.path.dirname(first)
+    for path in (folder, f"{folder}/*.tar", (first, second)):
         assert len(data.WebDataset(path).open()) == 4
 
 
-def test_webdataset_index_is_cached_beside_the_shard_and_follows_a_change(make):
+def test_webdataset_index_is_cached_next_to_the_shard_and_renewed_when_it_changes(make):
     path = sample_tar(make)
     data.WebDataset(path).open()
     sidecar = f"{path}.index.json"
     index = json.loads(Path(sidecar).read_text())
     assert index["size"] == os.path.getsize(path)
-    make.tar({"z.txt": b"z"})  # the same path, another file
+    make.tar({"z.txt": b"z"})  # another file at the same path
     assert data.WebDataset(path).open()[0]["__key__"] == "z"
     Path(sidecar).write_text("{damaged")
     os.utime(path)
@@ -74,8 +75,8 @@ def test_webdataset_index_goes_to_the_user_cache_when_the_folder_is_read_only(ma
         os.chmod(make.folder, 0o755)
 
 
-def test_webdataset_works_where_nothing_can_be_cached(make, tmp_path):
-    (tmp_path / "cache").write_text("a file where the cache's folder should be")
+def test_webdataset_works_if_no_folder_is_writable(make, tmp_path):
+    (tmp_path / "cache").write_text("a file at the path of the cache folder")
     path = sample_tar(make)
     os.chmod(make.folder, 0o555)
     try:
@@ -86,16 +87,18 @@ def test_webdataset_works_where_nothing_can_be_cached(make, tmp_path):
 
 @pytest.mark.parametrize("name", ["/etc/1.txt", "../1.txt", "a/../../1.txt", "a\\..\\1.txt"])
 def test_webdataset_refuses_names_that_leave_the_archive(make, name):
-    message = refusal(data.WebDataset(make.tar({"a/1.txt": b"x", name: b"y"})))
+    message = open_error(data.WebDataset(make.tar({"a/1.txt": b"x", name: b"y"})))
     assert f"expected names inside the archive, found {name!r}" in message
 
 
-@pytest.mark.parametrize("size", [700, 1024, 1500, 2048, 2100])  # in data, after a member, in a header, ...
+@pytest.mark.parametrize(
+    "size", [700, 1024, 1500, 2048, 2100]
+)  # within data, after a member, within a header, ...
 def test_webdataset_refuses_a_truncated_tar(make, size):
     path = make.tar({"1.txt": b"x" * 300, "2.txt": b"y" * 600})
     with open(path, "rb+") as file:
         file.truncate(size)
-    message = refusal(data.WebDataset(path))
+    message = open_error(data.WebDataset(path))
     assert re.search(rf"found {path} truncated or damaged: .* byte \d+ of {size}\. Fetch it again", message)
 
 
@@ -104,22 +107,24 @@ def test_webdataset_refuses_a_damaged_header(make):
     with open(path, "rb+") as file:
         file.seek(1024)
         file.write(b"?" * 512)
-    assert "truncated or damaged: no end-of-archive block at byte 1024" in refusal(data.WebDataset(path))
+    assert "truncated or damaged: no end-of-archive block at byte 1024" in open_error(data.WebDataset(path))
 
 
-def test_webdataset_refuses_what_is_no_plain_tar(make):
+def test_webdataset_refuses_a_compressed_tar(make):
     (make.folder / "x.tar").write_bytes(b"\x1f\x8b" + bytes(2000))
-    assert "expected a plain, uncompressed tar file" in refusal(data.WebDataset(str(make.folder / "x.tar")))
+    assert "expected a plain, uncompressed tar file" in open_error(
+        data.WebDataset(str(make.folder / "x.tar"))
+    )
 
 
-def test_webdataset_refuses_a_field_twice(make):
+def test_webdataset_refuses_a_duplicate_field(make):
     path = make.folder / "twice.tar"
     both = [Path(make.tar({"1.txt": text}, f"{text[0]}.tar")).read_bytes()[:1024] for text in (b"x", b"y")]
     path.write_bytes(b"".join(both) + bytes(1024))
-    assert "expected one 'txt' a sample, found '1.txt' twice" in refusal(data.WebDataset(str(path)))
+    assert "expected one 'txt' per sample, found '1.txt' twice" in open_error(data.WebDataset(str(path)))
 
 
-def test_webdataset_notices_a_file_cut_after_opening(make):
+def test_webdataset_detects_truncation_after_opening(make):
     path = make.tar({"1.txt": b"x" * 300})
     reader = data.WebDataset(path).open()
     with open(path, "rb+") as file:
@@ -128,31 +133,31 @@ def test_webdataset_notices_a_file_cut_after_opening(make):
         reader[0]["txt"]
 
 
-@pytest.mark.parametrize("spec", [data.WebDataset, data.Jsonl, data.Npz, data.ArrayRecord])
-def test_missing_data_says_what_and_how_to_get_it(make, spec):
+@pytest.mark.parametrize("source", [data.WebDataset, data.Jsonl, data.Npz, data.ArrayRecord])
+def test_error_for_missing_files_ends_with_the_hint(make, source):
     missing = str(make.folder / "no" / "such")
-    message = refusal(spec(missing, hint="Set MMJAX_DATA."))
+    message = open_error(source(missing, hint="Set MMJAX_DATA."))
     assert f"expected data at {missing}" in message and message.endswith("Set MMJAX_DATA.")
     assert f"{make.folder} exists" in message
     suffix = {"WebDataset": ".tar", "Jsonl": ".jsonl", "Npz": ".npz", "ArrayRecord": ".array_record"}[
-        spec.__name__
+        source.__name__
     ]
-    assert f"expected files *{suffix} in the folder {make.folder}" in refusal(spec(str(make.folder)))
-    assert "expected files that match" in refusal(spec(str(make.folder / "*.none")))
+    assert f"expected files *{suffix} in the folder {make.folder}" in open_error(source(str(make.folder)))
+    assert "expected files that match" in open_error(source(str(make.folder / "*.none")))
 
 
-def test_specs_touch_no_disk_and_can_be_replaced():
-    spec = data.ConsecutiveSentences(data.Jsonl("/no/where"))
-    assert dataclasses.replace(spec, source=data.Jsonl("/else/where")).source.path == "/else/where"
+def test_constructing_a_source_accesses_no_files():
+    source = data.ConsecutiveSentences(data.Jsonl("/no/where"))
+    assert dataclasses.replace(source, source=data.Jsonl("/else/where")).source.path == "/else/where"
 
 
-def test_equal_specs_share_a_reader(make):
+def test_sources_of_the_same_files_share_a_reader(make):
     path = sample_tar(make)
     assert data.WebDataset(path).open() is data.WebDataset(path, hint="any").open()
 
 
-def test_shared_opens_once_among_threads():
-    calls, gate = [], threading.Barrier(4)
+def test_threadsafe_cache_calls_once_from_several_threads():
+    calls, barrier = [], threading.Barrier(4)
 
     @threadsafe_cache
     def slow(name):
@@ -161,7 +166,7 @@ def test_shared_opens_once_among_threads():
         return object()
 
     def race():
-        gate.wait()
+        barrier.wait()
         slow("a")
 
     threads = [threading.Thread(target=race) for _ in range(4)]
@@ -170,7 +175,7 @@ def test_shared_opens_once_among_threads():
     assert calls == ["a"]
 
 
-def test_jsonl_reads_lines_and_calls_bad_ones_bad_examples(make):
+def test_invalid_jsonl_lines_are_bad_examples(make):
     lines = [{"text": "eins"}, b"", b'{"text": "\xff"}', b"{broken", b"[1]", {"text": "zwei"}]
     reader = data.Jsonl(make.jsonl(lines)).open()
     assert len(reader) == 5
@@ -185,7 +190,7 @@ def test_jsonl_reads_lines_and_calls_bad_ones_bad_examples(make):
     assert reasons[2] == "lines.jsonl:5: expected a JSON object, found a list"
 
 
-def test_arrays_and_npz_yield_rows(make):
+def test_arrays_and_npz_read_rows(make):
     arrays = {"image": np.zeros((3, 2, 2), np.uint8), "label": np.arange(3)}
     np.savez(make.folder / "a.npz", **arrays)
     path = str(make.folder / "a.npz")
@@ -193,19 +198,19 @@ def test_arrays_and_npz_yield_rows(make):
         reader = source.open()
         assert len(reader) == 3 and reader[2]["label"] == 2 and reader[2]["__key__"].endswith("[2]")
     assert set(data.Npz(path, fields=("label",)).open()[0]) == {"__key__", "label"}
-    assert "expected the arrays ['none']" in refusal(data.Npz(path, fields=("none",)))
-    assert "found the lengths {'a': 1, 'b': 2}" in refusal(data.Arrays({"a": [1], "b": [1, 2]}))
-    assert "expected at least one array" in refusal(data.Arrays({}))
+    assert "expected the arrays ['none']" in open_error(data.Npz(path, fields=("none",)))
+    assert "found the lengths {'a': 1, 'b': 2}" in open_error(data.Arrays({"a": [1], "b": [1, 2]}))
+    assert "expected at least one array" in open_error(data.Arrays({}))
 
 
-def test_npz_never_unpickles(make):
+def test_npz_refuses_pickled_objects_and_truncated_files(make):
     np.savez(make.folder / "p.npz", x=np.array([{"a": 1}], dtype=object))
-    assert "expected an .npz file of plain arrays" in refusal(data.Npz(str(make.folder / "p.npz")))
-    (make.folder / "cut.npz").write_bytes(b"PK\x03\x04 not all of it")
-    assert "expected an .npz file of plain arrays" in refusal(data.Npz(str(make.folder / "cut.npz")))
+    assert "expected an .npz file of plain arrays" in open_error(data.Npz(str(make.folder / "p.npz")))
+    (make.folder / "cut.npz").write_bytes(b"PK\x03\x04 truncated")
+    assert "expected an .npz file of plain arrays" in open_error(data.Npz(str(make.folder / "cut.npz")))
 
 
-def test_consecutive_sentences_pairs_neighbours_within_a_document(make):
+def test_consecutive_sentences_pairs_sentences_within_a_document(make):
     documents = [
         {"sentences": [{"text": t} for t in "abc"]},
         {"sentences": [{"text": "d"}]},
@@ -225,11 +230,11 @@ def test_consecutive_sentences_pairs_neighbours_within_a_document(make):
         reader[3]
     plain = data.Jsonl(make.jsonl([{"s": ["x", "y"]}], "plain.jsonl"))
     assert data.ConsecutiveSentences(plain, sentences="s", text="").open()[0]["second"] == "y"
-    lonely = data.Jsonl(make.jsonl([{"sentences": ["x"]}], "lonely.jsonl"))
-    assert "expected documents of two or more sentences" in refusal(data.ConsecutiveSentences(lonely))
+    single = data.Jsonl(make.jsonl([{"sentences": ["x"]}], "single.jsonl"))
+    assert "expected documents of two or more sentences" in open_error(data.ConsecutiveSentences(single))
 
 
-def test_array_record_holds_packed_maps_or_bare_bytes(make):
+def test_array_record_reads_packed_maps_or_bytes(make):
     writer = pytest.importorskip("array_record.python.array_record_module").ArrayRecordWriter
     path = str(make.folder / "x.array_record")
     file = writer(path, "group_size:1")
@@ -244,12 +249,12 @@ def test_array_record_holds_packed_maps_or_bare_bytes(make):
     with pytest.raises(data.BadExample, match="expected a packed map, found a int"):
         reader[2]
     assert data.ArrayRecord(path, field="raw").open()[2]["raw"] == b"\x01"
-    (make.folder / "no.array_record").write_bytes(b"not one")
-    assert "expected ArrayRecord files" in refusal(data.ArrayRecord(str(make.folder / "no.array_record")))
+    (make.folder / "no.array_record").write_bytes(b"not an ArrayRecord")
+    assert "expected ArrayRecord files" in open_error(data.ArrayRecord(str(make.folder / "no.array_record")))
 
 
 def test_tfds_needs_a_prepared_folder(make):
-    message = refusal(data.Tfds(str(make.folder)))
+    message = open_error(data.Tfds(str(make.folder)))
     assert f"expected a prepared dataset in {make.folder}, found no dataset_info.json" in message
 
 
@@ -288,7 +293,7 @@ try:
 except InputError as error:
     assert "expected one of the splits ['train']" in str(error), error
 else:
-    raise AssertionError("no refusal")
+    raise AssertionError("expected an InputError")
 """
 
 
@@ -301,18 +306,18 @@ def test_tfds_is_read_without_tensorflow(make, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-def test_lookup_names_what_is_there():
+def test_lookup_errors_list_the_available_fields_and_keys():
     record = {"__key__": "k", "json": b'{"a": {"b": null, "c": [5]}}', "noto.png": b"P"}
     assert (
         data.lookup(record | {"noto": b"{}"}, "noto.png") == b"P" and data.lookup(record, "json.a.c.0") == 5
     )
-    for path, words in {
+    for path, message in {
         "jpg": r"k: expected the field 'jpg', found only \['json', 'noto.png'\]",
         "json.a.x": r"k: expected 'x' of 'json.a.x' in 'json.a', found the keys \['b', 'c'\]",
         "json.a.b": "k: expected a value at 'json.a.b', found null",
         "json.a.c.9": "found a list",
     }.items():
-        with pytest.raises(data.MissingField, match=words):
+        with pytest.raises(data.MissingField, match=message):
             data.lookup(record, path)
     with pytest.raises(data.BadExample, match="k: expected JSON in 'json', found b'{'"):
         data.lookup({"__key__": "k", "json": b"{"}, "json.a")
@@ -320,19 +325,19 @@ def test_lookup_names_what_is_there():
         data.lookup({"__key__": "k", "json": b'"\xff"'}, "json")
 
 
-def test_with_path_reads_another_shard(make):
-    one, two = sample_tar(make, "1.tar"), make.tar({"z.txt": b"z"}, "2.tar")
-    dataset = data.Dataset(data.WebDataset(one), {"label": data.LabelTransform("txt")})
-    assert data.with_path(dataset, two).source == data.WebDataset(two)
-    wrapped = dataclasses.replace(dataset, source=data.ConsecutiveSentences(data.Jsonl(one)))
-    assert data.with_path(wrapped, two).source.source.path == two
+def test_with_path_replaces_the_path_of_the_source(make):
+    first, second = sample_tar(make, "1.tar"), make.tar({"z.txt": b"z"}, "2.tar")
+    dataset = data.Dataset(data.WebDataset(first), {"label": data.LabelTransform("txt")})
+    assert data.with_path(dataset, second).source == data.WebDataset(second)
+    wrapped = dataclasses.replace(dataset, source=data.ConsecutiveSentences(data.Jsonl(first)))
+    assert data.with_path(wrapped, second).source.source.path == second
     with pytest.raises(
         InputError, match="expected a source that reads files, to read .* instead, found Arrays"
     ):
-        data.with_path(dataclasses.replace(dataset, source=data.Arrays({"a": [1]})), two)
+        data.with_path(dataclasses.replace(dataset, source=data.Arrays({"a": [1]})), second)
 
 
-def test_real_shards_have_the_number_of_samples_their_readme_says(shared_data, make):
+def test_shared_shards_have_the_number_of_samples_in_their_readme(shared_data, make):
     for name, size in {"avdigits": 300, "grid_s1": 89, "emoji_speech": 198}.items():
         assert len(data.WebDataset(str(shared_data / name / "test.tar")).open()) == size
     assert (

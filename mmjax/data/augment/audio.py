@@ -8,7 +8,7 @@ import numpy as np
 
 from mmjax.data.augment.base import Augmentation, share
 from mmjax.data.records import Record
-from mmjax.data.sources.paths import Reader, Source, threadsafe_cache
+from mmjax.data.sources.base import Reader, Source, threadsafe_cache
 from mmjax.data.transform import Transform
 from mmjax.errors import InputError
 

@@ -1,43 +1,38 @@
-"""ArrayRecord files: Google's random-access container."""
+"""ArrayRecord files, Google's random-access container."""
 
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from mmjax.data.records import BadExample, Record
-from mmjax.data.sources.paths import Reader, find_files, fingerprint, threadsafe_cache
+from mmjax.data.sources.base import FileSource, Reader, threadsafe_cache
 from mmjax.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
-class ArrayRecord:
-    """ArrayRecord files whose entries are maps of fields packed by :func:`pack`, or bare bytes.
+class ArrayRecord(FileSource):
+    """ArrayRecord files whose entries are maps packed by `pack`, or bytes.
 
-    Args:
-        path: a file, a folder of ``*.array_record``, a glob, or a tuple of those.
-        field: the field that an entry's bytes become (``"json"``, ``"jpg"``); empty: entries are packed maps.
-        hint: how to get the data; the end of the message when nothing is there.
+    field: the field that holds an entry's bytes ("json", "jpg"). Empty: entries are packed maps.
+    path, hint: see `FileSource`; the suffix is `.array_record`.
     """
 
-    path: str | tuple[str, ...]
     field: str = ""
-    hint: str = ""
 
     def open(self) -> Reader:
-        """Raises InputError where there is no file or none that ArrayRecord can read."""
-        return _open(fingerprint(find_files(self.path, ".array_record", self.hint)), self.field)
+        return _open(self.find(".array_record"), self.field)
 
 
 def pack(record: Mapping[str, Any]) -> bytes:
-    """One entry for an ArrayRecord file: a msgpack map of bytes, texts, numbers, lists and maps."""
+    """Packs a record as one ArrayRecord entry: a msgpack map of bytes, strings, numbers, lists and maps."""
     import msgpack
 
     return msgpack.Packer().pack(dict(record))
 
 
 @threadsafe_cache
-def _open(stamps: tuple[tuple[str, int, int], ...], field: str) -> Reader:
-    return _Entries([path for path, _, _ in stamps], field)
+def _open(files: tuple[tuple[str, int, int], ...], field: str) -> Reader:
+    return _Entries([path for path, _, _ in files], field)
 
 
 class _Entries:
@@ -63,11 +58,11 @@ class _Entries:
             return {"__key__": key, self._field: entry}
         try:
             record = msgpack.unpackb(entry)
-        except ValueError as error:  # every error of msgpack derives from it
+        except ValueError as error:  # the base class of msgpack's errors
             raise BadExample(key, f"expected a packed map, found {entry[:20]!r}: {error}") from error
         if not isinstance(record, dict):
+            found = type(record).__name__
             raise BadExample(
-                key,
-                f"expected a packed map, found a {type(record).__name__}. Name the field that the bytes are",
+                key, f"expected a packed map, found a {found}. If entries are bytes, set `field`"
             )
         return {"__key__": key} | record

@@ -1,4 +1,4 @@
-"""Records from arrays: in memory, or in one .npz file."""
+"""Arrays in memory or in one .npz file."""
 
 import dataclasses
 import zipfile
@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from mmjax.data.records import Record
-from mmjax.data.sources.paths import Reader, find_files, fingerprint, threadsafe_cache
+from mmjax.data.sources.base import FileSource, Reader, Source, threadsafe_cache
 from mmjax.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Arrays:
-    """Record i holds element i of each array or list: ``{"image": uint8 "n height width", ...}``.
+class Arrays(Source):
+    """Arrays of equal length, e.g. {"image": uint8 "n height width"}; record i holds element i of each.
 
     Equal only to itself: arrays have no hash, and comparing them would be slow.
     """
@@ -22,41 +22,34 @@ class Arrays:
     arrays: dict[str, Any]
 
     def open(self) -> Reader:
-        """Raises InputError when the arrays' lengths differ or there is none."""
-        return _rows(self)
+        return _open_arrays(self)
 
 
 @dataclasses.dataclass(frozen=True)
-class Npz:
-    """The arrays of one .npz file, whole in memory. Never unpickles.
+class Npz(FileSource):
+    """The arrays of one .npz file, loaded into memory. Pickled objects are refused.
 
-    Args:
-        path: the file.
-        fields: the arrays to read; none named means all of them.
-        hint: how to get the data; the end of the message when nothing is there.
+    fields: the arrays to read; empty: all.
+    path, hint: see `FileSource`; exactly one file.
     """
 
     path: str
     fields: tuple[str, ...] = ()
-    hint: str = ""
 
     def open(self) -> Reader:
-        """Raises InputError when the file is missing, damaged, lacks a field, or holds pickled objects."""
-        return _open(fingerprint(find_files(self.path, ".npz", self.hint)), tuple(self.fields))
+        return _open_npz(self.find(".npz"), tuple(self.fields))
 
 
 @threadsafe_cache
-def _rows(spec: Arrays) -> Reader:
-    return _Rows("arrays", spec.arrays)
+def _open_arrays(source: Arrays) -> Reader:
+    return _Rows("arrays", source.arrays)
 
 
 @threadsafe_cache
-def _open(stamps: tuple[tuple[str, int, int], ...], fields: tuple[str, ...]) -> Reader:
-    if len(stamps) != 1:
-        raise InputError(
-            f"expected one .npz file, found {[path for path, _, _ in stamps]}. Name one of them."
-        )
-    path = stamps[0][0]
+def _open_npz(files: tuple[tuple[str, int, int], ...], fields: tuple[str, ...]) -> Reader:
+    if len(files) != 1:
+        raise InputError(f"expected one .npz file, found {[path for path, _, _ in files]}. Name one of them.")
+    path = files[0][0]
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             if missing := [field for field in fields if field not in archive.files]:

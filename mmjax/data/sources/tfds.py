@@ -1,22 +1,21 @@
-"""TensorFlow Datasets that were prepared as ArrayRecord, read without TensorFlow."""
+"""TensorFlow Datasets prepared as ArrayRecord, read without TensorFlow."""
 
 import dataclasses
 from pathlib import Path
 from typing import Any
 
 from mmjax.data.records import Record
-from mmjax.data.sources.paths import Reader, threadsafe_cache
+from mmjax.data.sources.base import Reader, Source, threadsafe_cache
 from mmjax.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
-class Tfds:
-    """A prepared dataset's split; its features are the fields, nested ones by path (``"objects.label"``).
+class Tfds(Source):
+    """One split of a prepared dataset. Its features are the fields; nested ones have paths ("objects.label").
 
-    Args:
-        path: the version's folder (``.../name/config/1.0.0``), the one that holds ``dataset_info.json``.
-        split: a split or a slice of one, ``"train[:10%]"``.
-        hint: how to get the data; the end of the message when nothing is there.
+    path: the folder of the version (`.../name/config/1.0.0`), which contains `dataset_info.json`.
+    split: a split or a slice of one ("train[:10%]").
+    hint: how to get the data; it ends the error message if there are none at `path`.
     """
 
     path: str
@@ -24,7 +23,6 @@ class Tfds:
     hint: str = ""
 
     def open(self) -> Reader:
-        """Raises InputError when the folder holds no dataset prepared as ArrayRecord, or not that split."""
         folder = Path(self.path).expanduser().absolute()
         if not (folder / "dataset_info.json").is_file():
             advice = (

@@ -1,4 +1,4 @@
-"""WebDataset shards: plain tar files, read at random by offset."""
+"""WebDataset shards: uncompressed tar files with random access by offset."""
 
 import dataclasses
 import hashlib
@@ -11,40 +11,31 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
 
 from mmjax.data.records import Record
-from mmjax.data.sources.paths import Reader, find_files, fingerprint, threadsafe_cache
+from mmjax.data.sources.base import FileSource, Reader, threadsafe_cache
 from mmjax.errors import InputError
 
 _Fields: TypeAlias = dict[str, tuple[int, int]]  # field -> (offset, size) in bytes
-_BLOCK = 512  # bytes; a tar file is a sequence of blocks and ends with one of zeros
+_BLOCK = 512  # bytes; a tar file is a sequence of blocks that ends with a block of zeros
 
 
 @dataclasses.dataclass(frozen=True)
-class WebDataset:
-    """Tar files in which the members of one sample share what precedes the first dot of their base name.
+class WebDataset(FileSource):
+    """Tar files whose members are grouped into samples by their names up to the first dot.
 
-    ``a/7.noto.png`` is field ``noto.png`` of sample ``a/7``. Members are read if a transform asks for them.
+    `a/7.noto.png` is the field `noto.png` of the sample `a/7`. A member is read when a transform accesses its
+    field. Opening indexes the shards, or loads the index that an earlier run saved.
 
-    Args:
-        path: a tar file, a folder of them, a glob, or a tuple of those.
-        hint: how to get the data; the end of the message when nothing is there.
+    path, hint: see `FileSource`; the suffix is `.tar`.
     """
 
-    path: str | tuple[str, ...]
-    hint: str = ""
-
     def open(self) -> Reader:
-        """Index the shards, or read the index that an earlier run left.
-
-        Raises:
-            InputError: no file, no plain tar, truncated, or a member's name leaves the archive.
-        """
-        return _open(fingerprint(find_files(self.path, ".tar", self.hint)))
+        return _open(self.find(".tar"))
 
 
 @threadsafe_cache
-def _open(stamps: tuple[tuple[str, int, int], ...]) -> Reader:
+def _open(files: tuple[tuple[str, int, int], ...]) -> Reader:
     return _Shards(
-        [(path, *sample) for path, size, mtime in stamps for sample in _index(Path(path), size, mtime)]
+        [(path, *sample) for path, size, mtime in files for sample in _index(Path(path), size, mtime)]
     )
 
 
@@ -60,7 +51,7 @@ class _Shards:
 
 
 class _Sample(Mapping[str, Any]):
-    """One sample; a member's bytes are read when its field is asked for."""
+    """One sample, whose fields are read on access."""
 
     def __init__(self, path: str, key: str, fields: _Fields):
         self._path, self._key, self._fields = path, key, fields
@@ -69,7 +60,7 @@ class _Sample(Mapping[str, Any]):
         if field == "__key__":
             return self._key
         offset, size = self._fields[field]
-        # Opened anew each time (10 us): shards may outnumber the file descriptors that a process may hold.
+        # Opened for each read (10 us), since there may be more shards than file descriptors.
         file = os.open(self._path, os.O_RDONLY)
         try:
             data = os.pread(file, size, offset)
@@ -90,22 +81,22 @@ class _Sample(Mapping[str, Any]):
 
 
 def _index(path: Path, size: int, mtime_ns: int) -> list[tuple[str, _Fields]]:
-    """The samples of one shard, from the cached index if it is of this very file."""
-    stamped = {"version": 1, "size": size, "mtime_ns": mtime_ns}
+    """The samples of one shard, from the cached index if it belongs to this version of the file."""
+    identity = {"version": 1, "size": size, "mtime_ns": mtime_ns}
     cache = _cache_file(path)
-    if (saved := _load(cache)) and {name: saved.get(name) for name in stamped} == stamped:
+    if (saved := _load(cache)) and {name: saved.get(name) for name in identity} == identity:
         return [
             (key, {field: tuple(span) for field, span in fields.items()}) for key, fields in saved["samples"]
         ]
     samples = _scan(path, size)
-    _save(cache, stamped | {"samples": samples})
+    _save(cache, identity | {"samples": samples})
     return samples
 
 
 def _cache_file(path: Path) -> Path:
-    """Beside the shard, or in the user's cache folder where that folder is not to be written to."""
+    """Next to the shard, or in the user's cache folder if the shard's folder is read-only."""
     folder = path.parent
-    # root passes os.access on a folder that its owner made read-only, hence the look at the mode bits.
+    # os.access is always true for root, so check the mode bits too.
     if folder.stat().st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH) and os.access(folder, os.W_OK):
         return folder / f"{path.name}.index.json"
     caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -115,7 +106,7 @@ def _cache_file(path: Path) -> Path:
 def _load(cache: Path) -> dict[str, Any] | None:
     try:
         return json.loads(cache.read_bytes())
-    except (OSError, ValueError):  # absent or damaged: it is only a cache, and the shard is scanned again
+    except (OSError, ValueError):  # absent or damaged: the shard is scanned again
         return None
 
 
@@ -124,12 +115,12 @@ def _save(cache: Path, index: dict[str, Any]) -> None:
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
     except OSError:
-        return  # nowhere to cache: the next run scans again
+        return  # cannot cache: the next run scans again
     try:
         part.write_text(json.dumps(index))
         part.replace(cache)  # atomic: several processes may index the same shard at once
     except OSError:
-        part.unlink(missing_ok=True)  # a full disk: leave no half of an index
+        part.unlink(missing_ok=True)  # full disk: leave no partial index
 
 
 def _scan(path: Path, size: int) -> list[tuple[str, _Fields]]:
@@ -150,7 +141,7 @@ def _scan(path: Path, size: int) -> list[tuple[str, _Fields]]:
 
 
 def _check_end(path: Path, size: int, end: int) -> None:
-    """tarfile stops without a word at a cut between members and at a damaged header: look at the end."""
+    """Checks the end-of-archive block: tarfile ignores truncation between members and damaged headers."""
     with path.open("rb") as file:
         file.seek(max(end - _BLOCK, 0))
         tail = file.read(2 * _BLOCK)
@@ -172,14 +163,14 @@ def _add(samples: dict[str, _Fields], member: tarfile.TarInfo, path: Path) -> No
         )
     stem, dot, field = name.name.partition(".")
     if not member.isfile() or not stem or not dot:
-        return  # folders, links, and files that belong to no sample (README, .DS_Store)
+        return  # folders, links, and files outside any sample (README, .DS_Store)
     if member.issparse():
         raise InputError(
-            f"expected members stored whole, found the sparse {member.name!r} in {path}. Pack it anew."
+            f"expected no sparse members, found {member.name!r} in {path}. Pack it without --sparse."
         )
     fields = samples.setdefault(str(name.with_name(stem)), {})
     if field in fields:
         raise InputError(
-            f"expected one {field!r} a sample, found {member.name!r} twice in {path}. Pack it again."
+            f"expected one {field!r} per sample, found {member.name!r} twice in {path}. Pack it again."
         )
     fields[field] = (member.offset_data, member.size)

@@ -1,0 +1,80 @@
+"""The interfaces of sources and readers, and a cache that lets equal sources share one reader."""
+
+import dataclasses
+import functools
+import os
+import threading
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
+
+from mmjax.data.records import Record
+from mmjax.data.sources.paths import find_files, fingerprint
+from mmjax.errors import InputError
+
+
+@runtime_checkable
+class Reader(Protocol):
+    """Random access to records. Its methods may be called from several threads."""
+
+    def __len__(self) -> int:
+        """The number of records."""
+        ...
+
+    def __getitem__(self, index: int) -> Record:
+        """Reads one record. Raises BadExample if the record is invalid, InputError if its file is."""
+        ...
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Describes where records are. A hashable, frozen value; only `open` accesses the disk."""
+
+    def open(self) -> Reader:
+        """Returns a reader; equal sources share one. Raises InputError if data are missing or invalid."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class FileSource(Source):
+    """The base of sources that read files.
+
+    path: a file, a folder (all its files with the format's suffix), a glob, or a tuple of those.
+    hint: how to get the data; it ends the error message if there are none at `path`.
+    """
+
+    path: str | tuple[str, ...]
+    hint: str = dataclasses.field(default="", kw_only=True)
+
+    def find(self, suffix: str) -> tuple[tuple[str, int, int], ...]:
+        """(path, size, modification time) of each file; `suffix` selects files in folders."""
+        return fingerprint(find_files(self.path, suffix, self.hint))
+
+
+_LOCK = threading.RLock()  # re-entrant: opening a tokenizer opens its source
+
+
+def threadsafe_cache(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Caches results by the hashable arguments, and calls `function` from one thread at a time.
+
+    With `functools.lru_cache` alone, two threads could open the same reader at once.
+    """
+    cached = functools.lru_cache(maxsize=64)(function)
+
+    @functools.wraps(function)
+    def locked(*args: Any) -> Any:
+        with _LOCK:
+            return cached(*args)
+
+    return locked
+
+
+def replace_path(source: Any, path: str) -> Any:
+    """The same source with another `path`; in a source that wraps another, the inner path is replaced."""
+    fields = {field.name for field in dataclasses.fields(source)}
+    if "path" in fields:
+        return dataclasses.replace(source, path=os.fspath(path))
+    if "source" in fields:
+        return dataclasses.replace(source, source=replace_path(source.source, path))
+    raise InputError(
+        f"expected a source that reads files, to read {path} instead, found {type(source).__name__}"
+    )
