@@ -1,4 +1,4 @@
-"""What every launcher is tested with: a tiny run that draws much, as several processes, and compared."""
+"""Starts a tiny run as several processes, waits for its progress, and compares it with another run."""
 
 import json
 import os
@@ -20,50 +20,50 @@ from mmjax.run import loop
 from mmjax.testing import TOLERANCE
 
 ROOT = Path(__file__).parents[1]
-LIMIT_SECONDS = 240  # of one start; on an idle machine it takes ten
-GRACE_SECONDS = 30  # what launchers commonly give between SIGTERM and SIGKILL
+LIMIT_SECONDS = 240  # for one run, which takes ten on an idle machine
+GRACE_SECONDS = 30  # that launchers commonly wait between SIGTERM and SIGKILL
 NUM_STEPS = 8
-# Dropout, hidden words and crops drawn anew each step, accumulated gradients; eight heads for eight devices.
-DRAWN = tiny.DRAWN_WORDS | {
+# Random dropout, masks and crops in each step, accumulated gradients; eight heads for eight devices.
+REPLACEMENTS = tiny.DRAWN_WORDS | {
     "num_heads=2, mlp_width=2 * WIDTH)": "num_heads=8, mlp_width=2 * WIDTH, dropout=0.2, scan=False)",
     "trunk(depth=2)": "trunk()",
-    # At its usual epsilon Adam makes noise of a gradient that is zero on paper, that of a bias of the keys.
-    "peak_learning_rate=1e-3": "peak_learning_rate=1e-2, epsilon=1e-3, accumulate=2",
+    # The gradient of a key's bias is zero except for rounding, which Adam with a small epsilon would amplify.
+    "peak_learning_rate=1e-3": "peak_learning_rate=1e-2, epsilon=1e-3, accumulation_steps=2",
 }
 OVERRIDES = [f"num_steps={NUM_STEPS}", "save_every=3", "evals.retrieval.every=4", "max_to_keep=9"]
-# The parameters are split over the devices of both processes.
-SPLIT = ["mesh.data=1", "mesh.fsdp=8", "rules=FSDP"]
+# Shards the parameters over the devices of both processes.
+SHARDED = ["mesh.data=1", "mesh.fsdp=8", "rules=FSDP"]
 LOSSES = ("loss", "loss/pairs", "loss/words", "grad_norm", "update_norm", "learning_rate", "bad_examples")
 RTOL = TOLERANCE["sharded"]
 
 
-def write(folder: Path) -> Path:
-    """The experiment's file and its data."""
-    return tiny.write(folder, replace=DRAWN)
+def write_experiment(folder: Path) -> Path:
+    """Writes the experiment's file, which it returns, and its data."""
+    return tiny.write(folder, replace=REPLACEMENTS)
 
 
-def in_one_process(file: Path, run_dir: Path, mesh: Sequence[str] = SPLIT) -> Path:
-    """The run in this process, on its eight devices."""
+def train_in_this_process(file: Path, run_dir: Path, mesh: Sequence[str] = SHARDED) -> Path:
+    """Trains in this process, on its eight devices; returns the run's folder."""
     loop.run(load(file, [*OVERRIDES, *mesh]), run_dir)
     return run_dir
 
 
-def command(file: Path, run_dir: Path, overrides: Sequence[str] = SPLIT) -> list[str]:
-    """`mmjax train`, as every launcher starts it."""
+def train_command(file: Path, run_dir: Path, overrides: Sequence[str] = SHARDED) -> list[str]:
+    """The `mmjax train` command that the launchers start."""
     train = [sys.executable, "-m", "mmjax", "train", str(file), "--run-dir", str(run_dir)]
     return [*train, *OVERRIDES, *overrides]
 
 
-def environment(**more: str) -> dict[str, str]:
-    """Four devices a process, and what was compiled once."""
+def environment(**variables: str) -> dict[str, str]:
+    """The environment of a process with four devices and the cache of compiled programs."""
     devices = {"JAX_NUM_CPU_DEVICES": "4", "NPROC": "16", "PYTHONPATH": str(ROOT)}
-    return {**os.environ, **tiny.cache_environment(), **devices, **more}
+    return {**os.environ, **tiny.cache_environment(), **devices, **variables}
 
 
-def start(
+def start_process(
     arguments: Sequence[str], variables: Mapping[str, str], log: Path, limit: int = LIMIT_SECONDS
 ) -> subprocess.Popen:
-    """A process whose output goes to `log`, and which cannot outlive its limit, in seconds."""
+    """Starts a process that writes its output to `log`, and that is killed after `limit` seconds."""
     with log.open("w") as output:
         return subprocess.Popen(
             ["timeout", "--kill-after=5", str(limit), *arguments],
@@ -71,43 +71,45 @@ def start(
         )  # fmt: skip
 
 
-def mpirun(arguments: Sequence[str], log: Path, num_processes: int = 2) -> subprocess.Popen:
-    """Open MPI on this machine. Unless told otherwise it gives each process one core, and refuses root."""
+def start_with_mpirun(arguments: Sequence[str], log: Path, num_processes: int = 2) -> subprocess.Popen:
+    """Starts the processes with Open MPI, which by default gives each one core, and does not run as root."""
     launcher = ["mpirun", "-n", str(num_processes), "--oversubscribe", "--bind-to", "none"]
     launcher += ["--mca", "oob_tcp_if_include", "lo", "--mca", "btl_tcp_if_include", "lo"]
     root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-    return start([*launcher, *arguments], environment(**root), log)
+    return start_process([*launcher, *arguments], environment(**root), log)
 
 
-def by_hand(arguments: Sequence[str], folder: Path, num_processes: int = 2) -> list[subprocess.Popen]:
-    """No launcher: JAX's own variables, and nobody who would end the others."""
+def start_without_launcher(
+    arguments: Sequence[str], folder: Path, num_processes: int = 2
+) -> list[subprocess.Popen]:
+    """Starts the processes with JAX's own variables. No launcher ends the others when one fails."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    explicit = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(num_processes)}
+    variables = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(num_processes)}
     return [
-        start(arguments, environment(**explicit, JAX_PROCESS_ID=str(n)), folder / f"process_{n}.log")
+        start_process(arguments, environment(**variables, JAX_PROCESS_ID=str(n)), folder / f"process_{n}.log")
         for n in range(num_processes)
     ]
 
 
-def ranks(run_dir: Path) -> list[int]:
-    """The ids of the Python processes that train in `run_dir`, in the order in which they were started."""
-    found = []
+def training_pids(run_dir: Path) -> list[int]:
+    """The ids of the Python processes that train in `run_dir`, in the order of their start."""
+    pids = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            words = (folder / "cmdline").read_bytes().split(b"\0")
-        except OSError:  # it has ended
+            arguments = (folder / "cmdline").read_bytes().split(b"\0")
+        except OSError:  # the process has ended
             continue
-        if words[0].decode() == sys.executable and str(run_dir).encode() in words:
-            found.append(int(folder.name))
-    return sorted(found)
+        if arguments[0].decode() == sys.executable and str(run_dir).encode() in arguments:
+            pids.append(int(folder.name))
+    return sorted(pids)
 
 
-def wait_for(moment: Callable[[], bool], process: subprocess.Popen, log: Path) -> None:
-    """Returns at the moment; fails if the process ends before."""
-    while not moment():
-        assert process.poll() is None, f"ended before with {process.returncode}: {log.read_text()}"
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen, log: Path) -> None:
+    """Waits for the condition; fails if the process ends first."""
+    while not condition():
+        assert process.poll() is None, f"ended early with {process.returncode}: {log.read_text()}"
         time.sleep(0.005)
 
 
@@ -116,12 +118,12 @@ def num_logged(run_dir: Path) -> int:
     return file.read_bytes().count(b"\n") if file.exists() else 0
 
 
-def rows_of(file: Path) -> list[dict]:
+def read_jsonl(file: Path) -> list[dict]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
-def state_of(run_dir: Path, step: int | None = None) -> dict[str, np.ndarray]:
-    """Parameters, moments, key and step of a checkpoint, by path; its checksums hold."""
+def read_state(run_dir: Path, step: int | None = None) -> dict[str, np.ndarray]:
+    """{path: array} of the parameters, moments, key and step of a checkpoint with valid checksums."""
     checkpoints = Checkpoints(run_dir / "checkpoints", read_only=True)
     leaves = jax.tree.leaves_with_path(checkpoints.restore_arrays(step))
     checkpoints.close()
@@ -129,16 +131,16 @@ def state_of(run_dir: Path, step: int | None = None) -> dict[str, np.ndarray]:
 
 
 def assert_same_run(run_dir: Path, reference: Path, *, exact: bool) -> None:
-    """The same examples in the same order, losses, evaluations and final state: to the bit, or nearly."""
-    rows, wanted = rows_of(run_dir / "metrics.jsonl"), rows_of(reference / "metrics.jsonl")
+    """Asserts the same losses, evaluations and final state: bitwise if `exact`, else within RTOL."""
+    rows, expected_rows = read_jsonl(run_dir / "metrics.jsonl"), read_jsonl(reference / "metrics.jsonl")
     assert [row["step"] for row in rows] == list(range(1, NUM_STEPS + 1))
     for name in LOSSES:
-        losses, expected = [row[name] for row in rows], [row[name] for row in wanted]
+        losses, expected = [row[name] for row in rows], [row[name] for row in expected_rows]
         assert losses == expected if exact else np.allclose(losses, expected, rtol=RTOL), name
-    evals, expected = rows_of(run_dir / "evals.jsonl"), rows_of(reference / "evals.jsonl")
+    evals, expected = read_jsonl(run_dir / "evals.jsonl"), read_jsonl(reference / "evals.jsonl")
     assert [(row["step"], row["eval"]) for row in evals] == [(row["step"], row["eval"]) for row in expected]
     assert evals == expected
-    found, expected = state_of(run_dir), state_of(reference)
+    found, expected = read_state(run_dir), read_state(reference)
     assert found.keys() == expected.keys() and any("nu" in name for name in found)
     for name in found:
         if exact:
@@ -147,7 +149,7 @@ def assert_same_run(run_dir: Path, reference: Path, *, exact: bool) -> None:
             np.testing.assert_allclose(found[name], expected[name], rtol=RTOL, atol=1e-6, err_msg=name)
 
 
-def missing(*programs: str) -> str | None:
-    """Why a launcher cannot be tried here, or None."""
-    absent = [program for program in programs if shutil.which(program) is None]
-    return f"not installed here: {', '.join(absent)}" if absent else None
+def missing_programs(*programs: str) -> str | None:
+    """A reason to skip a test whose programs are not installed, or None."""
+    missing = [program for program in programs if shutil.which(program) is None]
+    return f"not installed: {', '.join(missing)}" if missing else None

@@ -158,7 +158,7 @@ class Bench:
     def _measure(self, params, batch):
         """Losses and accuracies of one batch of val; the word is hidden whole, so nothing is drawn."""
         learner, rngs = self.setup("Fixed").learner, {"views": jax.random.key(0)}
-        return learner.apply({"params": params}, batch, train=False, rngs=rngs, method="losses")[1]
+        return learner.apply({"params": params}, batch, train=False, rngs=rngs, method="weighted_losses")[1]
 
     def of_seed(self, seed: int) -> list:
         """All batches of a run, in memory: every balance gets the same, and none waits."""

@@ -73,15 +73,8 @@ COMMANDS = ("bin", "lay", "place", "set")
 VOCAB = 800
 
 
-class Classified(nn.Module):
-    """Cross-entropy of the class that the data name."""
-
-    head: str
-    weight: float = 1.0
-    view: Identity = Identity()
-
-    def required_heads(self) -> tuple[str, ...]:
-        return (self.head,)
+class Classified(objectives.OneHeadObjective):
+    """Softmax cross-entropy of the Labels in the stream "label"."""
 
     def __call__(self, outputs: Outputs) -> tuple[jax.Array, dict[str, jax.Array]]:
         logits, label = outputs.predictions[self.head], outputs.batch["label"]
@@ -120,7 +113,7 @@ IMAGE = {
 }
 PATCHES = {
     "NaViT": lambda: encoders.NaViT(trunk()),
-    "NaViT, 2 a row": lambda: encoders.NaViT(trunk(), encoders.Packing(examples=2, length=32)),
+    "NaViT, 2 a row": lambda: encoders.NaViT(trunk(), encoders.Packing(examples_per_row=2, row_length=32)),
 }
 AUDIO = {
     "AST": lambda: encoders.SpectrogramTransformer(mel(), encoders.FramePatches(4), trunk()),
@@ -209,7 +202,7 @@ def measure(stream: str, num_classes: int, datasets: Callable, encoder: nn.Modul
     spec = mixture.spec()
     state = train.create_state(learner, optimizer, spec, SEED, mesh, rules)
     abstract = train.abstract_state(learner, optimizer, spec, SEED, mesh, rules)
-    step = train.compile_step(learner, optimizer, abstract, mesh, rules)
+    step = train.jit_step(learner, optimizer, abstract, mesh, rules)
     flops = train_flops(learner, abstract.params, spec)
     sizes = [x.size for x in jax.tree.leaves(state.params["model"][f"encoders_{stream}"])]
     batch = None

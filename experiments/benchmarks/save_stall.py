@@ -32,7 +32,7 @@ def measure(experiment: Experiment, num_pairs: int, num_steps: int, folder: Path
     """Seconds of blocks without and with a save (the stall not counted), and of stalls; megabytes saved."""
     setup = Session.of(experiment, jax.devices()[:1])
     parts = setup.learner, setup.optimizer, setup.abstract, setup.mesh, experiment.rules
-    step_function, state = train.compile_step(*parts), setup.new_state()
+    step_function, state = train.jit_step(*parts), setup.new_state()
     times: dict[str, list[float]] = {"without": [], "with": [], "stall": []}
     checkpoints = Checkpoints(folder)
     with contextlib.closing(checkpoints), contextlib.closing(TrainInput(setup, 0, 0)) as feed:
@@ -54,7 +54,7 @@ def measure(experiment: Experiment, num_pairs: int, num_steps: int, folder: Path
                 times["with" if saves else "without"].append(seconds / num_steps)
                 if saves:
                     times["stall"].append(stalled)
-    times["megabytes"] = [entry.num_bytes / 1e6 for entry in checksums.entries(folder, verify=True)]
+    times["megabytes"] = [entry.num_bytes / 1e6 for entry in checksums.list_checkpoints(folder, verify=True)]
     return times
 
 

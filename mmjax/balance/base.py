@@ -1,4 +1,4 @@
-"""What a balance is asked at every step, what it answers, and the one that leaves everything as it is."""
+"""The interface of balances, and `Fixed`, which changes nothing."""
 
 import abc
 import dataclasses
@@ -14,59 +14,59 @@ from mmjax.batch import Array
 
 @struct.dataclass
 class BalanceInputs:
-    """What a step knows before it updates anything; N objectives, sorted by name."""
+    """The measurements of one step before its update; N objectives, sorted by name."""
 
     names: tuple[str, ...] = struct.field(pytree_node=False)
     step: Array  # int32 scalar
-    key: Array  # a PRNG key of this step
-    losses: Array  # float32 "N", each times its objective's own weight; 0 where there is nothing for it
-    gram: Array | None = None  # float32 "N N", see `Balance.reads_gradients`
+    key: Array  # the balance's PRNG key in this step
+    losses: Array  # float32 "N", times the objective's own weight; 0 if the batch has no example for it
+    gram: Array | None = None  # float32 "N N", only if `Balance.reads_gradients`
 
 
 @struct.dataclass
 class BalanceOutput:
-    """How the objectives become one update."""
+    """The factors that combine N objectives into one update, and the balance's next state."""
 
-    weights: Array  # float32 "N": of the losses, on top of the objectives' own weights
-    shared: Array  # float32 "N": of their gradients on the shared parameters, where these are read
-    state: Any  # the balance's own, for the next step
+    loss_weights: Array  # float32 "N": factors of the losses, besides the objectives' own weights
+    grad_weights: Array  # float32 "N": factors of the gradients on the shared parameters, if it reads these
+    state: Any
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Balance(abc.ABC):
-    """A value of the experiment. All of them multiply what the objectives' own weights have left.
+    """How the losses of several objectives become one update. The objectives' own weights apply before it.
 
-    shared: prefixes of the parameters that the objectives share, as ("model/fusion", "model/encoders_text");
-      None is the fusion. Where gradients are read, or conflicts reported, it is theirs.
+    shared_params: path prefixes of the parameters on which gradients are compared, such as ("model/fusion",
+      "model/encoders_text"). None: the fusion. Only gradient methods and the conflict report use it.
     """
 
-    shared: tuple[str, ...] | None = None
+    shared_params: tuple[str, ...] | None = None
 
-    # Whether it must see `BalanceInputs.gram`: inner products of the objectives' gradients on the shared parameters.
-    # It costs a backward pass an objective, down to those parameters and no further.
+    # Whether it needs `BalanceInputs.gram`, the inner products of the objectives' gradients on the shared
+    # parameters. These cost one backward pass for each objective, from its loss to the shared parameters.
     reads_gradients: ClassVar[bool] = False
 
     def init(self, num_objectives: int) -> Any:
-        """The state before the first step: a pytree of arrays, kept in checkpoints; () for none."""
+        """The state before the first step: a pytree of arrays that checkpoints hold; () for none."""
         return ()
 
-    def objectives(self) -> tuple[str, ...]:
-        """The objectives that it names, all of which the experiment must have."""
+    def required_objectives(self) -> tuple[str, ...]:
+        """The objectives that it names: the experiment must have all of them."""
         return ()
 
     @abc.abstractmethod
-    def __call__(self, state: Any, seen: BalanceInputs) -> BalanceOutput:
-        """Pure, and part of the compiled step."""
+    def __call__(self, state: Any, inputs: BalanceInputs) -> BalanceOutput:
+        """Computes the factors of this step. A pure function, traced into the train step."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Fixed(Balance):
-    """The objectives' own weights."""
+    """The sum of the losses by the objectives' own weights."""
 
-    def __call__(self, state: Any, seen: BalanceInputs) -> BalanceOutput:
-        return weighted(jnp.ones(len(seen.names), jnp.float32), state)
+    def __call__(self, state: Any, inputs: BalanceInputs) -> BalanceOutput:
+        return weigh_losses(jnp.ones(len(inputs.names), jnp.float32), state)
 
 
-def weighted(weights: Float32[jax.Array, " N"], state: Any) -> BalanceOutput:
-    """The same weights everywhere."""
-    return BalanceOutput(weights=weights, shared=weights, state=state)
+def weigh_losses(weights: Float32[jax.Array, " N"], state: Any) -> BalanceOutput:
+    """An output whose weights of losses, "N", hold for all parameters."""
+    return BalanceOutput(loss_weights=weights, grad_weights=weights, state=state)

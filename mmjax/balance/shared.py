@@ -19,13 +19,9 @@ def shared_prefixes(balance: Balance) -> tuple[str, ...]:
 
 
 def split_params(params: Any, balance: Balance) -> tuple[Arrays, Arrays, Callable[[Arrays, Arrays], Any]]:
-    """Splits parameters, without flax's boxes, into shared ones and the rest.
+    """Splits parameters, without flax's boxes: (shared, rest, the function that merges them again).
 
-    Returns:
-      ({path: shared array}, {path: other array}, the function that merges the two into a pytree again).
-
-    Raises:
-      InputError: no parameter lies under one of the prefixes.
+    Raises InputError if no parameter lies under one of the prefixes.
     """
     paths, structure = jax.tree.flatten_with_path(params)
     leaves = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in paths}
@@ -35,8 +31,8 @@ def split_params(params: Any, balance: Balance) -> tuple[Arrays, Arrays, Callabl
             valid = sorted({"/".join(path.split("/")[:2]) for path in leaves})
             reason = ": this fusion has no parameters" if prefix == FUSION else ""
             raise InputError(
-                f"balance.shared_params expects prefixes of parameter paths, found none under {prefix!r}{reason}. "
-                f"Choose among {valid} and paths under these"
+                f"balance.shared_params expects prefixes of parameter paths, found none under {prefix!r}"
+                f"{reason}. Choose among {valid} and paths under these"
             )
     shared = {path: x for path, x in leaves.items() if any(is_under(path, prefix) for prefix in prefixes)}
     rest = {path: x for path, x in leaves.items() if path not in shared}

@@ -1,11 +1,12 @@
-"""Balances that mend the objectives' gradients on the shared parameters before they are added up.
+"""Gradient surgery: balances that combine the objectives' gradients on the shared parameters.
 
-All that these methods ask of the gradients are inner products, so each is a rule from the Gram matrix to a
-coefficient an objective, and no gradient is copied or changed. Other parameters get the plain weighted sum.
+Each method computes one coefficient for each objective from the Gram matrix (inner products) of the
+gradients; the update is the sum of the gradients times their coefficients. Parameters that are not shared get
+the plain weighted sum.
 
-Coefficients are scaled so that gradients that agree give their sum, as `Fixed` does: where a paper averages,
-the mean is multiplied by the number of objectives. An objective without a gradient (the batch holds nothing
-for it, or it does not reach the shared parameters) takes no part; else MGDA would stand still for it.
+Coefficients are scaled so that equal gradients give their sum, as `Fixed` does: where a paper averages, the
+mean is multiplied by the number of objectives. An objective whose gradient is zero (the batch has no example
+for it, or it does not depend on the shared parameters) is left out; otherwise MGDA would return zero.
 """
 
 import abc
@@ -17,132 +18,132 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float32, Int32
 
 from mmjax.balance.base import Balance, BalanceInputs, BalanceOutput
-from mmjax.balance.solvers import TINY, bargain, lowest_mix, project_conflicts
+from mmjax.balance.solvers import TINY, minimize_over_simplex, nash_bargaining, project_conflicts
 from mmjax.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Surgery(Balance):
-    """What they have in common."""
+    """The base class of gradient surgery."""
 
     reads_gradients: ClassVar[bool] = True
 
-    def __call__(self, state: Any, seen: BalanceInputs) -> BalanceOutput:
-        assert seen.gram is not None  # the step gives what `reads_gradients` asks for
-        size = jnp.maximum(jnp.diagonal(seen.gram).mean(), 1e-30)  # the rules do not depend on it
-        gram = seen.gram / size
-        there = jnp.diagonal(seen.gram) > 0
-        coefficients = jnp.where(there, self.coefficients(gram, there, seen.key), 0.0)
-        ones = jnp.ones(len(seen.names), jnp.float32)
-        return BalanceOutput(weights=ones, shared=coefficients, state=state)
+    def __call__(self, state: Any, inputs: BalanceInputs) -> BalanceOutput:
+        assert inputs.gram is not None  # because of `reads_gradients`
+        size = jnp.maximum(jnp.diagonal(inputs.gram).mean(), 1e-30)  # no method depends on the overall scale
+        gram = inputs.gram / size
+        valid = jnp.diagonal(inputs.gram) > 0
+        coefficients = jnp.where(valid, self.coefficients(gram, valid, inputs.key), 0.0)
+        ones = jnp.ones(len(inputs.names), jnp.float32)
+        return BalanceOutput(loss_weights=ones, grad_weights=coefficients, state=state)
 
     @abc.abstractmethod
     def coefficients(
-        self, gram: Float32[jax.Array, "N N"], there: Bool[jax.Array, " N"], key: jax.Array
+        self, gram: Float32[jax.Array, "N N"], valid: Bool[jax.Array, " N"], key: jax.Array
     ) -> Float32[jax.Array, " N"]:
-        """Of the gradients with these inner products; what it says of those not `there` is not heard."""
+        """A coefficient for each of N gradients; ignored where the gradient is zero (`valid` is False)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PCGrad(Surgery):
-    """Each gradient loses what points against others, one by one in random order (Yu et al. 2020)."""
+    """Projects each gradient on the normal planes of conflicting ones, in random order (Yu et al. 2020)."""
 
-    def coefficients(self, gram, there, key):
-        return project_conflicts(gram, orders(key, gram.shape[0]))
+    def coefficients(self, gram, valid, key):
+        return project_conflicts(gram, random_orders(key, gram.shape[0]))
 
 
-def orders(key: jax.Array, num: int) -> Int32[jax.Array, "N N"]:
-    """For each objective, an order of all."""
+def random_orders(key: jax.Array, num: int) -> Int32[jax.Array, "N N"]:
+    """For each of `num` objectives, a random order of all of them."""
     return jax.vmap(lambda key: jax.random.permutation(key, num))(jax.random.split(key, num))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MGDA(Surgery):
-    """The shortest vector among the gradients' mixtures (Desideri 2012; Sener & Koltun 2018, equation 3).
+    """The convex combination of gradients of least norm (Desideri 2012; Sener & Koltun 2018, equation 3).
 
-    No objective gets worse along it. It leans to the objective of the smallest gradient.
+    To first order, no loss increases. Objectives with small gradients get large weights.
     """
 
-    iterations: int = 100
+    num_iterations: int = 100
 
-    def coefficients(self, gram, there, key):
+    def coefficients(self, gram, valid, key):
         zeros = jnp.zeros(gram.shape[0])
-        return there.sum() * lowest_mix(gram, there, zeros, jnp.float32(1.0), self.iterations)
+        return valid.sum() * minimize_over_simplex(gram, valid, zeros, jnp.float32(1.0), self.num_iterations)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CAGrad(Surgery):
-    """The best for who gains least, within `c` mean gradients of the mean (Liu et al. 2021, algorithm 1).
+    """Maximizes the smallest decrease of a loss, near the mean gradient (Liu et al. 2021, algorithm 1).
 
-    c: 0 is the plain sum; towards 1 and beyond, more like MGDA.
+    c: the allowed distance from the mean gradient, relative to its norm. 0 is the plain sum; 1 or more
+      approaches MGDA.
     """
 
     c: float = 0.4
-    iterations: int = 100
+    num_iterations: int = 100
 
     def __post_init__(self):
         if not 0 <= self.c:
             raise InputError(f"CAGrad.c expects a number of at least 0, found {self.c}")
 
-    def coefficients(self, gram, there, key):
-        mean = there / jnp.maximum(there.sum(), 1).astype(jnp.float32)
-        reach = self.c * jnp.sqrt(jnp.maximum(mean @ gram @ mean, 0))
-        mix = lowest_mix(gram, there, gram @ mean, reach, self.iterations)
-        length = jnp.sqrt(jnp.maximum(mix @ gram @ mix, TINY))
-        return there.sum() * (mean + reach / length * mix)
+    def coefficients(self, gram, valid, key):
+        mean = valid / jnp.maximum(valid.sum(), 1).astype(jnp.float32)
+        radius = self.c * jnp.sqrt(jnp.maximum(mean @ gram @ mean, 0))
+        w = minimize_over_simplex(gram, valid, gram @ mean, radius, self.num_iterations)
+        length = jnp.sqrt(jnp.maximum(w @ gram @ w, TINY))
+        return valid.sum() * (mean + radius / length * w)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NashMTL(Surgery):
-    """The bargain in which no one's relative gain could grow without a greater loss (Navon et al. 2022).
+    """Nash bargaining: maximizes the sum of the logs of the decreases in loss (Navon et al. 2022).
 
-    Solved by Newton's method on the cosines rather than the paper's sequence of convex programs, and scaled
-    so that the coefficients sum to the number of objectives. Multiplying a loss by a constant changes only
-    its coefficient.
+    Solved by Newton's method on the cosines instead of the paper's sequence of convex programs. Coefficients
+    sum to the number of objectives. The direction of the update does not depend on the scale of any loss.
     """
 
-    iterations: int = 30
+    num_iterations: int = 30
 
-    def coefficients(self, gram, there, key):
-        norms = jnp.sqrt(jnp.where(there, jnp.diagonal(gram), 1.0))
-        # Who is not there has a row of zeros, and with it no part in the others' bargain.
-        shares = jnp.where(there, bargain(gram / (norms[:, None] * norms[None, :]), self.iterations), 0.0)
-        coefficients = shares / norms
-        return there.sum() * coefficients / jnp.maximum(coefficients.sum(), TINY)
+    def coefficients(self, gram, valid, key):
+        norms = jnp.sqrt(jnp.where(valid, jnp.diagonal(gram), 1.0))
+        # A zero gradient has a row of zeros among the cosines, so it does not change the others' solution.
+        solution = nash_bargaining(gram / (norms[:, None] * norms[None, :]), self.num_iterations)
+        coefficients = jnp.where(valid, solution, 0.0) / norms
+        return valid.sum() * coefficients / jnp.maximum(coefficients.sum(), TINY)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MeanGradients(Surgery):
-    """The mean of the gradients; with `normalize` the sum of them, each brought to their mean norm.
+    """With `normalize` the sum of the gradients, each rescaled to their mean norm; without it their mean.
 
-    Plain, it is `Fixed` with the shared parameters' gradient divided by the number of objectives.
+    The mean is `Fixed` with the shared parameters' gradient divided by the number of objectives.
     """
 
     normalize: bool = True
 
-    def coefficients(self, gram, there, key):
-        count = jnp.maximum(there.sum(), 1)
+    def coefficients(self, gram, valid, key):
+        count = jnp.maximum(valid.sum(), 1)
         if not self.normalize:
-            return there / count.astype(jnp.float32)
-        norms = jnp.sqrt(jnp.where(there, jnp.diagonal(gram), 0.0))
-        return norms.sum() / count / jnp.where(there, norms, 1.0)
+            return valid / count.astype(jnp.float32)
+        norms = jnp.sqrt(jnp.where(valid, jnp.diagonal(gram), 0.0))
+        return norms.sum() / count / jnp.where(valid, norms, 1.0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Interpolate(Surgery):
-    """Between the plain sum of the gradients and what `surgery` makes of them; `amount` 1 is the latter."""
+    """Interpolates between the plain sum of gradients (`amount` 0) and `surgery` (`amount` 1)."""
 
     surgery: Surgery = PCGrad()
     amount: float = 0.5
 
     def __post_init__(self):
-        if not isinstance(self.surgery, Surgery) or self.surgery.shared is not None:
+        if not isinstance(self.surgery, Surgery) or self.surgery.shared_params is not None:
             raise InputError(
-                "Interpolate.surgery expects a gradient surgery without `shared` of its own, found "
-                f"{self.surgery!r}: Interpolate.shared holds for both"
+                "Interpolate.surgery expects a gradient surgery with shared_params=None, found "
+                f"{self.surgery!r}: Interpolate.shared_params holds for both"
             )
         if not 0 <= self.amount <= 1:
             raise InputError(f"Interpolate.amount expects a number from 0 to 1, found {self.amount}")
 
-    def coefficients(self, gram, there, key):
-        return 1 - self.amount + self.amount * self.surgery.coefficients(gram, there, key)
+    def coefficients(self, gram, valid, key):
+        return 1 - self.amount + self.amount * self.surgery.coefficients(gram, valid, key)

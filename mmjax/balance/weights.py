@@ -1,6 +1,6 @@
 """Balances that give each loss a weight, the same for all parameters.
 
-An objective for which a batch holds nothing has the loss 0; it neither changes its own weight nor others'.
+An objective whose loss is 0, because the batch has no example for it, changes no weights.
 """
 
 import dataclasses
@@ -12,20 +12,20 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mmjax.balance.base import Balance, BalanceInputs, BalanceOutput, weighted
+from mmjax.balance.base import Balance, BalanceInputs, BalanceOutput, weigh_losses
 from mmjax.errors import InputError
 
-LEAST_WEIGHT = 1e-3  # of GradNorm: at 0 or below, an objective would be unlearned
-# A shorter memory than usual: a loss of 1000 gives first slopes that would else hold all later steps down.
+MIN_WEIGHT = 1e-3  # of GradNorm; a negative weight would maximize the loss
+# b2 is lower than usual: a large first gradient (from a loss of 1000, say) must not keep later steps small.
 adam = functools.partial(optax.adam, b2=0.99)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Scheduled(Balance):
-    """Weights that follow the step: {objective: ((step, weight), ...)}, steps rising; others keep 1.
+    """Weights that depend on the step.
 
-    "linear" joins the points, "constant" keeps each until the next; both are level before the first point and
-    after the last.
+    schedules: {objective: ((step, weight), ...)}, with increasing steps. Other objectives keep weight 1.
+    kind: between points, "linear" interpolates and "constant" keeps the weight. Both are constant outside.
     """
 
     schedules: Mapping[str, tuple[tuple[int, float], ...]]
@@ -38,19 +38,19 @@ class Scheduled(Balance):
             steps = [step for step, _ in points]
             if not points or any(a >= b for a, b in zip(steps, steps[1:], strict=False)):
                 raise InputError(
-                    f"Scheduled.schedules[{name!r}] expects ((step, weight), ...) with rising steps, found "
-                    f"{points!r}"
+                    f"Scheduled.schedules[{name!r}] expects ((step, weight), ...) with increasing steps, "
+                    f"found {points!r}"
                 )
 
-    def objectives(self) -> tuple[str, ...]:
+    def required_objectives(self) -> tuple[str, ...]:
         return tuple(self.schedules)
 
-    def __call__(self, state: Any, seen: BalanceInputs) -> BalanceOutput:
+    def __call__(self, state: Any, inputs: BalanceInputs) -> BalanceOutput:
         weights = [
-            self._at(seen.step, self.schedules[name]) if name in self.schedules else jnp.float32(1.0)
-            for name in seen.names
+            self._at(inputs.step, self.schedules[name]) if name in self.schedules else jnp.float32(1.0)
+            for name in inputs.names
         ]
-        return weighted(jnp.stack(weights), state)
+        return weigh_losses(jnp.stack(weights), state)
 
     def _at(self, step: jax.Array, points: tuple[tuple[int, float], ...]) -> jax.Array:
         steps, weights = (jnp.asarray(column, jnp.float32) for column in zip(*points, strict=True))
@@ -63,32 +63,33 @@ class Scheduled(Balance):
 class Uncertainty(Balance):
     """Homoscedastic uncertainty (Kendall, Gal & Cipolla 2018, equation 10): ``sum exp(-s) loss + s / 2``.
 
-    The log variances s are learned by an Adam of their own, so the optimizer's weight decay, clipping and
-    schedule do not touch them, and are held within +-`limit`. Weights start at 1; each objective's comes to
-    rest at 1 / (2 loss).
+    A separate Adam learns the log variances s, without the optimizer's weight decay, clipping and schedule.
+    Weights exp(-s) start at 1 and converge to 1 / (2 loss). max_log_variance: s is clipped to +- this value.
     """
 
     learning_rate: float = 0.01
-    limit: float = 5.0
+    max_log_variance: float = 5.0
 
     def init(self, num_objectives: int) -> Any:
         zeros = jnp.zeros(num_objectives, jnp.float32)
         return {"log_variance": zeros, "adam": adam(self.learning_rate).init(zeros)}
 
-    def __call__(self, state: Any, seen: BalanceInputs) -> BalanceOutput:
+    def __call__(self, state: Any, inputs: BalanceInputs) -> BalanceOutput:
         before = state["log_variance"]
-        slope = jnp.where(seen.losses != 0, 0.5 - jnp.exp(-before) * seen.losses, 0.0)
+        slope = jnp.where(inputs.losses != 0, 0.5 - jnp.exp(-before) * inputs.losses, 0.0)
         change, adam_state = adam(self.learning_rate).update(slope, state["adam"])
-        after = jnp.clip(before + jnp.where(seen.losses != 0, change, 0.0), -self.limit, self.limit)
-        return weighted(jnp.exp(-before), {"log_variance": after, "adam": adam_state})
+        after = jnp.clip(
+            before + jnp.where(inputs.losses != 0, change, 0.0), -self.max_log_variance, self.max_log_variance
+        )
+        return weigh_losses(jnp.exp(-before), {"log_variance": after, "adam": adam_state})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DynamicWeightAverage(Balance):
-    """DWA (Liu, Johns & Davison 2019, equation 7): who has fallen least over two windows weighs most.
+    """DWA (Liu, Johns & Davison 2019, equation 7): losses that decrease slowly get large weights.
 
-    ``N softmax(r / temperature)`` with r the mean loss of the last `window` steps over that of the window
-    before; 1 until both are known. The paper's window is an epoch.
+    The weights are ``N softmax(r / temperature)``, where r is the mean loss of the last `window` steps over
+    that of the window before, and 1 until both are known. In the paper a window is an epoch.
     """
 
     window: int = 100
@@ -105,27 +106,28 @@ class DynamicWeightAverage(Balance):
         zeros = jnp.zeros(num_objectives, jnp.float32)
         return {"sum": zeros, "count": zeros, "last": zeros, "before": zeros}
 
-    def __call__(self, state: Any, seen: BalanceInputs) -> BalanceOutput:
+    def __call__(self, state: Any, inputs: BalanceInputs) -> BalanceOutput:
         last, before = state["last"], state["before"]
         known = (last > 0) & (before > 0)
         ratio = jnp.where(known, last / jnp.where(known, before, 1.0), 1.0)
-        weights = len(seen.names) * jax.nn.softmax(ratio / self.temperature)
+        weights = len(inputs.names) * jax.nn.softmax(ratio / self.temperature)
 
-        total, count = state["sum"] + seen.losses, state["count"] + (seen.losses != 0)
-        ends = (seen.step + 1) % self.window == 0
+        total, count = state["sum"] + inputs.losses, state["count"] + (inputs.losses != 0)
+        window_ends = (inputs.step + 1) % self.window == 0
         mean = jnp.where(count > 0, total / jnp.maximum(count, 1), last)
-        kept = {"sum": total, "count": count, "last": last, "before": before}
-        new = {"sum": 0 * total, "count": 0 * count, "last": mean, "before": last}
-        return weighted(weights, {name: jnp.where(ends, new[name], kept[name]) for name in kept})
+        same_window = {"sum": total, "count": count, "last": last, "before": before}
+        new_window = {"sum": 0 * total, "count": 0 * count, "last": mean, "before": last}
+        state = {name: jnp.where(window_ends, new_window[name], same_window[name]) for name in same_window}
+        return weigh_losses(weights, state)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GradNorm(Balance):
-    """Weights by which the objectives learn at one rate (Chen et al. 2018, equations 1 and 2, algorithm 1).
+    """Learned weights that equalize training speeds (Chen et al. 2018, equations 1 and 2, algorithm 1).
 
-    Each weighted gradient norm on the shared parameters is drawn towards ``mean norm x r^alpha``, r being the
-    loss relative to its first value, over the mean of that. The weights have an Adam of their own, and what
-    they sum to stays N. alpha: larger pulls harder at those that lag; 0 makes all norms equal.
+    A separate Adam moves each weighted gradient norm on the shared parameters to ``mean norm x r^alpha``,
+    where r is the loss over its first value, divided by the mean of these ratios. Weights sum to N. alpha:
+    larger values give more weight to objectives that learn slowly; 0 makes all norms equal.
     """
 
     alpha: float = 1.5
@@ -135,27 +137,22 @@ class GradNorm(Balance):
 
     def init(self, num_objectives: int) -> Any:
         ones = jnp.ones(num_objectives, jnp.float32)
-        return {
-            "weights": ones,
-            "first_losses": 0 * ones,
-            "adam": adam(self.learning_rate).init(ones),
-        }
+        return {"weights": ones, "first_losses": 0 * ones, "adam": adam(self.learning_rate).init(ones)}
 
-    def __call__(self, state: Any, seen: BalanceInputs) -> BalanceOutput:
-        weights, norms = state["weights"], jnp.sqrt(jnp.diagonal(seen.gram).clip(0))
-        there = (seen.losses > 0) & (norms > 0)
-        first = jnp.where(there & (state["first_losses"] == 0), seen.losses, state["first_losses"])
-        count = jnp.maximum(there.sum(), 1)
-        ratio = jnp.where(there, seen.losses / jnp.where(there, first, 1.0), 0.0)
-        rate = jnp.where(there, ratio / jnp.maximum(ratio.sum() / count, 1e-12), 1.0)
-        weighted_norms = jnp.where(there, weights * norms, 0.0)
+    def __call__(self, state: Any, inputs: BalanceInputs) -> BalanceOutput:
+        weights, norms = state["weights"], jnp.sqrt(jnp.diagonal(inputs.gram).clip(0))
+        valid = (inputs.losses > 0) & (norms > 0)
+        first = jnp.where(valid & (state["first_losses"] == 0), inputs.losses, state["first_losses"])
+        count = jnp.maximum(valid.sum(), 1)
+        ratio = jnp.where(valid, inputs.losses / jnp.where(valid, first, 1.0), 0.0)
+        rate = jnp.where(valid, ratio / jnp.maximum(ratio.sum() / count, 1e-12), 1.0)
+        weighted_norms = jnp.where(valid, weights * norms, 0.0)
         target = weighted_norms.sum() / count * rate**self.alpha
-        slope = jnp.where(there, jnp.sign(weighted_norms - target) * norms, 0.0)
+        slope = jnp.where(valid, jnp.sign(weighted_norms - target) * norms, 0.0)
         change, adam_state = adam(self.learning_rate).update(slope, state["adam"])
-        moved = jnp.maximum(weights + change, LEAST_WEIGHT)
-        # Those that are not there keep their weights, and the rest what they had together.
-        together = jnp.where(there, weights, 0.0).sum() / jnp.maximum(
-            jnp.where(there, moved, 0.0).sum(), 1e-12
-        )
-        after = jnp.where(there, moved * together, weights)
-        return weighted(weights, {"weights": after, "first_losses": first, "adam": adam_state})
+        moved = jnp.maximum(weights + change, MIN_WEIGHT)
+        # Objectives that are not valid keep their weights; the others' weights keep their sum.
+        moved_sum = jnp.maximum(jnp.where(valid, moved, 0.0).sum(), 1e-12)
+        scale = jnp.where(valid, weights, 0.0).sum() / moved_sum
+        after = jnp.where(valid, moved * scale, weights)
+        return weigh_losses(weights, {"weights": after, "first_losses": first, "adam": adam_state})

@@ -1,6 +1,5 @@
-"""Where are the objects, and what?"""
+"""Object detection as set prediction."""
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -8,103 +7,104 @@ from jaxtyping import Float, Float32, Int
 
 from mmjax.batch import BoxTargets, is_present
 from mmjax.errors import InputError
-from mmjax.objectives.base import Outputs, masked_mean
+from mmjax.objectives.base import OneHeadObjective, Outputs, masked_mean
 from mmjax.sharding import map_batch_shards
-from mmjax.views import Identity, View
 
 
-class Boxes(nn.Module):
-    """Set prediction (Carion et al. 2020, DETR, section 3.1): each object is matched to one query.
+class Boxes(OneHeadObjective):
+    """Each object is matched to one query; the loss compares the two (Carion et al. 2020, DETR, section 3.1).
 
-    head: a `heads.Boxes`. boxes: the stream of `batch.BoxTargets`.
-    l1, giou: weights of the absolute difference and of the generalised IoU, in the matching and in the loss.
-    no_object: weight in the class cross-entropy of queries that no object is matched to.
+    head: a heads.Boxes head.
+    boxes: the stream of BoxTargets.
+    l1_weight: multiplies the L1 distance of boxes, in the matching and in the loss.
+    giou_weight: multiplies `1 - generalised IoU`, in both as well.
+    no_object_weight: the weight, in the class cross-entropy, of queries that no object is matched to.
     """
 
-    head: str
     boxes: str = "boxes"
-    l1: float = 5.0
-    giou: float = 2.0
-    no_object: float = 0.1
-    weight: float = 1.0
-    view: View = Identity()
+    l1_weight: float = 5.0
+    giou_weight: float = 2.0
+    no_object_weight: float = 0.1
 
-    def required_heads(self) -> tuple[str, ...]:
-        """The heads that it needs."""
-        return (self.head,)
-
-    def target_streams(self) -> tuple[str, ...]:
-        """The streams that the data must hold."""
+    def target_streams(self):
         return (self.boxes,)
 
     def __call__(self, outputs: Outputs) -> tuple[jax.Array, dict[str, jax.Array]]:
-        marked, predicted = outputs.batch[self.boxes], outputs.predictions[self.head]
+        targets, predicted = outputs.batch[self.boxes], outputs.predictions[self.head]
         boxes, logits = predicted[..., :4], predicted[..., 4:]
-        if marked.boxes.shape[1] > boxes.shape[1]:
+        if targets.boxes.shape[1] > boxes.shape[1]:
             raise InputError(
                 f"the head {self.head!r} gives {boxes.shape[1]} boxes and the data hold up to "
-                f"{marked.boxes.shape[1]}: expected at least as many; make its grid finer"
+                f"{targets.boxes.shape[1]}: expected at least as many; make its grid finer"
             )
-        queries = match(boxes, logits, marked, self.l1, self.giou)
-        nothing = logits.shape[-1] - 1
+        queries = match_queries(boxes, logits, targets, self.l1_weight, self.giou_weight)
+        class_loss = self.class_loss(logits, queries, targets)
+        matched = jnp.take_along_axis(boxes, queries[..., None], axis=1)
+        iou, giou = box_overlaps(matched, targets.boxes)
+        l1_loss = masked_mean(jnp.abs(matched - targets.boxes).sum(-1), targets.mask)
+        giou_loss = masked_mean(1 - giou, targets.mask)
+        predicted_classes = jnp.take_along_axis(logits.argmax(-1), queries, axis=1)
+        found = ((predicted_classes == targets.classes) & (iou > 0.5)).astype(jnp.float32)
+        metrics = {"classes": class_loss, "l1": l1_loss, "giou": giou_loss}
+        metrics |= {"iou": masked_mean(iou, targets.mask), "found": masked_mean(found, targets.mask)}
+        return class_loss + self.l1_weight * l1_loss + self.giou_weight * giou_loss, metrics
+
+    def class_loss(
+        self, logits: Float[jax.Array, "B Q C"], queries: Int[jax.Array, "B N"], targets: BoxTargets
+    ) -> Float32[jax.Array, ""]:
+        """Weighted mean cross-entropy of all queries' classes; unmatched queries have the last class."""
+        no_object = logits.shape[-1] - 1
         rows = jnp.arange(len(queries))[:, None]
-        wanted = jnp.full(boxes.shape[:2], nothing)
-        wanted = wanted.at[rows, queries].set(jnp.where(marked.mask, marked.classes, nothing))
-        surprise = -jnp.take_along_axis(jax.nn.log_softmax(logits), wanted[..., None], axis=-1)[..., 0]
-        counted = jnp.where(wanted == nothing, self.no_object, 1.0) * is_present(marked)[:, None]
-        # Weighted mean; without an example it is 0.
-        classes = (surprise * counted).sum() / jnp.maximum(counted.sum(), 1e-6)
-        found = jnp.take_along_axis(boxes, queries[..., None], axis=1)
-        overlap, general = overlaps(found, marked.boxes)
-        l1 = masked_mean(jnp.abs(found - marked.boxes).sum(-1), marked.mask)
-        giou = masked_mean(1 - general, marked.mask)
-        said = jnp.take_along_axis(logits.argmax(-1), queries, axis=1)
-        right = ((said == marked.classes) & (overlap > 0.5)).astype(jnp.float32)
-        metrics = {"classes": classes, "l1": l1, "giou": giou}
-        metrics |= {"iou": masked_mean(overlap, marked.mask), "found": masked_mean(right, marked.mask)}
-        return classes + self.l1 * l1 + self.giou * giou, metrics
+        labels = jnp.full(logits.shape[:2], no_object)
+        labels = labels.at[rows, queries].set(jnp.where(targets.mask, targets.classes, no_object))
+        losses = -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[..., None], axis=-1)[..., 0]
+        weights = jnp.where(labels == no_object, self.no_object_weight, 1.0) * is_present(targets)[:, None]
+        return (losses * weights).sum() / jnp.maximum(weights.sum(), 1e-6)
 
 
-def match(
+def match_queries(
     boxes: Float[jax.Array, "B Q 4"],
     logits: Float[jax.Array, "B Q C"],
-    marked: BoxTargets,
-    l1: float,
-    giou: float,
+    targets: BoxTargets,
+    l1_weight: float,
+    giou_weight: float,
 ) -> Int[jax.Array, "B N"]:
-    """The query of each object, at the least total cost (DETR, eq. 1); masked ones get what is left."""
-    shape = (*marked.classes.shape, boxes.shape[1])
-    probability = jnp.swapaxes(jax.nn.softmax(logits), 1, 2)
-    likely = jnp.take_along_axis(probability, marked.classes[..., None], axis=1)
-    one, other = (jnp.broadcast_to(x, (*shape, 4)) for x in (boxes[:, None], marked.boxes[:, :, None]))
-    cost = l1 * jnp.abs(one - other).sum(-1) - giou * overlaps(one, other)[1] - likely
-    # The same cost everywhere decides nothing.
-    cost = jnp.where(marked.mask[..., None], jax.lax.stop_gradient(cost), 0.0)
-    return map_batch_shards(assign, cost, check=False)
+    """The query of each object, at minimal total cost (DETR, eq. 1); masked objects get unused queries."""
+    shape = (*targets.classes.shape, boxes.shape[1])
+    probabilities = jnp.swapaxes(jax.nn.softmax(logits), 1, 2)
+    label_probabilities = jnp.take_along_axis(probabilities, targets.classes[..., None], axis=1)
+    predicted, target = (
+        jnp.broadcast_to(x, (*shape, 4)) for x in (boxes[:, None], targets.boxes[:, :, None])
+    )
+    giou = box_overlaps(predicted, target)[1]
+    cost = l1_weight * jnp.abs(predicted - target).sum(-1) - giou_weight * giou - label_probabilities
+    # A constant row has no influence on the queries of the other objects.
+    cost = jnp.where(targets.mask[..., None], jax.lax.stop_gradient(cost), 0.0)
+    return map_batch_shards(assign_columns, cost, check_vma=False)
 
 
-def assign(cost: Float[jax.Array, "B N Q"]) -> Int[jax.Array, "B N"]:
-    """For each row a column of its own, at the least total cost (Kuhn 1955); N <= Q."""
+def assign_columns(cost: Float[jax.Array, "B N Q"]) -> Int[jax.Array, "B N"]:
+    """For each row a different column, at minimal total cost (Kuhn 1955); N <= Q."""
 
-    def one(cost):
+    def assign_example(cost):
         rows, columns = optax.assignment.hungarian_algorithm(cost)
         return jnp.zeros(cost.shape[0], columns.dtype).at[rows].set(columns)
 
-    return jax.vmap(one)(cost)
+    return jax.vmap(assign_example)(cost)
 
 
-def overlaps(
-    one: Float[jax.Array, "*B 4"], other: Float[jax.Array, "*B 4"]
+def box_overlaps(
+    first: Float[jax.Array, "*B 4"], second: Float[jax.Array, "*B 4"]
 ) -> tuple[Float32[jax.Array, "*B"], Float32[jax.Array, "*B"]]:
-    """Intersection over union, and its generalisation (Rezatofighi et al. 2019, algorithm 1)."""
+    """(IoU, generalised IoU) of each pair (Rezatofighi et al. 2019, algorithm 1); boxes as in BoxTargets."""
 
     def area(sides):
         return sides[..., 0] * sides[..., 1]
 
-    (low, high), (other_low, other_high) = (
-        (box[..., :2] - box[..., 2:] / 2, box[..., :2] + box[..., 2:] / 2) for box in (one, other)
+    (low, high), (second_low, second_high) = (
+        (box[..., :2] - box[..., 2:] / 2, box[..., :2] + box[..., 2:] / 2) for box in (first, second)
     )
-    common = area(jnp.maximum(jnp.minimum(high, other_high) - jnp.maximum(low, other_low), 0))
-    union = jnp.maximum(area(one[..., 2:]) + area(other[..., 2:]) - common, 1e-9)
-    hull = jnp.maximum(area(jnp.maximum(high, other_high) - jnp.minimum(low, other_low)), 1e-9)
-    return common / union, common / union - (hull - union) / hull
+    intersection = area(jnp.maximum(jnp.minimum(high, second_high) - jnp.maximum(low, second_low), 0))
+    union = jnp.maximum(area(first[..., 2:]) + area(second[..., 2:]) - intersection, 1e-9)
+    hull = jnp.maximum(area(jnp.maximum(high, second_high) - jnp.minimum(low, second_low)), 1e-9)
+    return intersection / union, intersection / union - (hull - union) / hull

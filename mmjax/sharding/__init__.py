@@ -17,6 +17,6 @@ from mmjax.sharding.rules import (
 
 __all__ = [
     "FSDP", "FSDP_SEQUENCE", "FSDP_TENSOR", "FSDP_TENSOR_SEQUENCE", "REPLICATED", "SEQUENCE", "TENSOR",
-    "ZERO1", "MeshShape", "Rules", "ring_exchange", "array_shardings", "batch_sharding", "map_batch_shards", "local_rows",
-    "param_axes", "shard", "to_global", "unbox", "using", "gather_table",
+    "ZERO1", "MeshShape", "Rules", "array_shardings", "batch_sharding", "gather_table", "local_rows",
+    "map_batch_shards", "param_axes", "ring_exchange", "shard", "to_global", "unbox", "using",
 ]  # fmt: skip

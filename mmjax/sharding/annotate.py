@@ -1,6 +1,6 @@
-"""Logical axes on parameters and activations: the only callers of flax's logical-axis API.
+"""Logical axes on parameters and activations. Only this module calls flax's logical-axis API.
 
-Flax is silent about a misspelt axis (it replicates), so every name is checked here.
+Flax replicates an axis whose name it does not know, without an error; so every name is checked here.
 """
 
 import functools
@@ -26,15 +26,15 @@ def check_axes(axes: tuple[str | None, ...]) -> None:
 
 
 def param_axes(init: Callable, *axes: str | None) -> Callable:
-    """Names the axes of the parameter that `init` makes; None is an axis that is never split."""
+    """An initializer whose parameter carries these axis names. None: an axis that is never split."""
     check_axes(axes)
     return nn.with_logical_partitioning(init, axes)
 
 
 def shard(x: Array, *axes: str | None) -> Array:
-    """Constrains an activation's layout; does nothing outside a mesh.
+    """Constrains the layout of an activation "..." to the rules; does nothing outside a mesh.
 
-    A size that its mesh axes do not divide is padded by XLA, and told once.
+    XLA pads a dimension that is not divisible by its mesh axes; this logs one warning.
     """
     check_axes(axes)
     if len(axes) != x.ndim:
@@ -44,64 +44,61 @@ def shard(x: Array, *axes: str | None) -> Array:
         mesh_axes = mesh_axes_of(axis)
         parts = math.prod(sizes[mesh_axis] for mesh_axis in mesh_axes)
         if size % parts:
-            tell_padded(axis, size, mesh_axes, parts)
+            warn_padded(axis, size, mesh_axes, parts)
     return nn.with_logical_constraint(x, axes)
 
 
 def mesh_axes_of(axis: str | None) -> tuple[str, ...]:
-    """The axes of the mesh at hand that split logical axis `axis`, outermost first; empty outside a mesh."""
+    """The axes of the current mesh that split logical axis `axis`, outermost first; () outside a mesh."""
     sizes, rule = jax.sharding.get_abstract_mesh().shape, dict(nn.get_logical_axis_rules()).get(axis)
     axes = (rule,) if isinstance(rule, str) else tuple(rule or ())
     return tuple(mesh_axis for mesh_axis in axes if sizes.get(mesh_axis, 1) > 1)
 
 
-def map_batch_shards(function: Callable, x: Array, *, check: bool = True) -> Array:
-    """`function(x)`, where each device computes its own examples of ``"act_batch ..."``.
+def map_batch_shards(function: Callable, x: Array, *, check_vma: bool = True) -> Array:
+    """Applies `function` to each device's examples alone, so that XLA does not gather the batch.
 
-    For what XLA would gather all examples for (the FFT, with jax 0.10). Where devices do not divide the
-    examples, and outside a mesh, it is just `function(x)`. check: JAX's own, of what differs between devices;
-    it refuses loops of other libraries whose state begins the same on all of them.
+    XLA of jax 0.10 does so for an FFT. Outside a mesh, or if the rows of x "act_batch ..." are not divisible
+    by the number of shards, this is `function(x)`. check_vma: as in `jax.shard_map`; the check rejects loops
+    whose initial state is the same on all devices and whose later states are not.
     """
     sizes, axes = jax.sharding.get_abstract_mesh().shape, mesh_axes_of("act_batch")
     if not axes or x.shape[0] % math.prod(sizes[axis] for axis in axes):
         return function(x)
-    return jax.shard_map(function, in_specs=jax.P(axes), out_specs=jax.P(axes), check_vma=check)(x)
+    return jax.shard_map(function, in_specs=jax.P(axes), out_specs=jax.P(axes), check_vma=check_vma)(x)
 
 
 @functools.cache
-def tell_padded(axis: str, size: int, mesh_axes: tuple[str, ...], parts: int) -> None:
-    """Warns, once for each combination, that devices will compute what nobody reads."""
+def warn_padded(axis: str, size: int, mesh_axes: tuple[str, ...], parts: int) -> None:
+    """Warns once for each combination of arguments that devices compute padding."""
     log.warning(
         "activations: the axis %s of size %d is not divisible by %d, the size of mesh axes %s: padded to %d",
         axis, size, parts, list(mesh_axes), -(-size // parts) * parts,
     )  # fmt: skip
 
 
-def gather_table(table: Array, rows: str | None = "vocab") -> Array:
-    """A parameter ``(rows, "embed")`` with its rows whole, for looking them up.
+def gather_table(table: Array, row_axis: str | None = "vocab") -> Array:
+    """Gathers a table, a parameter with the axes (row_axis, "embed"), before its rows are looked up.
 
-    Rows that are split along the width would make XLA gather, for the whole batch, what was looked up, and in
-    the backward pass its gradient. Here the table is gathered, and its gradient summed as a table.
+    If a table is split along the width, XLA otherwise gathers the looked-up rows of the whole batch, and
+    their gradient in the backward pass. This gathers the table, and sums its gradient as a table.
     """
+
+    gathered_axes = (row_axis and f"act_{row_axis}", "act_embed")
 
     @jax.custom_vjp
     def gather(table):
-        return shard(table, rows and f"act_{rows}", "act_embed")
+        return shard(table, *gathered_axes)
 
-    def split(_, grad):
-        return (shard(shard(grad, rows and f"act_{rows}", "act_embed"), rows, "embed"),)
+    def backward(_, grad):
+        return (shard(shard(grad, *gathered_axes), row_axis, "embed"),)
 
-    gather.defvjp(lambda table: (gather(table), None), split)
+    gather.defvjp(lambda table: (gather(table), None), backward)
     return gather(table)
 
 
-def logical_specs(boxed):
-    """Logical PartitionSpecs of a pytree that still carries flax's boxes."""
-    return nn.get_partition_spec(boxed)
-
-
 def unbox(boxed):
-    """The pytree without flax's boxes. Unlike flax's own, adds no constraint, so abstract values will do."""
+    """The pytree without flax's boxes. Unlike `nn.meta.unbox` it also works on abstract values."""
 
     def is_box(x) -> bool:
         return isinstance(x, nn.meta.AxisMetadata)
@@ -110,5 +107,6 @@ def unbox(boxed):
 
 
 axis_rules = nn.logical_axis_rules
+logical_specs = nn.get_partition_spec  # of a pytree whose arrays are in flax's boxes
 to_mesh_sharding = nn.logical_to_mesh_sharding
 LAYERS_METADATA = {nn.PARTITION_NAME: "layers"}

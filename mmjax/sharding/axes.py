@@ -1,39 +1,37 @@
-"""The one list of logical axis names. Model code speaks these; only `rules` maps them to a mesh.
+"""The names of all logical axes. Model code uses only these; `Rules` maps them to the axes of a mesh.
 
-Parameters and activations have different names for the same width: under FSDP a parameter's width is
-split over the mesh while an activation's is not, and one name for both would collide.
+Parameters and activations have different names for the same width, because FSDP splits the width of
+parameters and not that of activations.
 """
 
 PARAMETER_AXES = {
-    "embed": "residual width of a trunk, the input or output width of most kernels",
+    "embed": "width of the residual stream; the input or output width of most kernels",
     "heads": "attention heads",
     "head_width": "width of one attention head",
     "mlp": "hidden width of an MLP",
     "vocab": "rows of a token table",
-    "positions": "rows of a table of positions or of a few learned tokens",
-    "patch": "raw features of a patch, a window or a mel frame",
-    "shared": "the space in which modalities are compared",
+    "positions": "rows of a position table or of a table of learned tokens",
+    "patch": "raw features of an image patch, a waveform window or a mel frame",
+    "shared": "width of the space in which modalities are compared",
     "classes": "outputs of a classifier",
-    "layers": "scanned layers of a trunk",
-    "scalar": "a learned scalar, never sharded",
+    "layers": "layers of a scanned trunk",
 }
 
 ACTIVATION_AXES = {
     "act_batch": "examples",
     "act_length": "positions of a stream",
-    "act_queries": "positions that ask, within attention",
-    "act_keys": "positions that are asked, within attention",
-    "act_embed": "residual width",
-    "act_heads": "attention heads, beside attention",
-    "act_attention_heads": "attention heads, within attention",
+    "act_queries": "query positions inside attention",
+    "act_keys": "key positions inside attention",
+    "act_embed": "width of the residual stream",
+    "act_heads": "attention heads outside attention, where positions may be split",
+    "act_attention_heads": "attention heads inside attention",
     "act_head_width": "width of one attention head",
     "act_mlp": "hidden width of an MLP",
     "act_vocab": "logits over a vocabulary",
-    "act_shared": "the space in which modalities are compared",
 }
 
 KNOWN_AXES = frozenset(PARAMETER_AXES | ACTIVATION_AXES)
 
-# Outermost first, so slowest links first: slices (or nodes) exchange only gradients, and what is exchanged
-# most often, activations of tensor parallelism, goes between neighbours.
+# Outermost axes first, because they use the slowest links: slices (or nodes) exchange only gradients, while
+# tensor parallelism exchanges activations in every layer, between neighbouring devices.
 MESH_AXES = ("slices", "data", "fsdp", "sequence", "tensor")

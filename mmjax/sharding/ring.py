@@ -1,4 +1,4 @@
-"""Everybody's rows meet everybody else's, and no device ever holds more than its own and one guest's."""
+"""Ring exchange: each device visits every other device's rows, holding one remote shard at a time."""
 
 import math
 from collections.abc import Callable
@@ -8,37 +8,38 @@ import jax
 
 from mmjax.sharding.annotate import mesh_axes_of
 
-Home = TypeVar("Home")
-Guests = TypeVar("Guests")
+Local = TypeVar("Local")
+Circulating = TypeVar("Circulating")
 
 
 def ring_exchange(
-    meet: Callable[[Home, Guests], tuple[Home, Guests]], home: Home, guests: Guests
-) -> tuple[Home, Guests]:
-    """``meet(home, guests) -> (home, guests)`` for each device's rows of `home` and all devices' of `guests`.
+    visit: Callable[[Local, Circulating], tuple[Local, Circulating]], local: Local, circulating: Circulating
+) -> tuple[Local, Circulating]:
+    """Calls `visit` for each device's shard of `local` with every device's shard of `circulating`.
 
-    home, guests: pytrees of arrays "act_batch ...". The guests' rows go round the ring of devices, over all
-    mesh axes that split the batch, and are home again at the end, with what `meet` has noted in them on the
-    way. `meet` must not depend on the order of its visits. Outside a mesh, or where devices do not divide the
-    rows, it is just `meet(home, guests)`.
+    The shards of `circulating` move round the ring of all devices that split the batch, and end on the device
+    where they started. Outside a mesh, or if the number of rows is not divisible by the number of devices,
+    this is `visit(local, circulating)`. Do not differentiate it: autodiff would store the circulating shard
+    of every visit. Write the backward pass as a second ring exchange.
 
-    It is not meant to be differentiated: the guests of every visit would be kept. Write the backward pass as
-    a second round.
+    Args:
+      visit: returns both shards, updated; the result must not depend on the order of visits.
+      local, circulating: pytrees of arrays "act_batch ...".
     """
     sizes = jax.sharding.get_abstract_mesh().shape
     axes = mesh_axes_of("act_batch")
-    num = math.prod(sizes[axis] for axis in axes)
-    rows = {x.shape[0] for x in jax.tree.leaves((home, guests))}
-    if num == 1 or any(count % num for count in rows):
-        return meet(home, guests)
-    to_next = [(device, (device + 1) % num) for device in range(num)]
+    num_devices = math.prod(sizes[axis] for axis in axes)
+    row_counts = {x.shape[0] for x in jax.tree.leaves((local, circulating))}
+    if num_devices == 1 or any(count % num_devices for count in row_counts):
+        return visit(local, circulating)
+    to_next = [(device, (device + 1) % num_devices) for device in range(num_devices)]
 
-    def visit(state, _):
-        home, guests = meet(*state)
-        # What `meet` leaves as it is depends on no arithmetic: XLA may send it while the tiles are computed.
-        return (home, jax.lax.ppermute(guests, axes, to_next)), None
+    def visit_and_pass_on(shards, _):
+        local, circulating = visit(*shards)
+        # Arrays that `visit` returns unchanged need no result of it, so XLA may send them while it computes.
+        return (local, jax.lax.ppermute(circulating, axes, to_next)), None
 
-    def device(home, guests):
-        return jax.lax.scan(visit, (home, guests), None, length=num)[0]
+    def on_device(local, circulating):
+        return jax.lax.scan(visit_and_pass_on, (local, circulating), None, length=num_devices)[0]
 
-    return jax.shard_map(device, in_specs=jax.P(axes), out_specs=jax.P(axes))(home, guests)
+    return jax.shard_map(on_device, in_specs=jax.P(axes), out_specs=jax.P(axes))(local, circulating)

@@ -1,4 +1,4 @@
-"""A sharding strategy is a value: for every logical axis, the mesh axes that split it."""
+"""Sharding strategies: for each logical axis, the mesh axes that split it."""
 
 import dataclasses
 
@@ -10,12 +10,12 @@ MeshAxes = str | tuple[str, ...] | None
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rules:
-    """One field per logical axis (`axes.py` gives their meanings); None means replicated.
+    """The mesh axes that split each logical axis (`axes.py` describes these); None: replicated.
 
-    `optimizer_embed` stands for `embed` in the optimizer's state and in gradients, where it is not None.
+    optimizer_embed: replaces `embed` for the optimizer's state and for gradients, unless it is None.
 
     Raises:
-      InputError: a mesh axis that does not exist, or a parameter kernel whose axes would collide.
+      InputError: a mesh axis does not exist, or one array would be split twice over the same mesh axis.
     """
 
     embed: MeshAxes = None
@@ -28,7 +28,6 @@ class Rules:
     shared: MeshAxes = None
     classes: MeshAxes = None
     layers: MeshAxes = None
-    scalar: MeshAxes = None
     optimizer_embed: MeshAxes = None
     act_batch: MeshAxes = ("slices", "data", "fsdp")
     act_length: MeshAxes = None
@@ -40,7 +39,6 @@ class Rules:
     act_head_width: MeshAxes = None
     act_mlp: MeshAxes = None
     act_vocab: MeshAxes = None
-    act_shared: MeshAxes = None
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -51,9 +49,9 @@ class Rules:
                         f"{mesh_axis!r}; the mesh has {list(MESH_AXES)}"
                     )
         for axes in CO_OCCURRING:
-            self.refuse_collision(axes)
+            self.check_no_collision(axes)
         if self.optimizer_embed is not None:
-            self.of_optimizer()  # refuses collisions of its own
+            self.for_optimizer()  # the new value checks its own collisions
 
     def mesh_axes(self, axis: str) -> tuple[str, ...]:
         """The mesh axes that split logical axis `axis`, outermost first.
@@ -64,29 +62,29 @@ class Rules:
         value = getattr(self, axis)
         return () if value is None else (value,) if isinstance(value, str) else tuple(value)
 
-    def of_optimizer(self) -> "Rules":
-        """The rules for gradients and the optimizer's state."""
+    def for_optimizer(self) -> "Rules":
+        """The rules for gradients and the optimizer's state: `optimizer_embed` in place of `embed`."""
         embed = self.embed if self.optimizer_embed is None else self.optimizer_embed
         return dataclasses.replace(self, embed=embed, optimizer_embed=None)
 
-    def refuse_collision(self, axes: tuple[str | None, ...]) -> None:
-        """Raises InputError if two axes of one array would be split over the same mesh axis."""
-        owner: dict[str, str] = {}
+    def check_no_collision(self, axes: tuple[str | None, ...]) -> None:
+        """Raises InputError if two of these axes of one array are split over the same mesh axis."""
+        split_by: dict[str, str] = {}  # mesh axis -> logical axis
         for axis in axes:
             for mesh_axis in self.mesh_axes(axis) if axis else ():
-                if mesh_axis in owner:
+                if mesh_axis in split_by:
                     raise InputError(
-                        f"sharding rules collide: {owner[mesh_axis]!r} and {axis!r} are axes of one array "
-                        f"and both map to the mesh axis {mesh_axis!r}; give one another mesh axis or None"
+                        f"sharding rules collide: {split_by[mesh_axis]!r} and {axis!r} are axes of one array "
+                        f"and both map to the mesh axis {mesh_axis!r}; map one to another mesh axis or None"
                     )
-                owner[mesh_axis] = axis
+                split_by[mesh_axis] = axis
 
-    def pairs(self) -> tuple[tuple[str, MeshAxes], ...]:
-        """(logical axis, mesh axes) for flax."""
+    def flax_rules(self) -> tuple[tuple[str, MeshAxes], ...]:
+        """Pairs (logical axis, mesh axes), as `flax.linen.logical_axis_rules` expects them."""
         return tuple((name, getattr(self, name)) for name in sorted(KNOWN_AXES))
 
 
-# Arrays that every model has; a rule that splits two of their axes alike can never work.
+# The axes of arrays that most models have: checked when rules are made, before any model exists.
 CO_OCCURRING = (
     ("layers", "embed", "heads", "head_width"),
     ("layers", "embed", "mlp"),
@@ -101,16 +99,16 @@ CO_OCCURRING = (
     ("act_batch", "act_keys", "act_attention_heads", "act_head_width"),
     ("act_batch", "act_length", "act_mlp"),
     ("act_batch", "act_length", "act_vocab"),
-    ("act_batch", "act_shared"),
 )
 
-# Every device holds everything; the batch is split.
+# Data parallelism: every device holds all parameters; only the batch is split.
 REPLICATED = Rules()
-# ZeRO-1 (Rajbhandari et al. 2020): gradients and the optimizer's state are split, parameters are whole.
+# ZeRO-1 (Rajbhandari et al. 2020): the optimizer's state and gradients are split, parameters replicated.
 ZERO1 = Rules(optimizer_embed="fsdp")
-# ZeRO-3: every kernel is split along the residual width too, and gathered where it is used.
+# ZeRO-3: parameters too are split along the residual width, and gathered where they are used.
 FSDP = Rules(embed="fsdp")
-# Megatron: attention by heads, MLP by hidden units, the token table by rows; an all-reduce a half block.
+# Megatron: attention is split by heads, MLPs by hidden units, the token table by rows; one all-reduce after
+# each attention and each MLP.
 TENSOR = Rules(
     heads="tensor",
     mlp="tensor",
@@ -120,12 +118,11 @@ TENSOR = Rules(
     act_mlp="tensor",
     act_vocab="tensor",
 )
-# Positions are split; attention exchanges them for heads by all-to-all, and back (Ulysses, Jacobs et al.
-# 2023).
+# Ulysses (Jacobs et al. 2023): positions are split; an all-to-all before attention splits heads instead, and
+# another one after it splits positions again.
 SEQUENCE = Rules(act_length="sequence", act_attention_heads="sequence")
 
-# Several at once. Beside FSDP the token table is split along its width only: split two ways, XLA gathers it
-# for every lookup. Heads that are split twice must be a multiple of tensor x sequence.
+# Combinations. FSDP_TENSOR_SEQUENCE splits heads twice: their number must be a multiple of tensor x sequence.
 FSDP_TENSOR = dataclasses.replace(TENSOR, embed="fsdp")
 FSDP_SEQUENCE = dataclasses.replace(SEQUENCE, embed="fsdp")
 FSDP_TENSOR_SEQUENCE = dataclasses.replace(

@@ -1,4 +1,4 @@
-"""What the vendors' data sheets say of a few accelerators; by jax's device_kind."""
+"""Speeds and sizes of accelerators from the vendors' data sheets, by jax's device_kind."""
 
 import dataclasses
 
@@ -7,20 +7,20 @@ GIB = 2**30
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Accelerator:
-    """One device: a GPU, a TPU chip. Bandwidths in bytes a second; networks count what a device sends."""
+    """One GPU or TPU chip. Bandwidths are in bytes a second; those of links and network count sent bytes."""
 
-    flops: float  # dense bf16, a second
+    flops: float  # dense bf16 FLOP/s
     hbm_bytes: int
     hbm_bandwidth: float
     link_bandwidth: float  # to devices of the same node
-    network_bandwidth: float  # to those of others
-    node_size: int  # devices that the links join
+    network_bandwidth: float  # to devices of other nodes
+    node_size: int  # devices of a node
 
 
-# NVLink counts both directions in its 600 and 900 GB/s. Between nodes: a network card of 200 Gb/s (DGX A100)
-# or 400 Gb/s (DGX H100, H200) for each GPU. Of a TPU's torus (v5e: 400 GB/s in 2 dimensions, v5p: 1200 GB/s
-# in 3, both directions) the links of one dimension, along which a mesh axis lies; its node is the pod, and
-# between pods there are 6.4 Tb/s for 256 chips (v5e) or 50 Gb/s for each (v5p).
+# GPUs: NVLink's 600 and 900 GB/s count both directions; each GPU has a network card of 200 Gb/s (DGX A100) or
+# 400 Gb/s (DGX H100, H200). TPUs: a mesh axis lies along one dimension of the torus, whose 400 GB/s (v5e, 2
+# dimensions) or 1200 GB/s (v5p, 3 dimensions) count both directions of all dimensions. A TPU's node is its
+# pod; the network between pods has 6.4 Tb/s for 256 chips (v5e) or 50 Gb/s for each chip (v5p).
 ACCELERATORS = {
     "NVIDIA A100-SXM4-40GB": Accelerator(
         flops=312e12, hbm_bytes=40 * GIB, hbm_bandwidth=1555e9, link_bandwidth=300e9, network_bandwidth=25e9,

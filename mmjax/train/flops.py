@@ -1,4 +1,4 @@
-"""Arithmetic of a function, counted from its jaxpr: exact for matrix products, whatever the model."""
+"""FLOPs of a function, counted in its jaxpr: exact for matrix products and convolutions of any model."""
 
 import math
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from mmjax.train.accelerators import ACCELERATORS
 
-# Dense bf16 FLOP/s a device, from the vendors' data sheets; by jax's device_kind.
+# Dense bf16 FLOP/s of one device, from the vendors' data sheets, by jax's device_kind.
 PEAK_FLOPS = {name: accelerator.flops for name, accelerator in ACCELERATORS.items()} | {
     "NVIDIA L4": 121e12,
     "TPU v4": 275e12,
@@ -20,8 +20,8 @@ PEAK_FLOPS = {name: accelerator.flops for name, accelerator in ACCELERATORS.item
 def count(function: Callable, *args) -> float:
     """FLOPs of `function(*args)`: two for each multiply-add of its matrix products and convolutions.
 
-    args may be ShapeDtypeStructs. Loops count as often as they run. Element-wise work is left out, as in
-    published figures of MFU.
+    Each iteration of a `scan` counts. Element-wise operations do not, as in published figures of MFU. The
+    arguments may be ShapeDtypeStructs.
     """
     return _count(jax.make_jaxpr(function)(*args).jaxpr)
 
@@ -53,7 +53,7 @@ def _count(jaxpr: Jaxpr) -> float:
 
 
 def train_flops(learner, params, batch) -> float:
-    """FLOPs of one train step: three forward passes (backward counts two; recomputation counts nothing)."""
+    """FLOPs of one train step: three times the forward pass. Recomputation by remat does not count."""
 
     def forward(params, batch):
         keys = {"dropout": jax.random.key(0), "views": jax.random.key(0)}
@@ -63,6 +63,6 @@ def train_flops(learner, params, batch) -> float:
 
 
 def mfu(flops_per_second: float, devices) -> float | None:
-    """Share of the devices' peak that `flops_per_second` is; None where the peak is not known."""
+    """Model FLOPs utilization: the fraction of the devices' peak; None if the peak is unknown."""
     peak = PEAK_FLOPS.get(devices[0].device_kind)
     return None if peak is None else flops_per_second / (peak * len(devices))

@@ -1,4 +1,4 @@
-"""From a batch to one gradient: the objectives' losses, their gradients on what they share, the balance."""
+"""The gradient of a train step: from the objectives' losses, through the balance, to one gradient."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,90 +7,106 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float32
 
-from mmjax.balance import BalanceInputs, Fixed
-from mmjax.balance.shared import Arrays, split
+from mmjax.balance import Balance, BalanceInputs, BalanceOutput, Fixed
+from mmjax.balance.shared import Arrays, split_params
 from mmjax.batch import Batch
 from mmjax.learner import Learner
 from mmjax.train.state import TrainState
 
-Losses = dict[str, jax.Array]
+Losses = dict[str, jax.Array]  # {objective: scalar}
+Metrics = dict[str, jax.Array]
+LossesFunction = Callable[[dict], tuple[Losses, Metrics]]  # of the parameters
 
 
-def balanced_grads(
-    learner: Learner, state: TrainState, batch: Batch
-) -> tuple[dict, dict[str, jax.Array], Any]:
-    """(gradient, metrics with "loss", the balance's next state)."""
-    balance, names, key = learner.balance, tuple(sorted(learner.objectives)), step_key(state)
+def balanced_grads(learner: Learner, state: TrainState, batch: Batch) -> tuple[dict, Metrics, Any]:
+    """One gradient of all objectives, combined as `learner.balance` says.
+
+    Returns (gradient, scalar metrics with "loss", the balance's next state).
+    """
+    balance, key, names = learner.balance, step_key(state), tuple(sorted(learner.objectives))
+    # Key 2, because `losses_function` splits keys 0 and 1 off for dropout and views.
+    balance_key = jax.random.fold_in(key, 2)
+    inputs = BalanceInputs(names=names, step=state.step, key=balance_key, losses=jnp.zeros(len(names)))
     losses_of = losses_function(learner, batch, key)
-    # 2: beyond the keys that dropout and views split off.
-    seen = BalanceInputs(
-        names=names, step=state.step, key=jax.random.fold_in(key, 2), losses=jnp.zeros(len(names))
-    )
-    if balance.reads_gradients:
-        shared, rest, merge = split(state.params, balance)
-        losses, pull, metrics = jax.vjp(lambda s, r: losses_of(merge(s, r)), shared, rest, has_aux=True)
-        grads = [shared_gradient(pull, losses, name) for name in names]
-        decision = balance(state.balance, seen.replace(losses=stack(losses, names), gram=gram_of(grads)))
-        _, rest_grads = pull(cotangents(decision.weights, losses, names))
-        grad = merge(weighted_sum(grads, decision.shared), rest_grads)
-    else:
-        losses, pull, metrics = jax.vjp(losses_of, state.params, has_aux=True)
-        decision = balance(state.balance, seen.replace(losses=stack(losses, names)))
-        (grad,) = pull(cotangents(decision.weights, losses, names))
-    weights, total = cotangents(decision.weights, losses, names), jnp.zeros((), jnp.float32)
-    for name in learner.objectives:  # in the order of the learner's own sum
-        total += weights[name] * losses[name]
+    combine = combine_gradients if balance.reads_gradients else combine_losses
+    grads, losses, metrics, output = combine(losses_of, state, balance, inputs)
+    weights = cotangents(output.loss_weights, losses, names)
+    total = learner.total_loss({name: weights[name] * loss for name, loss in losses.items()})
     metrics = {"loss": total} | metrics
     if not isinstance(balance, Fixed):
-        # What multiplies an objective's gradient on the shared parameters, beside its own weight.
-        metrics |= {f"balance/{name}": c for name, c in zip(names, decision.shared, strict=True)}
-    return grad, metrics, decision.state
+        # The factors of the objectives' gradients on the shared parameters, besides their own weights.
+        metrics |= {f"balance/{name}": w for name, w in zip(names, output.grad_weights, strict=True)}
+    return grads, metrics, output.state
 
 
 def step_key(state: TrainState) -> jax.Array:
-    """From which all that is random in this step is drawn."""
+    """The PRNG key of this step: everything random in it depends on this key."""
     return jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
 
 
-def losses_function(
-    learner: Learner, batch: Batch, key: jax.Array
-) -> Callable[[dict], tuple[Losses, Losses]]:
-    """params -> ({objective: loss times its own weight}, metrics), as the step of this key sees the batch."""
+def losses_function(learner: Learner, batch: Batch, key: jax.Array) -> LossesFunction:
+    """The function params -> ({objective: loss times its own weight}, metrics) of one batch and step key."""
     dropout_key, views_key = jax.random.split(key)
     rngs = {"dropout": dropout_key, "views": views_key}
 
-    def losses_of(params: dict) -> tuple[Losses, Losses]:
-        losses, metrics = learner.apply({"params": params}, batch, train=True, rngs=rngs, method="losses")
-        own = {name: learner.objectives[name].weight for name in losses}
-        return {name: own[name] * loss.astype(jnp.float32) for name, loss in losses.items()}, metrics
+    def losses_of(params: dict) -> tuple[Losses, Metrics]:
+        return learner.apply({"params": params}, batch, train=True, rngs=rngs, method="weighted_losses")
 
     return losses_of
 
 
-def shared_gradient(pull: Callable, losses: Losses, name: str) -> Arrays:
-    """One objective's gradient on the shared parameters, computed through nothing that it does not touch.
+def combine_losses(
+    losses_of: LossesFunction, state: TrainState, balance: Balance, inputs: BalanceInputs
+) -> tuple[dict, Losses, Metrics, BalanceOutput]:
+    """The gradient of the weighted sum of losses: one backward pass for all parameters."""
+    losses, vjp, metrics = jax.vjp(losses_of, state.params, has_aux=True)
+    output = balance(state.balance, inputs.replace(losses=stack_losses(losses, inputs.names)))
+    (grads,) = vjp(cotangents(output.loss_weights, losses, inputs.names))
+    return grads, losses, metrics, output
 
-    `pull` is linear, so its derivative along one objective is its value there, but without the zeros that
-    the other objectives would be pulled back with: XLA multiplies by those as by any other numbers.
+
+def combine_gradients(
+    losses_of: LossesFunction, state: TrainState, balance: Balance, inputs: BalanceInputs
+) -> tuple[dict, Losses, Metrics, BalanceOutput]:
+    """The weighted sum of the objectives' gradients on the shared parameters: one backward pass for each.
+
+    All other parameters get the gradient of the weighted sum of losses.
+    """
+    names = inputs.names
+    shared, rest, merge = split_params(state.params, balance)
+    losses, vjp, metrics = jax.vjp(lambda s, r: losses_of(merge(s, r)), shared, rest, has_aux=True)
+    shared_grads = [shared_gradient(vjp, losses, name) for name in names]
+    inputs = inputs.replace(losses=stack_losses(losses, names), gram=gram_matrix(shared_grads))
+    output = balance(state.balance, inputs)
+    _, rest_grads = vjp(cotangents(output.loss_weights, losses, names))
+    grads = merge(weighted_sum(shared_grads, output.grad_weights), rest_grads)
+    return grads, losses, metrics, output
+
+
+def shared_gradient(vjp: Callable, losses: Losses, name: str) -> Arrays:
+    """The gradient of one objective's loss with respect to the shared parameters.
+
+    `vjp` is linear, so its derivative along one loss's cotangent is that gradient. Calling `vjp` with zeros
+    for the other losses gives the same numbers, but XLA would run their backward passes on these zeros.
     """
 
-    def along(one: jax.Array) -> Arrays:
-        return pull({n: one if n == name else jnp.zeros_like(loss) for n, loss in losses.items()})[0]
+    def pull_back(cotangent: jax.Array) -> Arrays:
+        return vjp({n: cotangent if n == name else jnp.zeros_like(loss) for n, loss in losses.items()})[0]
 
     one = jnp.ones_like(losses[name])
-    return jax.jvp(along, (one,), (one,))[1]
+    return jax.jvp(pull_back, (one,), (one,))[1]
 
 
-def weighted_sum(grads: list[Arrays], coefficients: Float32[jax.Array, " N"]) -> Arrays:
-    """The sum of the gradients, each times its coefficient."""
+def weighted_sum(grads: list[Arrays], weights: Float32[jax.Array, " N"]) -> Arrays:
+    """The sum of N gradients, each times its weight."""
     return {
-        path: sum(c.astype(g[path].dtype) * g[path] for c, g in zip(coefficients, grads, strict=True))
+        path: sum(w.astype(g[path].dtype) * g[path] for w, g in zip(weights, grads, strict=True))
         for path in grads[0]
     }
 
 
-def gram_of(grads: list[Arrays]) -> Float32[jax.Array, "N N"]:
-    """Inner products of gradients, in float32; each device sums its part of split parameters."""
+def gram_matrix(grads: list[Arrays]) -> Float32[jax.Array, "N N"]:
+    """The inner products of N gradients, in float32. Each device multiplies only its shards of them."""
     total = jnp.zeros((len(grads), len(grads)), jnp.float32)
     for path in grads[0]:
         stacked = jnp.stack([grad[path] for grad in grads]).astype(jnp.float32)
@@ -99,11 +115,11 @@ def gram_of(grads: list[Arrays]) -> Float32[jax.Array, "N N"]:
     return total
 
 
-def stack(losses: Losses, names: tuple[str, ...]) -> Float32[jax.Array, " N"]:
-    """In the order of `names`."""
+def stack_losses(losses: Losses, names: tuple[str, ...]) -> Float32[jax.Array, " N"]:
+    """The losses as one array, in the order of `names`."""
     return jnp.stack([losses[name] for name in names])
 
 
 def cotangents(weights: Float32[jax.Array, " N"], losses: Losses, names: tuple[str, ...]) -> Losses:
-    """By name: the cotangent of the losses."""
+    """{objective: the cotangent of its loss}: the derivative of the weighted sum, in the loss's dtype."""
     return {name: weight.astype(losses[name].dtype) for name, weight in zip(names, weights, strict=True)}

@@ -1,4 +1,4 @@
-"""Running means of device metrics, throughput, and the share of time spent waiting for input."""
+"""Means of the steps' metrics, throughput, and the fraction of time spent waiting for input."""
 
 import time
 
@@ -6,74 +6,73 @@ import jax
 import numpy as np
 
 from mmjax.train.flops import mfu
-from mmjax.train.nonfinite import refuse_endless_skips, refuse_non_finite
+from mmjax.train.nonfinite import check_consecutive_skips, check_finite
 
 
 class Meter:
-    """Collects steps between two log lines.
+    """Averages the metrics of the steps between two log lines, and measures their speed.
 
-    Metrics stay on the device until `read`, so that between two log lines nothing waits for the device. The
-    first step of a process compiles; `start_clock` after it leaves it out of the times.
+    Metrics stay on the device until `read`, so that steps between two log lines do not wait for the device.
+    The first step of a process compiles; calling `restart_clock` after it leaves it out of the speeds.
     """
 
     def __init__(self, batch_size: int, flops_per_step: float, num_skipped: int = 0):
-        """num_skipped: steps of the run so far that updated nothing."""
+        """num_skipped: skipped steps of the run before this process."""
         self.batch_size, self.flops_per_step = batch_size, flops_per_step
-        self.num_skipped, self.skipped_in_a_row = num_skipped, 0
-        self.compiled = False  # set once the first step of this process has been
-        self.restart()
+        self.num_skipped, self.num_consecutive_skips = num_skipped, 0
+        self.compiled = False  # whether this process has compiled, that is, run its first step
+        self.reset()
 
-    def restart(self) -> None:
-        """Forgets everything and starts the clock."""
-        self.pending, self.wait_seconds, self.untimed, self.start = [], 0.0, 0, time.perf_counter()
+    def reset(self) -> None:
+        """Discards all metrics and restarts the clock."""
+        self.metrics, self.wait_seconds, self.num_untimed, self.start = [], 0.0, 0, time.perf_counter()
 
-    def start_clock(self) -> None:
-        """Times only what comes after the steps added so far, once they are done."""
-        jax.block_until_ready(self.pending)
+    def restart_clock(self) -> None:
+        """Waits for the steps so far and leaves them out of the speeds."""
+        jax.block_until_ready(self.metrics)
         self.compiled = True
-        self.wait_seconds, self.untimed, self.start = 0.0, len(self.pending), time.perf_counter()
+        self.wait_seconds, self.num_untimed, self.start = 0.0, len(self.metrics), time.perf_counter()
 
     def add(self, metrics: dict, wait_seconds: float) -> None:
-        """One step's device metrics, and how long the loop waited for its batch."""
-        self.pending.append(metrics)
+        """Adds one step's device metrics, and the time for which the loop waited for its batch."""
+        self.metrics.append(metrics)
         self.wait_seconds += wait_seconds
 
-    def read(self, first_step: int) -> dict[str, float]:
-        """Means since the last read, throughput and shares; starts anew. Skipped steps are in no mean.
+    def read(self, last_step: int) -> dict[str, float]:
+        """Means of the steps since the last read, without skipped ones, and speeds; then resets.
 
-        first_step: the number of the first step added since then.
+        Args:
+          last_step: the number of the step that was added last.
 
         Raises:
-          NonFiniteError: a loss or norm is NaN or infinite at a step that was not skipped, or too many were
-            skipped in a row; names the step and the objective.
+          NonFiniteError: a loss or norm is not finite at a step that was not skipped, or too many consecutive
+            steps were skipped. The message names the step and the objective.
         """
-        steps = jax.device_get(self.pending)  # waits for the last step
+        steps = jax.device_get(self.metrics)  # waits for the last step
         seconds = max(time.perf_counter() - self.start, 1e-9)
-        taken = [step for offset, step in enumerate(steps) if self._taken(step, first_step + offset)]
+        first_step = last_step - len(steps) + 1
+        updates = [step for number, step in enumerate(steps, first_step) if self._is_update(step, number)]
         names = [name for name in steps[0] if name != "skipped"]
-        result = {name: float(np.mean([step[name] for step in taken])) if taken else np.nan for name in names}
-        timed = len(steps) - self.untimed
-        if not timed:  # only the step that compiled: there is no speed to tell
-            self.restart()
-            return result
-        result["examples_per_second"] = timed * self.batch_size / seconds
-        result["steps_per_second"] = timed / seconds
-        result["input_wait_share"] = min(1.0, self.wait_seconds / seconds)
-        flops_per_second = self.flops_per_step * timed / seconds
-        result["flops_per_second"] = flops_per_second
-        share = mfu(flops_per_second, jax.devices())
-        if share is not None:
-            result["mfu"] = share
-        self.restart()
-        return result
+        row = {name: float(np.mean([u[name] for u in updates])) if updates else np.nan for name in names}
+        num_timed = len(steps) - self.num_untimed
+        if num_timed:
+            flops_per_second = self.flops_per_step * num_timed / seconds
+            row["examples_per_second"] = num_timed * self.batch_size / seconds
+            row["steps_per_second"] = num_timed / seconds
+            row["input_wait_share"] = min(1.0, self.wait_seconds / seconds)
+            row["flops_per_second"] = flops_per_second
+            utilization = mfu(flops_per_second, jax.devices())
+            row |= {} if utilization is None else {"mfu": utilization}
+        self.reset()
+        return row
 
-    def _taken(self, metrics: dict, step: int) -> bool:
-        """Whether the step updated anything; counts those that did not."""
+    def _is_update(self, metrics: dict, step: int) -> bool:
+        """Whether the step updated the parameters. Counts skipped steps; raises as `read` does."""
         if metrics.get("skipped"):
             self.num_skipped += 1
-            self.skipped_in_a_row += 1
-            refuse_endless_skips(self.skipped_in_a_row, step)
+            self.num_consecutive_skips += 1
+            check_consecutive_skips(self.num_consecutive_skips, step)
             return False
-        self.skipped_in_a_row = 0
-        refuse_non_finite(metrics, step)
+        self.num_consecutive_skips = 0
+        check_finite(metrics, step)
         return True

@@ -1,8 +1,8 @@
-"""A step whose loss or gradient is not finite: how it is known, on the device and on the host.
+"""Detection of steps whose loss or gradient is not finite, on the device and on the host.
 
-What is done about it is the experiment's ``on_nonfinite``. "stop" ends the run. "skip" keeps parameters and
-optimizer as they were, decided within the compiled step, and goes on. "rollback" returns to a checkpoint and
-goes on behind the bad step (``mmjax.run.rollback``). Neither goes on for ever: the two bounds below.
+`Experiment.on_nonfinite` decides what follows. "stop" ends the run. "skip" keeps parameters and optimizer
+unchanged, inside the compiled step. "rollback" restores a checkpoint and continues after the bad step
+(`mmjax.run.rollback`). The two limits below end runs that never recover.
 """
 
 import math
@@ -14,39 +14,37 @@ import jax.numpy as jnp
 
 from mmjax.errors import NonFiniteError
 
-# So many steps one after the other are no longer bad batches, but a model that is beyond repair.
-MAX_SKIPS_IN_A_ROW = 50
-# So many returns with not one finite log line between them.
-MAX_ROLLBACKS_IN_A_ROW = 3
+MAX_CONSECUTIVE_SKIPS = 50  # after so many, the parameters are at fault and not the batches
+MAX_CONSECUTIVE_ROLLBACKS = 3  # without a finite log line between them
 
 ADVICE = "Try a lower learning rate, a longer warm-up or a smaller clip_norm, and look at that step's data"
 
 
-def watched(name: str) -> bool:
-    """Whether a metric of this name must be finite."""
+def must_be_finite(name: str) -> bool:
+    """Whether a metric of this name must be finite: losses and norms."""
     return name.startswith("loss") or name.endswith("_norm")
 
 
 def all_finite(metrics: Mapping[str, jax.Array]) -> jax.Array:
-    """bool scalar, on the device: is every watched metric finite?"""
-    return jnp.stack([jnp.isfinite(value) for name, value in metrics.items() if watched(name)]).all()
+    """Whether all losses and norms are finite: a bool scalar on the device."""
+    return jnp.stack([jnp.isfinite(x) for name, x in metrics.items() if must_be_finite(name)]).all()
 
 
-def refuse_non_finite(metrics: Mapping[str, Any], step: int) -> None:
-    """Raises NonFiniteError for the first objective whose loss, else the first norm, that is not finite."""
+def check_finite(metrics: Mapping[str, Any], step: int) -> None:
+    """Raises NonFiniteError for the first objective's loss, or else norm, that is not finite."""
     names = sorted(metrics, key=lambda name: (not name.startswith("loss/"), name))
-    bad = [name for name in names if watched(name) and not math.isfinite(metrics[name])]
+    bad = [name for name in names if must_be_finite(name) and not math.isfinite(metrics[name])]
     if bad:
-        what = f"objective {bad[0].removeprefix('loss/')!r}" if bad[0].startswith("loss/") else bad[0]
+        subject = f"objective {bad[0].removeprefix('loss/')!r}" if bad[0].startswith("loss/") else bad[0]
         raise NonFiniteError(
-            f"step {step}: {what} is {float(metrics[bad[0]])}; the last checkpoint is kept. {ADVICE}", step
+            f"step {step}: {subject} is {float(metrics[bad[0]])}; the last checkpoint is kept. {ADVICE}", step
         )
 
 
-def refuse_endless_skips(in_a_row: int, step: int) -> None:
-    """Raises NonFiniteError when no batch gives a finite step any more."""
-    if in_a_row >= MAX_SKIPS_IN_A_ROW:
+def check_consecutive_skips(num_skips: int, step: int) -> None:
+    """Raises NonFiniteError after MAX_CONSECUTIVE_SKIPS skipped steps."""
+    if num_skips >= MAX_CONSECUTIVE_SKIPS:
         raise NonFiniteError(
-            f"step {step}: the last {in_a_row} steps were all skipped, since none was finite; the last "
+            f"step {step}: the last {num_skips} steps were all skipped, because none was finite; the last "
             f"checkpoint is kept. {ADVICE}"
         )

@@ -13,13 +13,13 @@ from mmjax.views import View
 
 
 class Predictor:
-    """(batch, view, heads) -> (predictions, targets), NumPy; compiled once per view, heads and shapes.
+    """(batch, view, heads) -> (predictions, targets) in NumPy. Compiles once per view, heads and shapes.
 
-    With several processes, all must hand over the same batch, and each gets the whole answer.
+    With several processes, all must pass the same batch, and each gets the whole result.
     """
 
     def __init__(self, learner: Learner, params: dict, mesh: Mesh | None = None, rules: Rules = REPLICATED):
-        """mesh: that on which `params` lie; None is the first device, where `loop.restore` puts them."""
+        """mesh: the mesh of `params`; None: they are on the first local device."""
         self.learner, self.params, self.rules = learner, params, rules
         self.mesh = MeshShape().make(jax.local_devices()[:1]) if mesh is None else mesh
         self._compiled = functools.cache(self._compile)
@@ -28,13 +28,13 @@ class Predictor:
     def __call__(
         self, batch: Batch, view: View, heads: tuple[str, ...], seed: int = 0
     ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-        """Deterministic: what is random in `view` is drawn from `seed`."""
+        """Predictions "B ..." of the heads and the view's targets "B ...". `seed` seeds a random view."""
         with using(self.mesh, self.rules):
             outputs = self._compiled(view, tuple(heads))(self.params, batch, np.uint32(seed))
         return jax.tree.map(np.asarray, jax.device_get(outputs))
 
     def losses(self, batch: Batch, seed: int = 0) -> dict[str, np.ndarray]:
-        """{"loss/<objective>", "<objective>/<metric>"}: what training logs, without dropout."""
+        """{"loss/<objective>", "<objective>/<metric>"}, scalars as in training but without dropout."""
         with using(self.mesh, self.rules):
             metrics = self._compiled_losses()(self.params, batch, np.uint32(seed))
         return jax.tree.map(np.asarray, jax.device_get(metrics))
@@ -44,15 +44,15 @@ class Predictor:
             rngs = {"views": jax.random.key(seed)}
             return self.learner.apply({"params": params}, batch, view, heads, rngs=rngs, method="predict")
 
-        return jax.jit(predict, out_shardings=self._whole())
+        return jax.jit(predict, out_shardings=self._output_sharding())
 
     def _compile_losses(self):
         def losses(params, batch, seed):
             rngs = {"views": jax.random.key(seed)}
-            return self.learner.apply({"params": params}, batch, rngs=rngs, method="losses")[1]
+            return self.learner.apply({"params": params}, batch, rngs=rngs, method="weighted_losses")[1]
 
-        return jax.jit(losses, out_shardings=self._whole())
+        return jax.jit(losses, out_shardings=self._output_sharding())
 
-    def _whole(self) -> NamedSharding | None:
-        """No process can read another's part of an answer that is split over them."""
+    def _output_sharding(self) -> NamedSharding | None:
+        """Replicated if there are several processes, because none can read another process's shards."""
         return NamedSharding(self.mesh, PartitionSpec()) if jax.process_count() > 1 else None

@@ -1,4 +1,4 @@
-"""Everything that a step changes."""
+"""The train state, and its creation on a mesh."""
 
 from typing import Any
 
@@ -15,23 +15,22 @@ from mmjax.sharding import Rules, array_shardings, unbox, using
 
 @struct.dataclass
 class TrainState:
-    """A pytree of arrays, all of which a checkpoint keeps.
+    """Everything that a train step changes, and that a checkpoint holds.
 
-    `step` is also the data's position. `key` is raw uint32 key data, which Orbax and global shardings accept
-    where they refuse typed keys.
+    `key` is raw key data, because Orbax and global shardings reject typed keys.
     """
 
-    step: Array  # int32 scalar: updates done
+    step: Array  # int32 scalar: steps done, which is also the position in the data
     params: dict
     opt_state: optax.OptState
-    key: Array  # uint32 "2": the run's seed; each step folds itself in
-    balance: Any = ()  # what the balance keeps, whole on every device
+    key: Array  # uint32 "2", of the run; each step folds in its number
+    balance: Any = ()  # the balance's state, replicated
 
 
 def init_state(
     learner: Learner, optimizer: optax.GradientTransformation, batch: Batch, seed: int
 ) -> TrainState:
-    """The state before the first step, parameters still in flax's boxes. `batch` gives only shapes."""
+    """The state before the first step, parameters in flax's boxes. `batch` gives shapes only."""
     params_key, run_key = jax.random.split(jax.random.key(seed))
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), batch)
     params = learner.init({"params": params_key, "views": params_key, "dropout": params_key}, zeros)["params"]
@@ -52,7 +51,7 @@ def abstract_state(
     mesh: Mesh,
     rules: Rules,
 ) -> TrainState:
-    """Shapes and shardings of the state on the mesh; computes nothing."""
+    """Shapes, dtypes and shardings of the state on the mesh; computes nothing."""
     with using(mesh, rules):
         boxed = jax.eval_shape(lambda: init_state(learner, optimizer, batch, seed))
         shardings = state_shardings(boxed, mesh, rules)
@@ -64,13 +63,13 @@ def abstract_state(
 
 
 def state_shardings(boxed: TrainState, mesh: Mesh, rules: Rules) -> TrainState:
-    """Where each array of a boxed, abstract state lies: moments as parameters do, or split further (ZeRO-1).
+    """The sharding of each array of an abstract state in flax's boxes.
 
-    Raises InputError as `array_shardings` does.
+    Moments are sharded as their parameters, or further under ZeRO-1. Raises InputError as `array_shardings`.
     """
-    # Parameters first: where they do not fit, the lines of their moments would only repeat theirs.
+    # Parameters first, so that an error does not repeat each parameter's line for its moments.
     shardings = array_shardings(boxed.replace(opt_state=None), mesh, rules)
-    moments = array_shardings({"opt_state": boxed.opt_state}, mesh, rules.of_optimizer())
+    moments = array_shardings({"opt_state": boxed.opt_state}, mesh, rules.for_optimizer())
     return shardings.replace(**moments)
 
 
@@ -82,7 +81,7 @@ def create_state(
     mesh: Mesh,
     rules: Rules,
 ) -> TrainState:
-    """The state made in place, each device its own part: no full copy of the parameters exists anywhere."""
+    """The state before the first step. Each device computes only its shards of it."""
     abstract = abstract_state(learner, optimizer, batch, seed, mesh, rules)
     shardings = jax.tree.map(lambda x: x.sharding, abstract)
     with using(mesh, rules):

@@ -1,7 +1,6 @@
-"""The step: pure, one page, and the only `jax.jit` of training."""
+"""The train step: gradients, then the optimizer's update."""
 
 import functools
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +9,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mmjax.batch import Batch
 from mmjax.learner import Learner
-from mmjax.sharding import Rules, batch_sharding, using
-from mmjax.train.gradients import balanced_grads
+from mmjax.sharding import Rules, batch_sharding
+from mmjax.sharding.mesh import MeshFunction
+from mmjax.train.gradients import Metrics, balanced_grads
 from mmjax.train.nonfinite import all_finite
 from mmjax.train.state import TrainState
-
-Metrics = dict[str, jax.Array]
 
 
 def train_step(
@@ -26,10 +24,10 @@ def train_step(
     optimizer: optax.GradientTransformation,
     skip_nonfinite: bool = False,
 ) -> tuple[TrainState, Metrics]:
-    """One update. Pure; metrics are of the parameters before the update.
+    """One update, as a pure function. The metrics (scalars) are of the parameters before the update.
 
-    skip_nonfinite: where a loss or the gradient is not finite, parameters, optimizer and balance stay as they
-    are and only the step goes on; the metric "skipped" (0 or 1) tells.
+    skip_nonfinite: if a loss or the gradient is not finite, parameters, optimizer and balance keep their
+      states, and only the step count changes. Adds the metric "skipped", 0 or 1.
     """
     with jax.named_scope("forward_backward"):
         grads, metrics, balance = balanced_grads(learner, state, batch)
@@ -38,7 +36,7 @@ def train_step(
         params = optax.apply_updates(state.params, updates)
     metrics = metrics | {"grad_norm": optax.global_norm(grads)}
     if skip_nonfinite:
-        # Known before the update, so that no second copy of the state is kept until it is.
+        # It does not depend on the update, so XLA knows it before the update and keeps no second state.
         finite = all_finite(metrics)
         params, opt_state, balance = jax.tree.map(
             lambda new, old: jnp.where(finite, new, old),
@@ -58,46 +56,31 @@ def jit_step(
     rules: Rules,
     *,
     skip_nonfinite: bool = False,
-) -> jax.stages.Wrapped:
-    """train_step with its shardings, to be called or lowered under `sharding.using(mesh, rules)`.
+) -> MeshFunction:
+    """`train_step` on the mesh: (state, batch) -> (state, metrics). It compiles at the first call.
 
-    The state is donated: its memory becomes that of the next state.
+    The state is donated: the next state reuses its memory, so it must not be read after the call.
+    abstract: the state's shapes and shardings, from `abstract_state`.
     """
     state_sharding = jax.tree.map(lambda x: x.sharding, abstract)
     optimizer = shard_like_moments(optimizer, state_sharding.opt_state)
-    replicated = NamedSharding(mesh, PartitionSpec())
-    return jax.jit(
+    jitted = jax.jit(
         functools.partial(train_step, learner=learner, optimizer=optimizer, skip_nonfinite=skip_nonfinite),
         in_shardings=(state_sharding, batch_sharding(mesh, rules)),
-        out_shardings=(state_sharding, replicated),
+        out_shardings=(state_sharding, NamedSharding(mesh, PartitionSpec())),
         donate_argnums=0,
     )
+    return MeshFunction(jitted, mesh, rules)
 
 
-def compile_step(
-    learner: Learner,
-    optimizer: optax.GradientTransformation,
-    abstract: TrainState,
-    mesh: Mesh,
-    rules: Rules,
-    *,
-    skip_nonfinite: bool = False,
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """train_step on the mesh: (state, batch) -> (state, metrics), compiled at the first call."""
-    compiled = jit_step(learner, optimizer, abstract, mesh, rules, skip_nonfinite=skip_nonfinite)
+def shard_like_moments(
+    optimizer: optax.GradientTransformation, shardings: optax.OptState
+) -> optax.GradientTransformation:
+    """The optimizer, with the gradients constrained to the shardings of its moments.
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        with using(mesh, rules):
-            return compiled(state, batch)
-
-    return step
-
-
-def shard_like_moments(optimizer: optax.GradientTransformation, shardings) -> optax.GradientTransformation:
-    """The optimizer, with gradients laid out as its moments: summed and split in one exchange.
-
-    Under ZeRO-1 each device then updates the part whose moments it holds; XLA by itself may sum all of it
-    everywhere. Moments are optax's field `mu`; an optimizer without one is left as it is.
+    Under ZeRO-1 the gradients are then reduce-scattered, and each device updates the part whose moments it
+    holds; without the constraint XLA may all-reduce them. Moments are optax's field `mu`; an optimizer that
+    has none is returned unchanged.
     """
     moments = optax.tree_utils.tree_get(shardings, "mu")
     if moments is None:

@@ -1,4 +1,4 @@
-"""A balance as a field of the experiment: written down, overridden, refused where it misfits, resumed."""
+"""A balance as a field of the experiment: its text, overrides, validation and resuming."""
 
 import dataclasses
 import json
@@ -11,6 +11,7 @@ import pytest
 import tiny
 
 from mmjax import balance
+from mmjax.balance.shared import check_objectives_share, modules_by_objective
 from mmjax.checkpoint.manager import Checkpoints
 from mmjax.errors import InputError, Interrupted
 from mmjax.evals.conflict_map import conflict_map
@@ -21,11 +22,11 @@ from mmjax.run.session import Session
 from mmjax.testing import tiny_model, tiny_objectives
 
 ALL = (
-    balance.Fixed(shared=("model/fusion",)),
+    balance.Fixed(shared_params=("model/fusion",)),
     balance.Scheduled(schedules={"pairs": ((0, 1.0), (10, 0.5))}),
     balance.Uncertainty(),
     balance.DynamicWeightAverage(),
-    balance.GradNorm(shared=("model/encoders_text", "model/encoders_image")),
+    balance.GradNorm(shared_params=("model/encoders_text", "model/encoders_image")),
     balance.PCGrad(),
     balance.MGDA(),
     balance.CAGrad(),
@@ -46,7 +47,7 @@ def test_text_reads_back(experiment, chosen):
     assert from_text(to_text(changed)) == changed
 
 
-def test_every_balance_is_here():
+def test_all_lists_every_balance():
     abstract = {"Balance", "Surgery", "BalanceOutput", "BalanceInputs"}
     assert {type(b).__name__ for b in ALL} == set(balance.__all__) - abstract
 
@@ -56,7 +57,7 @@ def test_overrides(experiment):
     changed = override(override(experiment, "balance=GradNorm()"), "balance.alpha=0.5")
     assert changed.balance == balance.GradNorm(alpha=0.5)
     with pytest.raises(
-        InputError, match="no field 'beta': .*valid fields are .*'alpha', 'learning_rate', 'shared'"
+        InputError, match="no field 'beta': .*valid fields are .*'alpha', 'learning_rate', 'shared_params'"
     ):
         override(changed, "balance.beta=1")
 
@@ -72,22 +73,22 @@ def test_overrides(experiment):
         (
             {"balance": balance.PCGrad()},
             r"PCGrad expects at least two objectives that reach the shared parameters "
-            r"\['model/fusion'\], found \[\] among \['pairs', 'words'\]: name in balance.shared what several "
-            r"reach, among \['model/encoders_text'\]",
+            r"\['model/fusion'\], found \[\] among \['pairs', 'words'\]: set "
+            r"balance.shared_params to some that several objectives reach, among \['model/encoders_text'\]",
         ),
         ({"conflict_every": 10}, "Fixed expects at least two objectives that reach the shared parameters"),
         (
-            {"balance": balance.GradNorm(shared=("model/encoders_image", "model/heads_words"))},
-            None,  # one objective each, but two in all
+            {"balance": balance.GradNorm(shared_params=("model/encoders_image", "model/heads_words"))},
+            None,  # valid: each prefix has one objective, both together have two
         ),
         (
-            {"balance": balance.GradNorm(shared=("model/encoders_image",))},
+            {"balance": balance.GradNorm(shared_params=("model/encoders_image",))},
             r"GradNorm expects at least two .* found \['pairs'\]",
         ),
         ({"conflict_every": -1}, "conflict_every expects an integer of at least 0 .* found -1"),
     ],
 )
-def test_what_does_not_fit_is_refused(experiment, changes, message):
+def test_invalid_balances_raise(experiment, changes, message):
     changed = dataclasses.replace(experiment, **changes)
     if message is None:
         return validate(changed)
@@ -95,10 +96,10 @@ def test_what_does_not_fit_is_refused(experiment, changes, message):
         validate(changed)
 
 
-def test_one_objective_has_nothing_to_be_balanced_with(experiment):
-    alone = {"pairs": experiment.objectives["pairs"]}
+def test_gradient_methods_need_two_objectives(experiment):
+    one_objective = {"pairs": experiment.objectives["pairs"]}
     changed = dataclasses.replace(
-        experiment, objectives=alone, balance=balance.MGDA(shared=("model/encoders_text",))
+        experiment, objectives=one_objective, balance=balance.MGDA(shared_params=("model/encoders_text",))
     )
     with pytest.raises(
         InputError, match=r"at least two .* found \['pairs'\] among \['pairs'\]: no parameters"
@@ -107,24 +108,21 @@ def test_one_objective_has_nothing_to_be_balanced_with(experiment):
     validate(dataclasses.replace(changed, balance=balance.Uncertainty()))
 
 
-def test_the_fusion_is_the_default_where_objectives_meet_in_it():
-    from mmjax.balance.shared import reached, refuse_unshared
-
-    refuse_unshared(balance.PCGrad(), tiny_model(), tiny_objectives())
-    assert reached(tiny_model(), tiny_objectives())["words"] == {
+def test_the_fusion_is_shared_by_default():
+    check_objectives_share(balance.PCGrad(), tiny_model(), tiny_objectives())
+    assert modules_by_objective(tiny_model(), tiny_objectives())["words"] == {
         "model/encoders_text", "model/encoders_image", "model/encoders_audio", "model/fusion",
         "model/heads_words", "objectives_words",
     }  # fmt: skip
 
 
-def test_prefixes_are_refused_before_anything_is_computed(experiment):
+def test_unknown_prefixes_raise_when_the_session_is_made(experiment):
     wrong = dataclasses.replace(
-        experiment, balance=balance.PCGrad(shared=("model/encoders_text", "model/encoders_text/nose"))
+        experiment,
+        balance=balance.PCGrad(shared_params=("model/encoders_text", "model/encoders_text/unknown")),
     )
     validate(wrong)
-    with pytest.raises(
-        InputError, match="none under 'model/encoders_text/nose'. Name what the objectives share"
-    ):
+    with pytest.raises(InputError, match="none under 'model/encoders_text/unknown'. Choose among"):
         Session.of(wrong, jax.devices()[:1])
 
 
@@ -136,17 +134,16 @@ def saved(folder) -> dict[str, bytes]:
 
 
 @pytest.mark.once
-def test_a_run_that_was_stopped_goes_on_with_its_balance(experiment, tmp_path, monkeypatch):
-    """To the bit, its weights included; the report is written and drawn, and may be changed on resume."""
-    experiment = dataclasses.replace(
-        experiment, balance=balance.GradNorm(shared=("model/encoders_text",)), conflict_every=2, evals={}
-    )
+def test_a_resumed_run_equals_an_uninterrupted_one(experiment, tmp_path, monkeypatch):
+    """Bit for bit, with the balance's weights. The resumed part measures no conflicts."""
+    gradnorm = balance.GradNorm(shared_params=("model/encoders_text",))
+    experiment = dataclasses.replace(experiment, balance=gradnorm, conflict_every=2, evals={})
     setup = Session.of(experiment, jax.devices()[:1])
     parts = setup.learner, setup.optimizer, setup.abstract, setup.mesh, experiment.rules
-    step, report = loop.train.compile_step(*parts), loop.train.compile_conflicts(parts[0], *parts[2:])
+    step, report = loop.train.jit_step(*parts), loop.train.jit_conflicts(parts[0], *parts[2:])
     monkeypatch.setattr(loop.Session, "of", lambda e, _: dataclasses.replace(setup, experiment=e))
-    monkeypatch.setattr(loop.train, "compile_step", lambda *_, **__: step)
-    monkeypatch.setattr(loop.train, "compile_conflicts", lambda *_: report)
+    monkeypatch.setattr(loop.train, "jit_step", lambda *_, **__: step)
+    monkeypatch.setattr(loop.train, "jit_conflicts", lambda *_: report)
 
     loop.run(experiment, tmp_path / "whole")
     rows = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
@@ -174,7 +171,7 @@ def test_a_run_that_was_stopped_goes_on_with_its_balance(experiment, tmp_path, m
     assert found == expected and any("first_losses" in name for name in found)
 
 
-def test_nothing_is_drawn_of_nothing(tmp_path):
+def test_a_conflict_map_without_reports_raises(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
     with pytest.raises(InputError, match="no logged step has a conflict report: set conflict_every"):
         conflict_map(tmp_path / "metrics.jsonl", tmp_path / "conflicts.png")

@@ -1,4 +1,4 @@
-"""Balances that weigh losses: against plain NumPy, and where fixed weights fail."""
+"""Balances that weigh losses: each against NumPy, and problems on which fixed weights fail."""
 
 import dataclasses
 
@@ -12,7 +12,7 @@ from mmjax.balance import BalanceInputs
 from mmjax.errors import InputError
 
 NAMES = ("words", "pairs", "tags")
-# Steps x objectives; the third has nothing in two of the batches.
+# "steps objectives"; two batches have no example for the third objective.
 LOSSES = np.random.default_rng(0).uniform(0.5, 3.0, (30, 3)).astype(np.float32)
 LOSSES[[4, 9], 2] = 0
 GRADIENTS = np.random.default_rng(1).normal(size=(30, 3, 5)).astype(np.float32) * [[[1.0], [3.0], [0.2]]]
@@ -20,24 +20,24 @@ GRADIENTS[[4, 9], 2] = 0
 
 
 def weights_of(chosen: balance.Balance, losses=LOSSES, gradients=GRADIENTS) -> np.ndarray:
-    """What it answers, step by step: "steps N"."""
+    """The weights of every step: "steps N"."""
 
     def one(state, x):
         step, losses, gradients = x
-        seen = BalanceInputs(
+        inputs = BalanceInputs(
             names=NAMES[: losses.shape[0]], step=step, key=jax.random.key(0), losses=losses,
             gram=gradients @ gradients.T if chosen.reads_gradients else None,
         )  # fmt: skip
-        decision = chosen(state, seen)
-        assert decision.weights is decision.shared
-        return decision.state, decision.weights
+        output = chosen(state, inputs)
+        assert output.loss_weights is output.grad_weights
+        return output.state, output.loss_weights
 
     x = (jnp.arange(len(losses)), jnp.asarray(losses), jnp.asarray(gradients, jnp.float32))
     return np.asarray(jax.lax.scan(one, chosen.init(losses.shape[1]), x)[1])
 
 
 class Adam:
-    """Kingma & Ba 2015, algorithm 1, with a shorter memory."""
+    """Kingma & Ba 2015, algorithm 1, with b2 = 0.99."""
 
     def __init__(self, learning_rate: float, num: int):
         self.learning_rate, self.t, self.m, self.v = learning_rate, 0, np.zeros(num), np.zeros(num)
@@ -49,7 +49,7 @@ class Adam:
         return -self.learning_rate * m / (np.sqrt(v) + 1e-8)
 
 
-def test_fixed_changes_nothing():
+def test_fixed_weights_are_one():
     assert (weights_of(balance.Fixed()) == 1).all()
 
 
@@ -68,16 +68,16 @@ def test_schedules(kind, expected):
 
 
 def test_uncertainty():
-    chosen, expected = balance.Uncertainty(learning_rate=0.1, limit=1.5), []
+    chosen, expected = balance.Uncertainty(learning_rate=0.1, max_log_variance=1.5), []
     s, adam = np.zeros(3), Adam(0.1, 3)
     for losses in LOSSES:
         expected.append(np.exp(-s))
-        there = losses > 0
+        valid = losses > 0
         # d/ds of exp(-s) loss + s / 2
-        change = adam.change(np.where(there, -np.exp(-s) * losses + 0.5, 0))
-        s = np.clip(s + np.where(there, change, 0), -1.5, 1.5)
+        change = adam.change(np.where(valid, -np.exp(-s) * losses + 0.5, 0))
+        s = np.clip(s + np.where(valid, change, 0), -1.5, 1.5)
     np.testing.assert_allclose(weights_of(chosen), expected, rtol=1e-5)
-    assert np.exp(-s).min() == pytest.approx(np.exp(-1.5)), "the limit is never reached: lower it"
+    assert np.exp(-s).min() == pytest.approx(np.exp(-1.5)), "max_log_variance is never reached: lower it"
 
 
 def test_dynamic_weight_average():
@@ -98,40 +98,40 @@ def test_gradnorm():
     w, adam, first = np.ones(3), Adam(0.1, 3), np.zeros(3)
     for losses, gradients in zip(LOSSES, GRADIENTS, strict=True):
         expected.append(w)
-        there = [i for i in range(3) if losses[i] > 0]
-        for i in there:
+        valid = [i for i in range(3) if losses[i] > 0]
+        for i in valid:
             first[i] = first[i] or losses[i]
         norms = np.asarray([np.linalg.norm(g) for g in gradients])
-        mean_norm = np.mean([w[i] * norms[i] for i in there])
-        mean_ratio = np.mean([losses[i] / first[i] for i in there])
+        mean_norm = np.mean([w[i] * norms[i] for i in valid])
+        mean_ratio = np.mean([losses[i] / first[i] for i in valid])
         slope = np.zeros(3)
-        for i in there:
+        for i in valid:
             target = mean_norm * (losses[i] / first[i] / mean_ratio) ** 0.8
             slope[i] = np.sign(w[i] * norms[i] - target) * norms[i]
         moved, before = np.maximum(w + adam.change(slope), 1e-3), w
         w = w.copy()
-        for i in there:
-            w[i] = moved[i] * sum(before[there]) / sum(moved[there])
+        for i in valid:
+            w[i] = moved[i] * sum(before[valid]) / sum(moved[valid])
     np.testing.assert_allclose(weights_of(chosen), expected, rtol=2e-4, atol=2e-5)  # sums of small weights
     np.testing.assert_allclose(weights_of(chosen).sum(1), 3, rtol=1e-5)
     np.testing.assert_array_equal(weights_of(chosen)[[4, 9], 2], weights_of(chosen)[[5, 10], 2])
 
 
 def descend(chosen: balance.Balance, losses_of, start, learning_rate=0.02, num_steps=3000) -> np.ndarray:
-    """The losses after gradient descent under a balance."""
+    """The losses after gradient descent with a balance."""
 
     def one(carry, step):
         x, state = carry
         losses, gradients = losses_of(x), jax.jacobian(losses_of)(x)
-        seen = BalanceInputs(
+        inputs = BalanceInputs(
             names=NAMES[: len(losses)], step=step, key=jax.random.key(0), losses=losses,
             gram=gradients @ gradients.T,
         )  # fmt: skip
-        decision = chosen(state, seen)
-        update = (decision.shared[:, None] * gradients).sum(0)
-        # One step length for all: what counts here is the direction.
+        output = chosen(state, inputs)
+        update = (output.grad_weights[:, None] * gradients).sum(0)
+        # A bounded step length for all balances, which then differ by the direction only.
         update *= learning_rate / jnp.maximum(jnp.linalg.norm(update), 1.0)
-        return (x - update, decision.state), None
+        return (x - update, output.state), None
 
     carry = (jnp.asarray(start), chosen.init(len(losses_of(jnp.asarray(start)))))
     (x, _), _ = jax.jit(lambda carry: jax.lax.scan(one, carry, jnp.arange(num_steps)))(carry)
@@ -139,16 +139,16 @@ def descend(chosen: balance.Balance, losses_of, start, learning_rate=0.02, num_s
 
 
 def two_scales(x):
-    """The same task twice, one in units a thousand times smaller, with what neither can get rid of."""
+    """The same task twice, with losses in the ratio 1000 to 1. Neither loss can reach zero."""
     near = jnp.stack([((x - t) ** 2).sum() for t in (jnp.array([0.5, 0.0]), jnp.array([-0.5, 0.0]))])
     return (near + 1.0) * jnp.array([1000.0, 1.0])
 
 
 @pytest.mark.parametrize(
-    "chosen", [balance.Uncertainty(limit=10.0), balance.GradNorm()], ids=lambda b: type(b).__name__
+    "chosen", [balance.Uncertainty(max_log_variance=10.0), balance.GradNorm()], ids=lambda b: type(b).__name__
 )
 def test_losses_of_two_scales(chosen):
-    """The sum hears only the larger; these come to rest half-way, where both are done alike."""
+    """The plain sum minimizes the larger loss only; these end half-way, with equal relative losses."""
     units = np.array([1000.0, 1.0])
     fixed = descend(balance.Fixed(), two_scales, [0.1, 3.0]) / units
     assert fixed[0] < 1.02 and fixed[1] > 1.9
@@ -156,8 +156,8 @@ def test_losses_of_two_scales(chosen):
     np.testing.assert_allclose(found, 1.25, atol=0.1)
 
 
-def test_dynamic_weight_average_helps_who_lags():
-    """Two objectives of their own parameters, one fifty times as flat: in the same steps it comes further."""
+def test_dynamic_weight_average_speeds_up_the_slower_objective():
+    """Two objectives with separate parameters; the second has a 50 times smaller curvature."""
 
     def losses_of(x):
         return jnp.stack([x[0] ** 2 / 2, 0.02 * x[1] ** 2 / 2])
@@ -172,8 +172,8 @@ def test_dynamic_weight_average_helps_who_lags():
     assert found.max() < goal
 
 
-def test_a_schedule_leads_round_a_wrong_valley():
-    """The second objective has two valleys; the first, alone at the start, leads to the deeper one."""
+def test_a_schedule_avoids_a_local_minimum():
+    """The second objective has two minima. Training the first one alone at first leads to the lower one."""
 
     def losses_of(x):
         return jnp.stack([(x[0] - 1) ** 2 / 10, 4 * (x[0] ** 2 - 1) ** 2 - 0.5 * x[0]])
@@ -187,16 +187,19 @@ def test_a_schedule_leads_round_a_wrong_valley():
     "make, message",
     [
         (lambda: balance.Scheduled(schedules={"words": ()}), r"schedules\['words'\] expects .* found \(\)"),
-        (lambda: balance.Scheduled(schedules={"words": ((5, 1.0), (5, 2.0))}), "with rising steps, found"),
+        (
+            lambda: balance.Scheduled(schedules={"words": ((5, 1.0), (5, 2.0))}),
+            "with increasing steps, found",
+        ),
         (lambda: balance.Scheduled(schedules={}, kind="cubic"), "'linear' or 'constant', found 'cubic'"),
         (lambda: balance.DynamicWeightAverage(window=0), "window of at least 1 .* found window=0"),
         (lambda: balance.DynamicWeightAverage(temperature=0.0), "temperature above 0, found .*temperature=0"),
     ],
 )
-def test_refusals(make, message):
+def test_invalid_fields_raise(make, message):
     with pytest.raises(InputError, match=message):
         make()
 
 
-def test_they_are_values():
+def test_balances_compare_by_value():
     assert dataclasses.replace(balance.GradNorm(), alpha=1.0) == balance.GradNorm(alpha=1.0)

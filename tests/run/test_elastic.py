@@ -46,7 +46,7 @@ CHANGES = tiny.DRAWN_WORDS | {
 def experiment() -> Experiment:""",
     # Adam divides by the gradient's size: at its usual epsilon a gradient that is zero on paper becomes an
     # update of full size, in a direction that rounding has chosen.
-    "peak_learning_rate=1e-3": "peak_learning_rate=1e-2, epsilon=1e-3, accumulate=2",
+    "peak_learning_rate=1e-3": "peak_learning_rate=1e-2, epsilon=1e-3, accumulation_steps=2",
     'evals={{"retrieval": evals.Retrieval(data=dataset(), heads=("image", "text"), batch_size=8)}},': "",
 }
 STEP, NUM_STEPS = 3, 6  # the checkpoint lies within an accumulated update

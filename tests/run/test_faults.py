@@ -45,7 +45,7 @@ CHANGES = {
         'objectives={{"words": objectives.MaskedLanguage('
         '"words", view=views.MaskTokens("text", vocab={vocab}, rate=0.5))}},'
     ),
-    "peak_learning_rate=1e-3": "peak_learning_rate=1e-2, accumulate=2",
+    "peak_learning_rate=1e-3": "peak_learning_rate=1e-2, accumulation_steps=2",
     'evals={{"retrieval": evals.Retrieval(data=dataset(), heads=("image", "text"), batch_size=8)}},': "",
 }
 NUM_STEPS = 80

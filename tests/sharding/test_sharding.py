@@ -1,4 +1,4 @@
-"""A step does the same whatever mesh and rules it runs under; wrong axes, rules and sizes are refused."""
+"""Train steps give the same results under every mesh and rules; invalid axes, rules and sizes raise."""
 
 import dataclasses
 import itertools
@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 
 from mmjax import encoders, sharding, train
-from mmjax.analysis.collectives import collectives
+from mmjax.analysis.collectives import find_collectives
 from mmjax.errors import InputError
 from mmjax.sharding import FSDP, FSDP_TENSOR, REPLICATED, SEQUENCE, TENSOR, ZERO1, MeshShape, Rules
-from mmjax.sharding.annotate import tell_padded
+from mmjax.sharding.annotate import warn_padded
 from mmjax.sharding.axes import ACTIVATION_AXES, KNOWN_AXES, PARAMETER_AXES
-from mmjax.sharding.mesh import hardware_slices
+from mmjax.sharding.mesh import group_by_slice
 from mmjax.testing import TOLERANCE, tiny_batch, tiny_learner
 from mmjax.train.state import init_state, state_shardings
 
-# A new `Rules` constant joins by itself.
+# All `Rules` constants of the package, so that new ones are tested too.
 RULES = {name: value for name, value in vars(sharding).items() if isinstance(value, Rules)}
 MESHES = {
     name: MeshShape(**{"data": 1} | sizes)
@@ -33,25 +33,25 @@ MESHES = {
         "slices 2, data 2, fsdp 2": {"slices": 2, "data": 2, "fsdp": 2},
     }.items()
 }
-# On every Python everything is split at once; the others on one.
+# Runs on every Python version; the others run on one.
 EVERYWHERE = {("FSDP_TENSOR_SEQUENCE", "fsdp 2, sequence 2, tensor 2")}
 NUM_STEPS = 3
-# Adam divides by the gradient's size: at its usual epsilon a gradient that is zero on paper (a key's bias)
-# becomes an update of full size in a direction that rounding has chosen, and no two meshes round alike.
+# Adam divides by the gradient's size. With the usual epsilon a gradient that is 0 in theory (a key's bias)
+# would give a full-size update in a direction that depends on rounding, which differs between meshes.
 OPTIMIZER = train.AdamW(peak_learning_rate=1e-2, epsilon=1e-3, weight_decay=0.1).make(num_steps=10)
 
 
 @pytest.fixture(scope="module")
 def learner():
-    """All five objectives. Shallow and unrolled compiles fastest; a text that alone is updated, too."""
+    """All five objectives. One unrolled layer and one stream updated by the fusion, to compile fast."""
     made = tiny_learner(depth=1, scan=False)
-    fusion = made.model.fusion.clone(updated=("text",))
+    fusion = made.model.fusion.clone(updated_streams=("text",))
     return made.clone(model=made.model.clone(fusion=fusion))
 
 
 @pytest.fixture(scope="module")
 def boxed(learner):
-    """Shapes and logical axes of the state."""
+    """The abstract state in flax's boxes, which hold the logical axes."""
     return jax.eval_shape(lambda: init_state(learner, OPTIMIZER, tiny_batch(), seed=0))
 
 
@@ -60,12 +60,12 @@ def on_mesh(tree, shardings):
 
 
 def compiled_step(learner, boxed, mesh, rules):
-    """train.compile_step and the shardings of its state."""
+    """(train.jit_step, the shardings of its state)."""
     shardings = state_shardings(boxed, mesh, rules)
     abstract = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), sharding.unbox(boxed), shardings
     )
-    return train.compile_step(learner, OPTIMIZER, abstract, mesh, rules), shardings
+    return train.jit_step(learner, OPTIMIZER, abstract, mesh, rules), shardings
 
 
 def steps(step, state, batches) -> list:
@@ -80,13 +80,13 @@ def steps(step, state, batches) -> list:
 
 
 def batches() -> list:
-    """A row of batches, each with other rows; in the second no example has a picture."""
+    """NUM_STEPS different batches; in the second no example has an image."""
     return [tiny_batch(seed=i, missing=("image",) if i == 1 else ()) for i in range(NUM_STEPS)]
 
 
 @pytest.fixture(scope="module")
 def single(learner, boxed):
-    """On one device: the state before the first step, and state and metrics after each, on the host."""
+    """Of one device, on the host: the state before the first step, and (state, metrics) after each step."""
     mesh = MeshShape(data=1).make(jax.devices()[:1])
     state = train.create_state(learner, OPTIMIZER, tiny_batch(), 0, mesh, REPLICATED)
     before = jax.device_get(state)
@@ -95,45 +95,43 @@ def single(learner, boxed):
 
 
 def splits(rules: Rules, mesh) -> tuple:
-    """What of the rules a mesh can tell: an axis of one device splits nothing; equal splits, equal steps."""
+    """How the rules split arrays on this mesh. Rules with equal splits compile to the same step."""
 
     def split(rules):
         return tuple(
             tuple(a for a in rules.mesh_axes(axis) if mesh.shape[a] > 1) for axis in sorted(KNOWN_AXES)
         )
 
-    return tuple(mesh.shape.items()), split(rules), split(rules.of_optimizer())
+    return tuple(mesh.shape.items()), split(rules), split(rules.for_optimizer())
 
 
 @pytest.fixture(scope="module")
 def on_eight(learner, boxed, single):
-    """(rules, mesh) -> state and metrics after each step; pairs that are one program are run once."""
-    ran = {}
+    """(rules, mesh) -> [(state, metrics) after each step]. Rules with equal splits run once."""
+    results = {}
 
     def run(rules, mesh):
         key = splits(rules, mesh)
-        if key not in ran:
+        if key not in results:
             step, shardings = compiled_step(learner, boxed, mesh, rules)
             rows = sharding.batch_sharding(mesh, rules)
             placed = [sharding.to_global(batch, rows, 8) for batch in batches()]
-            ran[key] = steps(step, on_mesh(single[0], shardings), placed)
-        return ran[key]
+            results[key] = steps(step, on_mesh(single[0], shardings), placed)
+        return results[key]
 
     return run
 
 
-def assert_close(found, expected, of_largest=0.0):
-    """Leaf by leaf, relative to the number, or beside zero to `of_largest`."""
+def assert_close(found, expected, scale=0.0):
+    """Each leaf within the relative tolerance of the number, or, near zero, of `scale`."""
     rtol = TOLERANCE["sharded"]
     for (path, x), y in zip(jax.tree.leaves_with_path(expected), jax.tree.leaves(found), strict=True):
-        np.testing.assert_allclose(
-            y, x, rtol=rtol, atol=rtol * of_largest, err_msg=jax.tree_util.keystr(path)
-        )
+        np.testing.assert_allclose(y, x, rtol=rtol, atol=rtol * scale, err_msg=jax.tree_util.keystr(path))
 
 
 @pytest.mark.parametrize(
     "rules, mesh",
-    [  # a mesh on one worker, so that what is one program is compiled once
+    [  # each mesh on one xdist worker, so that equal programs are compiled once
         pytest.param(
             rules,
             mesh,
@@ -152,27 +150,27 @@ def test_steps_are_the_same_on_one_device_and_on_eight(on_eight, single, rules, 
             np.testing.assert_allclose(
                 metrics[name], value, rtol=TOLERANCE["sharded"], atol=1e-6, err_msg=name
             )
-        # Beside zero, relative to the updates so far: 1e-2 is the largest that this optimizer makes.
-        assert_close(state.params, expected.params, of_largest=number * 1e-2)
+        # Near zero, relative to the updates so far: the largest update of this optimizer is 1e-2.
+        assert_close(state.params, expected.params, scale=number * 1e-2)
     # After one step the first moment is a tenth of the clipped gradient, whose norm is at most 1.
     (first, _), (expected, _) = found[0], single[1][0]
-    assert_close(first.opt_state[1].mu, expected.opt_state[1].mu, of_largest=0.1)
+    assert_close(first.opt_state[1].mu, expected.opt_state[1].mu, scale=0.1)
     assert int(found[-1][0].step) == NUM_STEPS
 
 
-def test_the_step_that_meshes_are_held_to_moves_every_tower(single):
+def test_the_reference_step_updates_every_encoder(single):
     before, after = single
     (state, _), (_, metrics) = after[0], after[0]
-    moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), before.params, state.params)
+    change = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), before.params, state.params)
     for name in ("encoders_text", "encoders_image", "encoders_audio", "fusion"):
-        assert max(jax.tree.leaves(moved["model"][name])) > 1e-3, name
+        assert max(jax.tree.leaves(change["model"][name])) > 1e-3, name
     assert {name for name in metrics if name.startswith("loss/")} == {
         f"loss/{name}" for name in ("image_text", "audio_text", "words", "follows", "matches")
     }
     assert all(np.isfinite(value) for value in metrics.values())
 
 
-def test_rules_split_what_they_say(boxed):
+def test_rules_split_the_axes_that_they_name(boxed):
     mesh = MeshShape(data=2, fsdp=2, tensor=2).make()
 
     def query(rules: Rules):
@@ -188,9 +186,9 @@ def test_rules_split_what_they_say(boxed):
     assert all(tuple(spec) == (("slices", "data", "fsdp"),) for spec in rows.values())
 
 
-def test_moments_and_accumulated_gradients_lie_where_their_parameters_lie(learner):
+def test_moments_and_accumulated_gradients_are_sharded_as_their_parameters(learner):
     mesh = MeshShape(data=2, fsdp=2, tensor=2).make()
-    optimizer = train.AdamW(peak_learning_rate=1e-2, accumulate=2).make(num_steps=10)
+    optimizer = train.AdamW(peak_learning_rate=1e-2, accumulation_steps=2).make(num_steps=10)
     boxed = jax.eval_shape(lambda: init_state(learner, optimizer, tiny_batch(), seed=0))
     state = state_shardings(boxed, mesh, FSDP_TENSOR)
     adam = state.opt_state.inner_opt_state[1]
@@ -202,7 +200,7 @@ def test_moments_and_accumulated_gradients_lie_where_their_parameters_lie(learne
     assert any("fsdp" in spec for spec in specs[0]) and any("tensor" in spec for spec in specs[0])
 
 
-def test_zero1_splits_moments_and_nothing_else(boxed):
+def test_zero1_splits_moments_only(boxed):
     mesh = MeshShape(data=1, fsdp=8).make()
     state = state_shardings(boxed, mesh, ZERO1)
     fsdp = state_shardings(boxed, mesh, FSDP)
@@ -211,20 +209,19 @@ def test_zero1_splits_moments_and_nothing_else(boxed):
     assert state.opt_state == fsdp.opt_state != replicated.opt_state
 
 
-def test_state_is_made_in_place(learner):
-    """No device ever holds the whole of a split parameter."""
+def test_the_state_is_created_in_shards(learner):
     mesh = MeshShape(data=1, fsdp=8).make()
     abstract = train.abstract_state(learner, OPTIMIZER, tiny_batch(), 0, mesh, FSDP)
     table = abstract.params["model"]["encoders_text"]["table"]
     assert table.sharding.shard_shape(table.shape) == (32, 2)
 
 
-def test_every_logical_axis_has_a_rule_and_a_meaning():
+def test_every_logical_axis_has_a_rule_and_a_description():
     assert {field.name for field in dataclasses.fields(Rules)} == KNOWN_AXES | {"optimizer_embed"}
     assert not PARAMETER_AXES.keys() & ACTIVATION_AXES.keys()
 
 
-def test_misspelt_axes_are_refused():
+def test_misspelt_axes_raise():
     with pytest.raises(InputError, match="unknown logical axis 'embedd'; known axes: .*'embed'"):
         sharding.param_axes(jnp.zeros, "embedd", None)
     with pytest.raises(InputError, match="unknown logical axis 'batch'"):
@@ -242,7 +239,7 @@ def test_misspelt_axes_are_refused():
         Rules(embedding="fsdp")
 
 
-def test_rules_that_collide_are_refused():
+def test_rules_that_collide_raise():
     with pytest.raises(
         InputError, match="'embed' and 'heads' are axes of one array and both map to the mesh axis 'fsdp'"
     ):
@@ -253,14 +250,14 @@ def test_rules_that_collide_are_refused():
         Rules(optimizer_embed="tensor", heads="tensor")
 
 
-def test_axes_of_one_parameter_that_collide_are_refused():
-    """Axes that no layer of ours brings together, in a module of someone else's."""
+def test_colliding_axes_of_one_parameter_raise():
+    """Axes that no layer of this package combines, as in a user's module."""
     box = sharding.param_axes(lambda key, shape: jnp.zeros(shape), "mlp", "vocab")(jax.random.key(0), (8, 8))
     with pytest.raises(InputError, match="'mlp' and 'vocab' are axes of one array"):
         sharding.array_shardings({"kernel": box}, MeshShape(data=-1).make(), TENSOR)
 
 
-def test_a_size_that_the_mesh_does_not_divide_is_refused():
+def test_an_indivisible_size_raises():
     box = sharding.param_axes(lambda key, shape: jnp.zeros(shape), "vocab", "embed")(
         jax.random.key(0), (33, 8)
     )
@@ -274,16 +271,16 @@ def test_a_size_that_the_mesh_does_not_divide_is_refused():
     [
         (MeshShape(data=3), "needs data 3 = 3 devices and JAX sees 8"),
         (MeshShape(data=-1, fsdp=3), "needs data 2 x fsdp 3 = 6 devices and JAX sees 8"),
-        (MeshShape(data=-1, fsdp=-1), "at most one is -1"),
-        (MeshShape(data=0), "sizes are positive"),
+        (MeshShape(data=-1, fsdp=-1), "at most one may be -1"),
+        (MeshShape(data=0), "sizes must be positive"),
     ],
 )
-def test_meshes_that_do_not_use_every_device_are_refused(shape, message):
+def test_meshes_that_do_not_use_every_device_raise(shape, message):
     with pytest.raises(InputError, match=message):
         shape.make()
 
 
-def test_one_size_of_a_mesh_may_be_left_open():
+def test_one_size_of_a_mesh_may_be_minus_one():
     def sizes(shape):  # outermost first
         return tuple(shape.resolve(8).values())
 
@@ -293,9 +290,9 @@ def test_one_size_of_a_mesh_may_be_left_open():
     assert sizes(MeshShape(fsdp=8)) == (1, 1, 8, 1, 1)
 
 
-def test_an_activation_that_the_mesh_does_not_divide_is_padded_and_told_once(caplog):
+def test_an_indivisible_activation_is_padded_with_one_warning(caplog):
     mesh, x = MeshShape(data=1, sequence=8).make(), jnp.arange(8.0 * 12 * 3).reshape(8, 12, 3)
-    tell_padded.cache_clear()
+    warn_padded.cache_clear()
     with sharding.using(mesh, SEQUENCE):
         for _ in range(2):
             y = jax.jit(lambda x: sharding.shard(x + 1, "act_batch", "act_length", "act_embed") * 2)(x)
@@ -306,8 +303,8 @@ def test_an_activation_that_the_mesh_does_not_divide_is_padded_and_told_once(cap
     ]
 
 
-def test_spectrograms_are_made_where_their_rows_are():
-    """XLA of jax 0.10 gathers every example for an FFT."""
+def test_spectrograms_need_no_collectives():
+    """XLA of jax 0.10 by itself gathers every example for an FFT."""
     mesh, batch = MeshShape(data=2, fsdp=2, tensor=2).make(), tiny_batch()["audio"]
     mel = encoders.LogMel(sample_rate_hz=8000, num_mels=16)
 
@@ -320,15 +317,15 @@ def test_spectrograms_are_made_where_their_rows_are():
         program = jax.jit(spectrogram, in_shardings=rows, out_shardings=rows)
         compiled = program.lower(batch.samples, batch.mask).compile()
         found = compiled(*(jax.device_put(x, rows) for x in (batch.samples, batch.mask)))
-        three = jax.jit(spectrogram)(batch.samples[:3], batch.mask[:3])  # four devices do not divide three
-    assert collectives(compiled.as_text(), mesh.shape) == []
+        three = jax.jit(spectrogram)(batch.samples[:3], batch.mask[:3])  # not divisible by four devices
+    assert find_collectives(compiled.as_text(), mesh.shape) == []
     np.testing.assert_allclose(found, expected, rtol=TOLERANCE["fp32_module"], atol=1e-5)
     np.testing.assert_allclose(three, expected[:3], rtol=TOLERANCE["fp32_module"], atol=1e-5)
 
 
 @dataclasses.dataclass(frozen=True)
 class Device:
-    """As much of a device as slices are told by."""
+    """The attributes of a device that determine its slice."""
 
     id: int
     process_index: int
@@ -340,15 +337,15 @@ def test_slices_follow_the_hardware():
         return [[device.id for device in part] for part in parts]
 
     one_process = [Device(i, 0, 0) for i in range(4)]
-    assert ids(hardware_slices(one_process, 2)) == [[0, 1], [2, 3]]
-    # JAX numbers devices by process; a pod may number slices otherwise.
+    assert ids(group_by_slice(one_process, 2)) == [[0, 1], [2, 3]]
+    # JAX numbers devices by process; the slices of a pod may be numbered differently.
     pods = [Device(i, i // 2, slice_index=(1, 0)[i // 4]) for i in range(8)]
-    assert ids(hardware_slices(pods, 2)) == [[4, 5, 6, 7], [0, 1, 2, 3]]
+    assert ids(group_by_slice(pods, 2)) == [[4, 5, 6, 7], [0, 1, 2, 3]]
     nodes = [mock.Mock(spec=["id", "process_index"], id=i, process_index=i // 2) for i in range(8)]
-    assert ids(hardware_slices(nodes, 4)) == [[0, 1], [2, 3], [4, 5], [6, 7]]
-    assert ids(hardware_slices(nodes, 2)) == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert ids(group_by_slice(nodes, 4)) == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    assert ids(group_by_slice(nodes, 2)) == [[0, 1, 2, 3], [4, 5, 6, 7]]
     with pytest.raises(InputError, match="slices=3 to divide the 4 slices or processes that JAX sees"):
-        hardware_slices(nodes, 3)
+        group_by_slice(nodes, 3)
 
 
 def test_slices_are_the_outermost_axis():
@@ -365,7 +362,7 @@ def test_rows_to_load_come_from_the_sharding():
     np.testing.assert_array_equal(sharding.local_rows(rows, 16), np.arange(16))
 
     def rows_of(devices) -> list[int]:
-        """Those of a process that has only `devices` (data x fsdp x tensor)."""
+        """The rows of a process that has only `devices` (data x fsdp x tensor)."""
         process = mock.Mock(spec=jax.sharding.NamedSharding)
         process.addressable_devices_indices_map = lambda shape: {
             device: rows.devices_indices_map(shape)[device] for device in devices.flat

@@ -1,7 +1,7 @@
-"""What strategies cost, of compiled programs: bytes sent and bytes held, against what they need on paper.
+"""Bytes sent and bytes held by each strategy's compiled step, against the theoretical values.
 
-`experiments/benchmarks/collectives.py` has the model, the strategies and the arithmetic. Which collectives a
-strategy has is golden: after a change that is meant, `MMJAX_GOLDEN=1 pytest tests/test_strategies.py`.
+`experiments/benchmarks/collectives.py` has the model, the strategies and the arithmetic. The collectives of
+each strategy are golden: after an intended change, `MMJAX_GOLDEN=1 pytest tests/sharding/test_strategies.py`.
 """
 
 import dataclasses
@@ -15,14 +15,14 @@ import jax
 import pytest
 
 from mmjax import sharding
-from mmjax.analysis.collectives import Collective, collectives
+from mmjax.analysis.collectives import Collective, find_collectives
 from mmjax.train.state import init_state
 
 pytestmark = pytest.mark.once
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = Path(__file__).parents[1] / "golden" / "collectives"
-LEAST_BYTES = 512  # of scalars and norms, XLA versions combine as they like
+MIN_BYTES = 512  # XLA versions combine smaller collectives (scalars, norms) differently
 
 
 def load_benchmark():
@@ -35,14 +35,14 @@ def load_benchmark():
 
 benchmark = load_benchmark()
 SIZES = benchmark.Sizes()
-NAMES = [  # a strategy on one worker, so that it is compiled once
+NAMES = [  # each strategy on one xdist worker, so that it is compiled once
     pytest.param(name, marks=pytest.mark.xdist_group(f"strategy {name}")) for name in benchmark.STRATEGIES
 ]
 
 
 @functools.cache
 def program(name: str, sizes=SIZES):
-    """The compiled step of a strategy, and its mesh; "ONE" is a single device."""
+    """(the compiled step of a strategy, its mesh). "ONE": a single device."""
     mesh = (
         benchmark.STRATEGIES[name].make() if name != "ONE" else sharding.MeshShape().make(jax.devices()[:1])
     )
@@ -52,28 +52,28 @@ def program(name: str, sizes=SIZES):
 
 def found(name: str) -> list[Collective]:
     compiled, mesh = program(name)
-    return collectives(compiled.as_text(), mesh.shape)
+    return find_collectives(compiled.as_text(), mesh.shape)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_devices_send_what_the_strategy_needs(name):
+def test_devices_send_the_theoretical_number_of_bytes(name):
     _, mesh = program(name)
     paper = benchmark.needed(SIZES, getattr(sharding, name), mesh).total()
     assert benchmark.sent(found(name)).total() == pytest.approx(paper, rel=0.05)
 
 
-def counted(found: list[Collective]) -> dict[str, list[str]]:
-    """{what, over which axes, how large, how often it runs: where in the model, each time it is there}."""
-    where: dict[str, list[str]] = {}
+def sources_by_line(found: list[Collective]) -> dict[str, list[str]]:
+    """{line of kind, axes, size and count: the modules in which such a collective occurs}."""
+    sources: dict[str, list[str]] = {}
     for each in found:
-        if each.num_bytes >= LEAST_BYTES:
+        if each.num_bytes >= MIN_BYTES:
             line = f"{each.kind} over {'+'.join(each.axes)}: {each.num_bytes} bytes x {each.count}"
-            where.setdefault(line, []).append(each.source)
-    return dict(sorted(where.items()))
+            sources.setdefault(line, []).append(each.source)
+    return dict(sorted(sources.items()))
 
 
 def differences(now: dict[str, list[str]], golden: dict[str, int]) -> list[str]:
-    """What was added or is gone, with the parts of the model. XLA's versions name those otherwise."""
+    """Added and removed collectives, with their modules, whose names depend on the version of XLA."""
     return [
         f"{line}: {golden.get(line, 0)} times, now {len(now.get(line, []))}, from {now.get(line)}"
         for line in sorted(now.keys() | golden.keys())
@@ -87,8 +87,8 @@ def golden(name: str) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_collectives_are_the_golden_ones(name):
-    now = counted(found(name))
+def test_collectives_equal_the_golden_file(name):
+    now = sources_by_line(found(name))
     if os.environ.get("MMJAX_GOLDEN"):
         GOLDEN.mkdir(exist_ok=True)
         rows = [f"{line}, times {len(sources)}\n" for line, sources in now.items()]
@@ -97,19 +97,19 @@ def test_collectives_are_the_golden_ones(name):
 
 
 @pytest.mark.xdist_group("strategy FSDP")
-def test_a_collective_that_is_added_is_named():
+def test_an_added_collective_is_reported():
     source = "jit(step)/jvp(Learner)/encoders_text/trunk/layers/mlp/up"
     extra = dataclasses.replace(
         found("FSDP")[0], kind="all-gather", axes=("fsdp",), num_bytes=4000, count=2, source=source
     )
-    assert differences(counted([*found("FSDP"), extra]), golden("FSDP")) == [
+    assert differences(sources_by_line([*found("FSDP"), extra]), golden("FSDP")) == [
         f"all-gather over fsdp: 4000 bytes x 2: 0 times, now 1, from ['{source}']"
     ]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_state_held_by_a_device_is_what_the_rules_say(name):
-    """XLA's memory analysis, against parameters and moments divided as their logical axes are mapped."""
+def test_bytes_of_state_on_a_device_follow_the_rules(name):
+    """XLA's memory analysis, against parameters and moments divided as the rules map their axes."""
     compiled, mesh = program(name)
     rules = getattr(sharding, name)
     boxed = jax.eval_shape(lambda: init_state(SIZES.learner(), benchmark.OPTIMIZER, SIZES.spec(), 0))
@@ -126,19 +126,19 @@ def test_state_held_by_a_device_is_what_the_rules_say(name):
 
     rows = math.prod(mesh.shape[axis] for axis in rules.mesh_axes("act_batch"))
     batch = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(SIZES.spec())) / rows
-    expected = held(boxed.params, rules) + 2 * held(boxed.params, rules.of_optimizer()) + batch
+    expected = held(boxed.params, rules) + 2 * held(boxed.params, rules.for_optimizer()) + batch
     analysis = compiled.memory_analysis()
     assert analysis.argument_size_in_bytes == pytest.approx(expected, rel=1e-3, abs=100)
 
 
 @pytest.mark.parametrize("name", ["REPLICATED", "FSDP", "SEQUENCE"])
-def test_activations_fall_to_an_eighth(name):
-    """Rows or positions are split over eight devices; so is what more examples need in memory."""
+def test_activations_need_an_eighth_of_the_memory(name):
+    """Rows or positions are split over eight devices, and so is the memory that more examples need."""
 
     def of_more_examples(name: str) -> float:
         larger = dataclasses.replace(SIZES, batch=2 * SIZES.batch)
         once, twice = (program(name, s)[0].memory_analysis().temp_size_in_bytes for s in (SIZES, larger))
         return twice - once
 
-    # XLA chooses what shares a buffer anew for every program: found 0.88 to 1.00.
+    # XLA assigns buffers anew for every program: ratios from 0.88 to 1.00 were found.
     assert of_more_examples(name) == pytest.approx(of_more_examples("ONE") / 8, rel=0.15)

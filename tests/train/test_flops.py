@@ -1,4 +1,4 @@
-"""Counted arithmetic against arithmetic by hand."""
+"""Counted FLOPs against counts by hand."""
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ def test_matrix_products():
     assert flops.count(lambda x: jnp.tanh(x) + 1, shape(3, 4)) == 0
 
 
-def test_what_is_inside_counts_as_often_as_it_runs():
+def test_nested_functions_count_as_often_as_they_run():
     product = lambda x: x @ x  # noqa: E731
     one = 2 * 4**3
     assert flops.count(jax.jit(product), shape(4, 4)) == one
@@ -57,7 +57,7 @@ def test_a_train_step_is_three_forward_passes():
     assert flops.train_flops(learner, params, batch) == 3 * flops.count(forward, params, batch) > 0
 
 
-def test_utilisation_is_told_only_where_the_peak_is_known():
+def test_utilization_is_none_if_the_peak_is_unknown():
     class Device:
         device_kind = "NVIDIA H200"
 

@@ -1,4 +1,4 @@
-"""Means, speeds by a clock that tests set, and the message of a run that has gone wrong."""
+"""Means of metrics, speeds by a fake clock, and errors at non-finite steps."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +13,7 @@ FINE = {"loss": 3.0, "loss/words": 1.0, "loss/pairs": 2.0, "pairs/temperature": 
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Seconds, to be set by the test."""
+    """A fake clock; tests set its seconds."""
 
     class Clock:
         now = 100.0
@@ -31,7 +31,7 @@ def test_means_and_speeds(clock):
     for loss in (1.0, 2.0, 6.0, 3.0):
         clock.now += 0.5
         meter.add(on_device(loss=loss, grad_norm=2 * loss), wait_seconds=0.1)
-    row = meter.read(first_step=1)
+    row = meter.read(last_step=4)
     assert row == pytest.approx(
         {
             "loss": 3.0, "grad_norm": 6.0, "examples_per_second": 16.0, "steps_per_second": 2.0,
@@ -40,23 +40,23 @@ def test_means_and_speeds(clock):
     )  # fmt: skip
     clock.now += 1
     meter.add(on_device(loss=5.0), wait_seconds=0.0)
-    assert meter.read(first_step=5)["loss"] == 5.0, "a read starts anew"
+    assert meter.read(last_step=5)["loss"] == 5.0, "a read resets the meter"
 
 
 def test_the_step_that_compiles_is_not_timed(clock):
     meter = Meter(batch_size=8, flops_per_step=1e6)
     meter.add(on_device(loss=1.0), wait_seconds=5.0)
     clock.now += 60
-    meter.start_clock()
-    assert meter.read(first_step=1) == {"loss": 1.0}, "there is no speed to tell"
+    meter.restart_clock()
+    assert meter.read(last_step=1) == {"loss": 1.0}, "no step was timed"
 
     meter.add(on_device(loss=1.0), wait_seconds=5.0)
     clock.now += 60
-    meter.start_clock()
+    meter.restart_clock()
     for _ in range(2):
         clock.now += 1
         meter.add(on_device(loss=4.0), wait_seconds=0.5)
-    row = meter.read(first_step=1)
+    row = meter.read(last_step=3)
     assert (row["loss"], row["steps_per_second"], row["input_wait_share"]) == pytest.approx((3.0, 1.0, 0.5))
 
 
@@ -73,16 +73,16 @@ def test_the_step_that_compiles_is_not_timed(clock):
         ("update_norm", -np.inf, r"step 12: update_norm is -inf"),
     ],
 )
-def test_what_is_not_finite_stops_the_run_by_step_and_name(name, value, message):
+def test_a_non_finite_metric_raises_an_error_with_step_and_name(name, value, message):
     bad = {name: value} | ({"loss": value} if name.startswith("loss/") else {})
     meter = Meter(batch_size=8, flops_per_step=1.0)
     for step in range(10, 14):
         meter.add(on_device(**FINE | (bad if step == 12 else {})), wait_seconds=0.0)
     with pytest.raises(NonFiniteError, match=message):
-        meter.read(first_step=10)
+        meter.read(last_step=13)
 
 
 def test_other_metrics_may_be_infinite():
     meter = Meter(batch_size=8, flops_per_step=1.0)
     meter.add(on_device(**FINE | {"pairs/temperature": np.inf}), wait_seconds=0.0)
-    assert meter.read(first_step=1)["pairs/temperature"] == np.inf
+    assert meter.read(last_step=1)["pairs/temperature"] == np.inf

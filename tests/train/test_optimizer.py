@@ -1,4 +1,4 @@
-"""Schedules at known points, what decays, clipping, and accumulation against one large batch."""
+"""Schedules at known points, weight decay, clipping, and accumulation against one large batch."""
 
 import functools
 
@@ -22,14 +22,14 @@ PEAK = 0.5
         (Schedule(kind="constant"), {0: 1, 99: 1}),
         (Schedule(kind="constant", warmup_steps=10), {0: 0, 5: 0.5, 10: 1, 99: 1}),
         (Schedule(warmup_steps=20), {0: 0, 10: 0.5, 20: 1, 60: 0.5, 100: 0}),
-        (Schedule(kind="cosine", final_share=0.1), {0: 1, 50: 0.55, 100: 0.1}),
+        (Schedule(kind="cosine", final_fraction=0.1), {0: 1, 50: 0.55, 100: 0.1}),
         (
-            Schedule(kind="wsd", warmup_steps=10, decay_share=0.2, final_share=0.1),
+            Schedule(kind="wsd", warmup_steps=10, decay_fraction=0.2, final_fraction=0.1),
             {0: 0, 5: 0.5, 10: 1, 80: 1, 90: 0.55, 100: 0.1},
         ),
-        # Four times as far from the start: half as much; then linearly to nothing.
+        # At four times the update half the learning rate; at the end linearly to zero.
         (
-            Schedule(kind="rsqrt", warmup_steps=10, decay_share=0.2),
+            Schedule(kind="rsqrt", warmup_steps=10, decay_fraction=0.2),
             {0: 0, 5: 0.5, 10: 1, 40: 0.5, 80: 8**-0.5, 90: 0.5 / 3, 100: 0},
         ),
     ],
@@ -38,29 +38,29 @@ def test_schedules(schedule, points):
     optimizer = AdamW(peak_learning_rate=PEAK, schedule=schedule)
     for update, expected in points.items():
         np.testing.assert_allclose(optimizer.learning_rate(100, update), PEAK * expected, atol=1e-6)
-        # As the optimizer sees it, traced.
+        # The same under tracing, as inside the optimizer.
         traced = jax.jit(schedule.make(PEAK, 100))(jnp.int32(update))
         np.testing.assert_allclose(traced, PEAK * expected, atol=1e-6)
 
 
 def test_schedules_count_updates_not_steps():
     schedule = Schedule(warmup_steps=10)
-    optimizer = AdamW(peak_learning_rate=PEAK, schedule=schedule, accumulate=4)
+    optimizer = AdamW(peak_learning_rate=PEAK, schedule=schedule, accumulation_steps=4)
     rates = [optimizer.learning_rate(400, step) for step in (0, 3, 4, 40, 220)]
-    np.testing.assert_allclose(rates, [PEAK * share for share in (0, 0, 0.1, 1, 0.5)], rtol=1e-5)
+    np.testing.assert_allclose(rates, [PEAK * fraction for fraction in (0, 0, 0.1, 1, 0.5)], rtol=1e-5)
 
 
-def test_schedules_that_cannot_be_are_refused():
+def test_a_warmup_longer_than_the_run_and_the_abstract_optimizer_raise():
     with pytest.raises(InputError, match="warmup_steps=100 does not fit a run of 100 updates"):
         AdamW(peak_learning_rate=1.0, schedule=Schedule(warmup_steps=100)).make(100)
     with pytest.raises(InputError, match="warmup_steps=30 does not fit a run of 25 updates"):
-        AdamW(peak_learning_rate=1.0, schedule=Schedule(warmup_steps=30), accumulate=4).make(100)
+        AdamW(peak_learning_rate=1.0, schedule=Schedule(warmup_steps=30), accumulation_steps=4).make(100)
     with pytest.raises(TypeError, match="Optimizer is abstract; use AdamW or Lion"):
         Optimizer(peak_learning_rate=1.0).make(100)
 
 
-def test_decay_reaches_kernels_and_tables_and_nothing_else():
-    """Of the whole model, in flax's boxes; scanned layers among it, whose biases have two axes."""
+def test_weight_decay_applies_to_kernels_and_tables_only():
+    """On a whole model in flax's boxes, including scanned layers, whose biases have two axes."""
     learner, key = tiny_learner(), jax.random.key(0)
     batch = jax.tree.map(jnp.asarray, tiny_batch())
     boxed = jax.eval_shape(lambda: learner.init({"params": key, "views": key}, batch)["params"])
@@ -85,16 +85,16 @@ def one_update(optimizer, grads: dict, params: dict = PARAMS) -> dict:
     return update(grads, transformation.init(params), params)[0]
 
 
-def test_without_a_gradient_only_decay_moves():
-    still = jax.tree.map(np.zeros_like, PARAMS)
+def test_with_zero_gradients_only_weight_decay_changes_parameters():
+    zeros = jax.tree.map(np.zeros_like, PARAMS)
     for kind in (AdamW, Lion):
         made = kind(peak_learning_rate=0.1, weight_decay=0.2, schedule=Schedule(kind="constant"))
-        updates = one_update(made, still)
+        updates = one_update(made, zeros)
         np.testing.assert_allclose(updates["kernel"], -0.1 * 0.2 * 3, rtol=1e-6)
         np.testing.assert_array_equal(updates["bias"], 0)
 
 
-def test_first_updates_by_hand():
+def test_first_updates_against_formulas():
     grads = {
         "kernel": np.array([[1e-3, -2.0], [0.5, 4.0]], np.float32),
         "bias": np.array([-1.0, 1.0], np.float32),
@@ -110,8 +110,8 @@ def test_first_updates_by_hand():
 
 
 @pytest.mark.parametrize("clip, factor", [(1.0, 0.2), (10.0, 1.0), (None, 1.0)])
-def test_gradients_are_clipped_by_their_common_norm(clip, factor):
-    """BalanceInputs through a large epsilon, under which Adam's first step is in proportion to the gradient."""
+def test_gradients_are_clipped_by_their_global_norm(clip, factor):
+    """With a large epsilon, Adam's first update is proportional to the clipped gradient."""
     grads = {
         "kernel": np.array([[3.0, 0], [0, 0]], np.float32),
         "bias": np.array([0, 4.0], np.float32),
@@ -123,15 +123,15 @@ def test_gradients_are_clipped_by_their_common_norm(clip, factor):
 
 @pytest.mark.parametrize("kind", [AdamW, Lion])
 def test_accumulation_equals_one_large_batch(kind):
-    """For a loss that is a mean over rows; three updates, so that moments and schedule take part."""
+    """For a loss that is a mean over rows; three updates, so that moments and schedule matter."""
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(3, 8, 2)).astype(np.float32), rng.normal(size=(3, 8, 2)).astype(np.float32)
 
-    def train(accumulate: int) -> dict:
+    def train(accumulation_steps: int) -> dict:
         optimizer = kind(
-            peak_learning_rate=0.1, weight_decay=0.1, clip_norm=0.5, accumulate=accumulate,
+            peak_learning_rate=0.1, weight_decay=0.1, clip_norm=0.5, accumulation_steps=accumulation_steps,
             schedule=Schedule(warmup_steps=1),
-        ).make(3 * accumulate)  # fmt: skip
+        ).make(3 * accumulation_steps)  # fmt: skip
 
         @jax.jit
         def step(params, state, x, y):
@@ -142,9 +142,9 @@ def test_accumulation_equals_one_large_batch(kind):
         params, state = PARAMS, optimizer.init(PARAMS)
         for update in range(3):
             before = params
-            for part in range(accumulate):
-                jax.tree.map(np.testing.assert_array_equal, params, before)  # nothing moves until the last
-                rows = slice(part * 8 // accumulate, (part + 1) * 8 // accumulate)
+            for part in range(accumulation_steps):
+                jax.tree.map(np.testing.assert_array_equal, params, before)  # no update before the last part
+                rows = slice(part * 8 // accumulation_steps, (part + 1) * 8 // accumulation_steps)
                 params, state = step(params, state, x[update, rows], y[update, rows])
         return params
 

@@ -1,4 +1,4 @@
-"""A model's answers are the same whenever it is asked."""
+"""Predictions are deterministic, compiled once, and the same on a mesh."""
 
 import flax.linen as nn
 import jax
@@ -11,7 +11,7 @@ from mmjax.testing import VOCAB, tiny_batch, tiny_learner
 from mmjax.train import Predictor
 from mmjax.views import Identity, MaskTokens
 
-# One xdist worker compiles for all of these tests.
+# All of these tests run on one xdist worker, so that each program is compiled once.
 pytestmark = pytest.mark.xdist_group("predictor")
 
 HEADS = ("image", "text")
@@ -39,7 +39,7 @@ def predictor(learner, params):
 
 
 def test_predictions_are_numpy_and_the_same_each_time(predictor):
-    """No dropout, though the model has some."""
+    """Dropout is off, although the model has it."""
     first, targets = predictor(tiny_batch(), Identity(), HEADS)
     again, _ = predictor(tiny_batch(), Identity(), HEADS, seed=1)
     assert first.keys() == set(HEADS) and targets == {}
@@ -49,7 +49,7 @@ def test_predictions_are_numpy_and_the_same_each_time(predictor):
         np.testing.assert_allclose(np.linalg.norm(first[name], axis=1), 1, rtol=1e-5)
 
 
-def test_what_is_random_in_a_view_comes_from_the_seed(predictor):
+def test_the_seed_determines_random_views(predictor):
     outputs, targets = predictor(tiny_batch(), MASK, ("words",), seed=3)
     assert outputs["words"].shape == (8, 8, VOCAB)
     again = predictor(tiny_batch(), MASK, ("words",), seed=3)
@@ -65,7 +65,7 @@ def test_one_compilation_serves_equal_views_and_heads(predictor):
     assert predictor._compiled.cache_info().currsize == 2
 
 
-def test_a_mesh_predicts_what_one_device_does(learner, params, predictor):
+def test_predictions_on_a_mesh_equal_those_on_one_device(learner, params, predictor):
     mesh = MeshShape(data=2, fsdp=4).make()
     found, _ = Predictor(learner, params, mesh, FSDP)(tiny_batch(), Identity(), HEADS)
     expected, _ = predictor(tiny_batch(), Identity(), HEADS)
