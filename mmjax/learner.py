@@ -1,4 +1,4 @@
-"""Model, views and weighted objectives as one function: batch -> losses and metrics."""
+"""Model, views and weighted objectives as one function: batch -> loss and metrics."""
 
 from collections.abc import Mapping
 
@@ -10,49 +10,59 @@ from mmjax.balance import Balance, Fixed
 from mmjax.batch import Array, Batch, Encoded
 from mmjax.errors import InputError
 from mmjax.model import MultimodalModel
-from mmjax.objectives import Outputs
+from mmjax.objectives import Objective, Outputs
 from mmjax.views import Identity, View
 
 
 class Learner(nn.Module):
-    """Encodes each distinct input once, whatever the number of objectives that look at it.
+    """Computes the losses of all objectives, and encodes each distinct input once, however many share it.
 
-    objectives: {name: objective}, each as `mmjax.objectives.Objective` says.
-    balance: how training makes one update of their losses (`train.gradients`).
+    objectives: {name: objective}.
+    balance: how a train step combines their losses into one update (see `train/gradients.py`).
     """
 
     model: MultimodalModel
-    objectives: Mapping[str, nn.Module]
+    objectives: Mapping[str, Objective]
     balance: Balance = Fixed()
 
     def __call__(self, batch: Batch, train: bool = False) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """The losses' sum by their own weights, and {"loss/<objective>", "<objective>/<metric>"}."""
-        losses, metrics = self.losses(batch, train)
-        total = jnp.zeros((), jnp.float32)
-        for name, loss in losses.items():
-            total += self.objectives[name].weight * loss
-        return total, metrics
+        """Returns (sum of the weighted losses, metrics), scalars."""
+        losses, metrics = self.weighted_losses(batch, train)
+        return self.total_loss(losses), metrics
 
-    def losses(self, batch: Batch, train: bool = False) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
-        """{objective: loss}, not weighted, and the same metrics."""
+    def weighted_losses(
+        self, batch: Batch, train: bool = False
+    ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+        """Returns ({objective: weight * loss}, metrics), scalars.
+
+        The metrics are {"loss/<objective>": loss without the weight, "<objective>/<metric>": value}.
+        """
         outputs = self.forward_views(batch, self.heads_by_view(), train)
         losses, metrics = {}, {}
         for name, objective in self.objectives.items():
             with jax.named_scope(f"objective_{name}"):
-                losses[name], more = objective(outputs[objective.view])
-            metrics[f"loss/{name}"] = losses[name]
-            metrics |= {f"{name}/{metric}": value for metric, value in more.items()}
+                loss, objective_metrics = objective(outputs[objective.view])
+            losses[name] = objective.weight * loss.astype(jnp.float32)
+            metrics[f"loss/{name}"] = loss
+            metrics |= {f"{name}/{metric}": value for metric, value in objective_metrics.items()}
         return losses, metrics
+
+    def total_loss(self, losses: Mapping[str, jax.Array]) -> jax.Array:
+        """The sum of {objective: scalar}, in the order of `objectives`: its rounding depends on the order."""
+        total = jnp.zeros((), jnp.float32)
+        for name in self.objectives:
+            total += losses[name]
+        return total
 
     def predict(
         self, batch: Batch, view: View, heads: tuple[str, ...]
     ) -> tuple[dict[str, Array], dict[str, jax.Array]]:
-        """What `heads` answer at `view`, and the view's targets. No dropout, no augmentation."""
+        """({head: prediction "B ..."}, the view's targets "B ..."), without dropout and augmentation."""
         outputs = self.forward_views(batch, {view: tuple(heads)}, train=False)[view]
         return {head: outputs.predictions[head] for head in heads}, outputs.targets
 
     def heads_by_view(self) -> dict[View, tuple[str, ...]]:
-        """{distinct view: the heads that objectives read there}; what a view compares joins the clean one."""
+        """{view: the heads to run under it}. Heads that a view compares run under Identity."""
         heads_by_view: dict[View, dict[str, None]] = {Identity(): {}}
         for objective in self.objectives.values():
             heads_by_view.setdefault(objective.view, {}).update(dict.fromkeys(objective.required_heads()))
@@ -62,56 +72,67 @@ class Learner(nn.Module):
     def forward_views(
         self, batch: Batch, heads_by_view: Mapping[View, tuple[str, ...]], train: bool
     ) -> dict[View, Outputs]:
-        """One Outputs for every requested view."""
-        model, key = self.model, self.make_rng("views")
-        compared = tuple(head for view in heads_by_view for head in view.compared_heads())
-        clean: dict[str, Encoded] = {}
-
-        def encode_clean(stream: str) -> Encoded:
-            if stream not in clean:
-                clean[stream] = model.encode(stream, stream_of(batch, stream), train)
-            return clean[stream]
-
-        clean_heads = tuple(dict.fromkeys((*heads_by_view.get(Identity(), ()), *compared)))
-        encoded = {stream: encode_clean(stream) for stream in model.streams_for(clean_heads)}
-        predictions = model.predict(encoded, clean_heads, train)
+        """Runs the model under each view. Identity runs first: views compare and reuse its results."""
+        key = self.make_rng("views")
+        unchanged: dict[str, Encoded] = {}  # {stream: encoding}, filled by `encode_streams`
+        compared = [head for view in heads_by_view for head in view.compared_heads()]
+        heads = tuple(dict.fromkeys((*heads_by_view.get(Identity(), ()), *compared)))
+        encoded = self.encode_streams(heads, batch, {}, unchanged, train)
+        predictions = self.model.predict(encoded, heads, train)
         outputs = {Identity(): Outputs(predictions, {}, batch)}
         for i, (view, heads) in enumerate(heads_by_view.items()):
             if view == Identity():
                 continue
-            input_key, encoding_key = jax.random.split(jax.random.fold_in(key, i))
-            inputs, targets = view.transform_batch(batch, input_key)
-            encoded = {
-                stream: model.encode(stream, inputs[stream], train)
-                if stream in view.changed_streams()
-                else encode_clean(stream)
-                for stream in model.streams_for(heads)
-            }
-            encoded, more = view.transform_encoded(encoded, predictions, inputs, encoding_key)
-            outputs[view] = Outputs(model.predict(encoded, heads, train), targets | more, inputs)
+            batch_key, encoded_key = jax.random.split(jax.random.fold_in(key, i))
+            view_batch, targets = view.transform_batch(batch, batch_key)
+            changed = {stream: view_batch[stream] for stream in view.changed_streams()}
+            encoded = self.encode_streams(heads, batch, changed, unchanged, train)
+            encoded, extra_targets = view.transform_encoded(encoded, predictions, view_batch, encoded_key)
+            view_predictions = self.model.predict(encoded, heads, train)
+            outputs[view] = Outputs(view_predictions, targets | extra_targets, view_batch)
         return outputs
 
-    def plan(self) -> list[str]:
-        """A line per view: what is encoded for it, what is shared, and who looks."""
-        lines, seen = [], set()
+    def encode_streams(
+        self,
+        heads: tuple[str, ...],
+        batch: Batch,
+        changed: Batch,
+        unchanged: dict[str, Encoded],
+        train: bool,
+    ) -> dict[str, Encoded]:
+        """{stream: encoding} of the streams that `heads` read.
+
+        Args:
+          batch: the unchanged batch.
+          changed: the streams that a view has changed; they replace those of `batch`.
+          unchanged: encodings of streams of `batch`; those that are missing are computed and added.
+        """
+        encoded = {}
+        for stream in self.model.streams_for(heads):
+            if stream in changed:
+                encoded[stream] = self.model.encode(stream, changed[stream], train)
+                continue
+            if stream not in batch:
+                raise InputError(f"the model reads the stream {stream!r}, and the data gives {sorted(batch)}")
+            if stream not in unchanged:
+                unchanged[stream] = self.model.encode(stream, batch[stream], train)
+            encoded[stream] = unchanged[stream]
+        return encoded
+
+    def describe_views(self) -> list[str]:
+        """One line per view: the streams that are encoded and reused, its heads and its objectives."""
+        lines, encoded = [], set()
         for view, heads in self.heads_by_view().items():
             if not heads:
                 continue
             streams = self.model.streams_for(heads)
-            fresh = [stream for stream in streams if stream in view.changed_streams() or stream not in seen]
-            reused = [stream for stream in streams if stream not in fresh]
-            seen |= {stream for stream in fresh if stream not in view.changed_streams()}
-            lookers = [name for name, objective in self.objectives.items() if objective.view == view]
-            fused = any(self.model.heads[head].after == "fusion" for head in heads)
+            new = [stream for stream in streams if stream in view.changed_streams() or stream not in encoded]
+            reused = [stream for stream in streams if stream not in new]
+            encoded |= {stream for stream in new if stream not in view.changed_streams()}
+            objectives = [name for name, objective in self.objectives.items() if objective.view == view]
+            fuses = any(self.model.heads[head].after == "fusion" for head in heads)
             lines.append(
-                f"{type(view).__name__}: encodes {fresh}, reuses {reused}, "
-                f"{'fuses' if fused else 'no fusion'}, heads {list(heads)}, for {lookers}"
+                f"{type(view).__name__}: encodes {new}, reuses {reused}, "
+                f"{'fuses' if fuses else 'no fusion'}, heads {list(heads)}, for {objectives}"
             )
         return lines
-
-
-def stream_of(batch: Batch, stream: str):
-    """The stream, or an InputError that lists what the batch holds."""
-    if stream not in batch:
-        raise InputError(f"the model reads the stream {stream!r}, and the data gives {sorted(batch)}")
-    return batch[stream]

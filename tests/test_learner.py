@@ -178,7 +178,7 @@ def test_what_no_objective_reads_is_not_encoded():
 
 
 def test_the_plan_says_what_is_encoded_for_whom(learner):
-    assert learner.plan() == [
+    assert learner.describe_views() == [
         "Identity: encodes ['image', 'text', 'audio'], reuses [], no fusion, heads ['image', 'text', 'audio'], "
         "for ['image_text', 'audio_text']",
         "MaskTokens: encodes ['text'], reuses ['image', 'audio'], fuses, heads ['words'], for ['words']",

@@ -18,7 +18,7 @@ import numpy as np
 
 from mmjax import sharding
 from mmjax.objectives.base import masked_mean
-from mmjax.objectives.contrastive import TILE, PairMask, info_nce
+from mmjax.objectives.contrastive import TILE_SIZE, PairMask, info_nce
 from mmjax.sharding import MeshShape
 
 BATCHES = (1024, 4096, 16_384, 65_536, 262_144)
@@ -27,27 +27,29 @@ MIB = 2**20
 
 
 def dense_info_nce(first, second, scale, pairs: PairMask, label_smoothing: float = 0.0):
-    """InfoNCE as one writes it down: the reference that tiles must equal."""
+    """InfoNCE with the whole B x B matrix: the reference for the tiled loss."""
     logits = scale * (first @ second.T)
-    here = pairs.valid[:, None] & pairs.valid[None, :]
-    wanted = jnp.eye(pairs.valid.shape[0], dtype=bool)
-    if pairs.content is not None and pairs.known is not None:
-        alike = (pairs.content[:, None] == pairs.content[None, :]).all(-1)
-        wanted |= alike & pairs.known[:, None] & pairs.known[None, :]
-    wanted &= here
+    valid = pairs.valid[:, None] & pairs.valid[None, :]
+    positive = jnp.eye(pairs.valid.shape[0], dtype=bool)
+    if pairs.checksums is not None and pairs.has_checksum is not None:
+        is_equal = (pairs.checksums[:, None] == pairs.checksums[None, :]).all(-1)
+        positive |= is_equal & pairs.has_checksum[:, None] & pairs.has_checksum[None, :]
+    positive &= valid
     losses = []
-    for scores, right in ((logits, wanted), (logits.T, wanted.T)):
-        log_probability = jax.nn.log_softmax(jnp.where(here, scores, -1e9), axis=1)
-        target = right / jnp.maximum(right.sum(1, keepdims=True), 1)
-        everywhere = pairs.valid[None, :] / jnp.maximum(pairs.valid.sum(), 1)
-        target = (1 - label_smoothing) * target + label_smoothing * everywhere
+    for scores, positives in ((logits, positive), (logits.T, positive.T)):
+        log_probability = jax.nn.log_softmax(jnp.where(valid, scores, -1e9), axis=1)
+        target = positives / jnp.maximum(positives.sum(1, keepdims=True), 1)
+        uniform = pairs.valid[None, :] / jnp.maximum(pairs.valid.sum(), 1)
+        target = (1 - label_smoothing) * target + label_smoothing * uniform
         losses.append(masked_mean(-(target * log_probability).sum(1), pairs.valid))
     return (losses[0] + losses[1]) / 2
 
 
-def tiled_info_nce(first, second, scale, pairs: PairMask, label_smoothing: float = 0.0, tile: int = TILE):
-    """The loss that is trained with."""
-    return info_nce(first, second, scale, pairs, label_smoothing=label_smoothing, tile=tile)[0]
+def tiled_info_nce(
+    first, second, scale, pairs: PairMask, label_smoothing: float = 0.0, tile_size: int = TILE_SIZE
+):
+    """The loss of `objectives.InfoNCE`."""
+    return info_nce(first, second, scale, pairs, label_smoothing=label_smoothing, tile_size=tile_size)[0]
 
 
 def compiled(loss, batch: int, width: int, mesh: jax.sharding.Mesh) -> jax.stages.Compiled:
@@ -111,16 +113,16 @@ def speed() -> None:
     print("|---|---|---|---|---|---|")
     for batch, width in ((1024, 64), (4096, 64), (4096, 512)):
         dense = seconds(compiled(dense_info_nce, batch, width, mesh), batch, width)
-        for tile in (256, 512, 1024, 4096):
-            if tile > batch:
+        for tile_size in (256, 512, 1024, 4096):
+            if tile_size > batch:
                 continue
 
-            def loss(*arguments, tile=tile):
-                return tiled_info_nce(*arguments, tile=tile)
+            def loss(*arguments, tile_size=tile_size):
+                return tiled_info_nce(*arguments, tile_size=tile_size)
 
             tiled = seconds(compiled(loss, batch, width, mesh), batch, width)
             print(
-                f"| {batch} | {width} | {tile} | {dense:.3f} | {tiled:.3f} | {tiled / dense:.2f} |",
+                f"| {batch} | {width} | {tile_size} | {dense:.3f} | {tiled:.3f} | {tiled / dense:.2f} |",
                 flush=True,
             )
 

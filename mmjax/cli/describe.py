@@ -1,10 +1,11 @@
-"""What an experiment amounts to, said before it runs: parameters, arithmetic, what is encoded for whom."""
+"""Describes an experiment without running it: parameters, FLOPs, views and every field."""
 
 import math
 from collections import Counter
 
 import jax
 
+from mmjax.cli.tables import align_columns
 from mmjax.experiment import Experiment, to_text
 from mmjax.experiment.validation import tracing
 from mmjax.learner import Learner
@@ -12,9 +13,11 @@ from mmjax.run.export import flatten
 from mmjax.sharding import unbox
 from mmjax.train.flops import train_flops
 
+MODEL_PARTS = ("encoders", "fusion", "heads", "objectives")
+
 
 def describe(experiment: Experiment) -> str:
-    """Parameters per tower, FLOPs per example, the plan of views, then every field. Computes only shapes."""
+    """Parameters per part of the model, FLOPs per example, views and every field. Computes only shapes."""
     learner = Learner(experiment.model, experiment.objectives, experiment.balance)
     batch = experiment.data.spec()
 
@@ -28,35 +31,31 @@ def describe(experiment: Experiment) -> str:
     lines = [
         f"{experiment.name}: {experiment.num_steps:,} steps of {experiment.data.batch_size:,} examples",
         "",
-    ]
-    lines += ["parameters", *_counts(params), ""]
-    lines += [
-        f"arithmetic: {_big(flops)}FLOPs per example and train step (matrix products, forward and backward)",
+        "parameters",
+        *_parameter_counts(params),
+        "",
+        f"arithmetic: {_with_si_prefix(flops)}FLOPs per example and train step (matrix products, forward and "
+        "backward)",
         "",
     ]
-    lines += ["views", *(f"  {line}" for line in learner.plan()), "", "experiment"]
+    lines += ["views", *(f"  {line}" for line in learner.describe_views()), "", "experiment"]
     return "\n".join(lines) + "\n" + to_text(experiment)
 
 
-def _counts(params: dict) -> list[str]:
+def _parameter_counts(params: dict) -> list[str]:
     """A line per encoder, the fusion, per head and per objective, and their sum."""
     sizes: Counter[str] = Counter()
     for name, array in flatten(params):
-        parts = name.split(".")
-        sizes[" ".join(parts[:2]) if parts[0] in ("encoders", "heads", "objectives") else parts[0]] += (
-            math.prod(array.shape)
-        )
-    rows = [*sorted(sizes.items(), key=lambda row: _ORDER.index(row[0].split()[0])), ("total", sizes.total())]
-    width = max(len(f"{size:,}") for _, size in rows)
-    return [f"  {size:>{width},}  {name}" for name, size in rows]
+        part, *names = name.split(".")
+        sizes[part if part == "fusion" else f"{part} {names[0]}"] += math.prod(array.shape)
+    parts = sorted(sizes.items(), key=lambda item: MODEL_PARTS.index(item[0].split()[0]))
+    rows = [[f"{size:,}", name] for name, size in [*parts, ("total", sizes.total())]]
+    return [f"  {line}" for line in align_columns(rows, left=(1,))]
 
 
-_ORDER = ("encoders", "fusion", "heads", "objectives")
-
-
-def _big(value: float) -> str:
+def _with_si_prefix(value: float) -> str:
     """1.2e9 -> "1.20 G"."""
-    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if value >= size:
-            return f"{value / size:.2f} {unit}"
+    for prefix, factor in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= factor:
+            return f"{value / factor:.2f} {prefix}"
     return f"{value:.0f} "

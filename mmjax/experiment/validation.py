@@ -160,9 +160,7 @@ def _refuse_missing_targets(experiment: Experiment) -> None:
     """The target streams of an objective must come from the data or the view."""
     sources = _streams_by_data(experiment)
     for name, objective in experiment.objectives.items():
-        # An objective of one's own may be without: it then reads no stream.
-        targets = getattr(objective, "target_streams", tuple)()
-        for stream in targets:
+        for stream in objective.target_streams():
             for data, given in sources.items():
                 if stream not in given | set(objective.view.changed_streams()):
                     raise InputError(
@@ -256,11 +254,8 @@ def _refuse_small_tables(experiment: Experiment) -> None:
 def _refuse_incompatible_objectives(experiment: Experiment) -> None:
     """Raises what an objective's `check_compatible` reports about the model and the data."""
     for name, objective in experiment.objectives.items():
-        check_compatible = getattr(objective, "check_compatible", None)
         for _, dataset in experiment.data.datasets.values():
-            if check_compatible is not None and (
-                reason := check_compatible(experiment.model, dataset.streams)
-            ):
+            if reason := objective.check_compatible(experiment.model, dataset.streams):
                 raise InputError(f"objective {name!r}: {reason}")
 
 

@@ -1,7 +1,7 @@
-"""Outputs of a view -> (loss, metrics)."""
+"""Objectives: each computes a loss and metrics from the model's outputs under one view of the batch."""
 
 from mmjax.objectives.adversarial import Adversarial
-from mmjax.objectives.base import Objective, Outputs
+from mmjax.objectives.base import Objective, OneHeadObjective, Outputs
 from mmjax.objectives.boxes import Boxes
 from mmjax.objectives.causal_language import CausalLanguage
 from mmjax.objectives.classification import Classification, MultiLabel
@@ -19,6 +19,6 @@ from mmjax.objectives.vector_quantised import VectorQuantised
 __all__ = [
     "Adversarial", "Boxes", "CTC", "CausalLanguage", "Classification", "Distillation", "InfoNCE",
     "MaskedCodes", "MaskedLanguage", "MaskedPatches", "MaskedSpectrogram", "Matching", "MultiLabel",
-    "MultiwayInfoNCE", "NextSentence", "Objective", "Outputs", "SigmoidPairs", "TokenClassification",
-    "VectorQuantised",
+    "MultiwayInfoNCE", "NextSentence", "Objective", "OneHeadObjective", "Outputs", "SigmoidPairs",
+    "TokenClassification", "VectorQuantised",
 ]  # fmt: skip

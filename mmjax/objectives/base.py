@@ -1,11 +1,14 @@
-"""What an objective is, and what it is given."""
+"""The interface of objectives, and the means that they share."""
 
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
 from flax import struct
+from jaxtyping import Bool, Float, Float32, Int
 
 from mmjax.batch import Array, Batch
 from mmjax.views import Identity, View
@@ -13,14 +16,14 @@ from mmjax.views import Identity, View
 
 @struct.dataclass
 class Outputs:
-    """All that one view of a batch showed."""
+    """The model's outputs under one view of a batch."""
 
     predictions: dict[str, Array]  # head -> prediction
-    targets: dict[str, Array]  # the view's own
-    batch: Batch  # the view's inputs
+    targets: dict[str, Array]  # the targets that the view returned
+    batch: Batch  # the batch that the view returned
 
     def target(self, name: str) -> Array:
-        """A target of the view's own, or a ValueError that lists those that it has."""
+        """A target "B ..." of the view. Raises ValueError if the view returns none of that name."""
         if name not in self.targets:
             raise ValueError(
                 f"the objective needs a view with the target {name!r}, and its view gives "
@@ -55,12 +58,40 @@ class Objective(nn.Module):
         """
         return None
 
-    def __call__(self, outputs: Outputs) -> tuple[Array, dict[str, Array]]:
-        """Returns (loss, {metric: value}), scalars. A batch with no row to learn from gives 0, not NaN."""
+    def __call__(self, outputs: Outputs) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Returns (loss, {metric: value}), scalars. A batch without a valid row gives 0, not NaN."""
         raise NotImplementedError
 
 
+class OneHeadObjective(Objective):
+    """An objective on the predictions of one head.
+
+    head: its name.
+    """
+
+    head: str
+
+    def required_heads(self):
+        return (self.head,)
+
+
 def masked_mean(values: Array, mask: Array) -> Array:
-    """Mean of values where mask is True; 0 where it is nowhere, so that an empty batch gives no NaN."""
+    """The mean of values "B ..." where mask is True; 0 if it is True nowhere, as NaN would stop the run."""
     weight = mask.astype(values.dtype)
     return (values * weight).sum() / weight.sum().clip(1)
+
+
+def masked_accuracy(
+    logits: Float[jax.Array, "*B V"], labels: Int[jax.Array, "*B"], mask: Bool[jax.Array, "*B"]
+) -> Float32[jax.Array, ""]:
+    """The fraction of the positions under the mask at which the largest logit is the label's."""
+    return masked_mean((logits.argmax(-1) == labels).astype(jnp.float32), mask)
+
+
+def masked_cross_entropy(
+    logits: Float[jax.Array, "*B V"], labels: Int[jax.Array, "*B"], mask: Bool[jax.Array, "*B"]
+) -> Float32[jax.Array, ""]:
+    """Mean of -log p(label) over the positions under the mask."""
+    log_probability = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
+    picked = jnp.take_along_axis(log_probability, labels[..., None], axis=-1)[..., 0]
+    return masked_mean(-picked, mask)

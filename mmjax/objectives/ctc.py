@@ -1,93 +1,83 @@
-"""Say what was said, without being told when."""
+"""Transcription without an alignment between frames and tokens."""
 
-from collections.abc import Mapping
-from typing import Any
-
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Bool, Float, Float32, Int
 
 from mmjax.batch import Text
+from mmjax.data import TextTransform
 from mmjax.data.vocabulary import PAD_ID
-from mmjax.objectives.base import Outputs, masked_mean
-from mmjax.views import Identity, View
+from mmjax.heads import FrameLogits
+from mmjax.objectives.base import OneHeadObjective, Outputs, masked_mean
 
 
-class CTC(nn.Module):
-    """Connectionist temporal classification (Graves et al. 2006, eq. 8): -log p of the tokens, over all
-    their alignments with the frames, by optax; divided by their number; mean over examples.
+class CTC(OneHeadObjective):
+    """Connectionist temporal classification (Graves et al. 2006, eq. 8).
 
-    head: a FrameLogits head of a sound or a clip. stream: the text that it says, special tokens left out. An
-    example without text or sound counts nothing, nor does one with too few frames (a frame a token, and one
-    more between equal neighbours), for which the loss is infinite. Metric `counted`: the share of examples
-    with both whose frames suffice; below 1, take shorter frames or longer tokens.
+    -log p(tokens), summed over all alignments of tokens and frames, per token; mean over examples.
+
+    head: a FrameLogits head of an Audio or Video stream.
+    stream: the Text; special tokens are left out.
+    blank_id: the token id of the blank.
+
+    Rows without text or frames are ignored. So are rows with too few frames, whose loss would be infinite: a
+    row needs one frame per token, and one more between equal neighbours. Metric `counted`: the fraction of
+    rows with text and frames that have enough frames. If it is below 1, use shorter frames or longer tokens.
     """
 
-    head: str
     stream: str = "text"
-    weight: float = 1.0
     blank_id: int = PAD_ID
-    view: View = Identity()
 
-    def required_heads(self) -> tuple[str, ...]:
-        """The heads that it needs."""
-        return (self.head,)
-
-    def target_streams(self) -> tuple[str, ...]:
-        """The streams that it reads itself, which the data or the view must give."""
+    def target_streams(self):
         return (self.stream,)
 
-    def check_compatible(self, model: Any, streams: Mapping[str, Any]) -> str | None:
-        """Why the head cannot say the text; None: it can."""
-        tokenizer = getattr(streams.get(self.stream), "tokenizer", None)
-        found = getattr(model.heads[self.head], "vocab", None)
-        if found is None:
+    def check_compatible(self, model, transforms):
+        head, transform = model.heads[self.head], transforms.get(self.stream)
+        if not isinstance(head, FrameLogits):
+            return f"the head {self.head!r} is a {type(head).__name__}: expected FrameLogits"
+        if isinstance(transform, TextTransform) and head.vocab < transform.tokenizer.vocab_size:
             return (
-                f"the head {self.head!r} is a {type(model.heads[self.head]).__name__}: expected FrameLogits"
-            )
-        if tokenizer is not None and found < tokenizer.vocab_size:
-            return (
-                f"the stream {self.stream!r} has a vocabulary of {tokenizer.vocab_size}: expected at least "
-                f"that in model.heads.{self.head}.vocab, found {found}"
+                f"the stream {self.stream!r} has a vocabulary of {transform.tokenizer.vocab_size}: expected "
+                f"at least that in model.heads.{self.head}.vocab, found {head.vocab}"
             )
         return None
 
     def __call__(self, outputs: Outputs) -> tuple[jax.Array, dict[str, jax.Array]]:
         frames = outputs.predictions[self.head]
-        labels, num_labels = labels_of(outputs.batch[self.stream])
-        here = (num_labels > 0) & frames.mask.any(1)
-        enough = here & (frames.mask.sum(1) >= frames_needed(labels, num_labels))
-        loss = ctc(frames.logits, frames.mask, labels, jnp.where(enough, num_labels, 0), self.blank_id)
-        loss = masked_mean(loss / jnp.maximum(num_labels, 1), enough)
-        return loss, {"counted": masked_mean(enough.astype(jnp.float32), here)}
+        labels, num_labels = word_tokens(outputs.batch[self.stream])
+        valid = (num_labels > 0) & frames.mask.any(1)
+        has_enough = valid & (frames.mask.sum(1) >= min_frames(labels, num_labels))
+        num_used = jnp.where(has_enough, num_labels, 0)
+        losses = ctc_loss(frames.logits, frames.mask, labels, num_used, self.blank_id)
+        loss = masked_mean(losses / jnp.maximum(num_labels, 1), has_enough)
+        return loss, {"counted": masked_mean(has_enough.astype(jnp.float32), valid)}
 
 
-def labels_of(text: Text) -> tuple[Int[jax.Array, "B L"], Int[jax.Array, " B"]]:
-    """The tokens that are part of words, moved to the front of their rows, and how many they are."""
-    spoken = text.mask & (text.words >= 0)
-    order = jnp.argsort(~spoken, axis=1, stable=True)
-    return jnp.take_along_axis(text.tokens, order, axis=1), spoken.sum(1)
+def word_tokens(text: Text) -> tuple[Int[jax.Array, "B L"], Int[jax.Array, " B"]]:
+    """Moves the tokens that are part of words to the front of their rows; also returns their number."""
+    is_word = text.mask & (text.words >= 0)
+    order = jnp.argsort(~is_word, axis=1, stable=True)
+    return jnp.take_along_axis(text.tokens, order, axis=1), is_word.sum(1)
 
 
-def frames_needed(labels: Int[jax.Array, "B L"], num_labels: Int[jax.Array, " B"]) -> Int[jax.Array, " B"]:
-    """The fewest frames with which a row's labels can be said: equal neighbours need a blank in between."""
-    inner = jnp.arange(1, labels.shape[1])[None] < num_labels[:, None]
-    return num_labels + ((labels[:, 1:] == labels[:, :-1]) & inner).sum(1)
+def min_frames(labels: Int[jax.Array, "B L"], num_labels: Int[jax.Array, " B"]) -> Int[jax.Array, " B"]:
+    """The minimal number of frames of a row: one per label, and a blank between equal neighbours."""
+    is_inner = jnp.arange(1, labels.shape[1])[None] < num_labels[:, None]
+    return num_labels + ((labels[:, 1:] == labels[:, :-1]) & is_inner).sum(1)
 
 
-def ctc(
+def ctc_loss(
     logits: Float[jax.Array, "B T V"],
-    frames: Bool[jax.Array, "B T"],
+    frame_mask: Bool[jax.Array, "B T"],
     labels: Int[jax.Array, "B L"],
     num_labels: Int[jax.Array, " B"],
     blank_id: int,
 ) -> Float32[jax.Array, " B"]:
-    """-log p(the first `num_labels` labels) of each row; 0, and no gradient, for a row without labels."""
-    some = num_labels > 0
-    # On the inputs: what is impossible must not be worked out, or its gradient would be NaN times zero.
-    logits = jnp.where((frames & some[:, None])[..., None], logits.astype(jnp.float32), 0.0)
+    """-log p(the first `num_labels` labels) of each row; 0, with a gradient of 0, for rows without labels."""
+    has_labels = num_labels > 0
+    # Mask the logits and not only the loss: an infinite loss times a zero cotangent gives a NaN gradient.
+    logits = jnp.where((frame_mask & has_labels[:, None])[..., None], logits.astype(jnp.float32), 0.0)
     padding = (jnp.arange(labels.shape[1])[None] >= num_labels[:, None]).astype(jnp.float32)
-    loss = optax.ctc_loss(logits, 1.0 - frames.astype(jnp.float32), labels, padding, blank_id=blank_id)
-    return jnp.where(some, loss, 0.0)
+    loss = optax.ctc_loss(logits, 1.0 - frame_mask.astype(jnp.float32), labels, padding, blank_id=blank_id)
+    return jnp.where(has_labels, loss, 0.0)

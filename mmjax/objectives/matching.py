@@ -1,34 +1,25 @@
-"""Do these two belong together, once they have read each other?"""
+"""Binary classification of matching and mismatched pairs, after fusion."""
 
-import flax.linen as nn
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 
-from mmjax.objectives.base import Outputs, masked_mean
+from mmjax.objectives.base import OneHeadObjective, Outputs, masked_mean
 from mmjax.views import View
 
 
-class Matching(nn.Module):
+class Matching(OneHeadObjective):
     """Binary cross-entropy over true pairs and hard negatives (Li et al. 2021, ALBEF, section 3.2).
 
-    head: a MatchingLogit head. view: one with targets `matches` and `valid`, such as HardNegatives.
+    head: a MatchingLogit head. view: one with the targets `matches` and `valid`, such as HardNegatives.
     """
 
-    head: str
-    view: View
-    weight: float = 1.0
-
-    def required_heads(self) -> tuple[str, ...]:
-        """The heads that it needs."""
-        return (self.head,)
-
-    def target_streams(self) -> tuple[str, ...]:
-        """None: the view gives them."""
-        return ()
+    view: View = dataclasses.field(kw_only=True)
 
     def __call__(self, outputs: Outputs) -> tuple[jax.Array, dict[str, jax.Array]]:
-        logit, matches = outputs.predictions[self.head], outputs.targets["matches"]
+        logit = outputs.predictions[self.head]
+        matches, valid = outputs.target("matches"), outputs.target("valid")
         loss = -jax.nn.log_sigmoid(jnp.where(matches, logit, -logit))
-        right = ((logit > 0) == matches).astype(jnp.float32)
-        valid = outputs.targets["valid"]
-        return masked_mean(loss, valid), {"accuracy": masked_mean(right, valid)}
+        correct = ((logit > 0) == matches).astype(jnp.float32)
+        return masked_mean(loss, valid), {"accuracy": masked_mean(correct, valid)}

@@ -1,34 +1,25 @@
-"""Does the second text follow the first?"""
+"""Next-sentence prediction."""
 
-import flax.linen as nn
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 
-from mmjax.objectives.base import Outputs, masked_mean
+from mmjax.objectives.base import OneHeadObjective, Outputs, masked_accuracy, masked_mean
 from mmjax.views import View
 
 
-class NextSentence(nn.Module):
-    """Two-way cross-entropy (Devlin et al. 2019, section 3.1, task 2).
+class NextSentence(OneHeadObjective):
+    """Cross-entropy of whether the second text follows the first (Devlin et al. 2019, section 3.1, task 2).
 
-    head: a Classes head of two classes, 1 = follows. view: one with targets `is_next` and `valid`, as SentencePairs.
+    head: a Classes head of two classes; class 1: it follows. view: one with the targets `is_next` and
+    `valid`, such as SentencePairs.
     """
 
-    head: str
-    view: View
-    weight: float = 1.0
-
-    def required_heads(self) -> tuple[str, ...]:
-        """The heads that it needs."""
-        return (self.head,)
-
-    def target_streams(self) -> tuple[str, ...]:
-        """None: the view gives them."""
-        return ()
+    view: View = dataclasses.field(kw_only=True)
 
     def __call__(self, outputs: Outputs) -> tuple[jax.Array, dict[str, jax.Array]]:
-        logits, label = outputs.predictions[self.head], outputs.targets["is_next"].astype(jnp.int32)
-        loss = -jnp.take_along_axis(jax.nn.log_softmax(logits, axis=-1), label[:, None], axis=-1)[:, 0]
-        right = (logits.argmax(-1) == label).astype(jnp.float32)
-        valid = outputs.targets["valid"]
-        return masked_mean(loss, valid), {"accuracy": masked_mean(right, valid)}
+        logits, valid = outputs.predictions[self.head], outputs.target("valid")
+        labels = outputs.target("is_next").astype(jnp.int32)
+        loss = -jnp.take_along_axis(jax.nn.log_softmax(logits, axis=-1), labels[:, None], axis=-1)[:, 0]
+        return masked_mean(loss, valid), {"accuracy": masked_accuracy(logits, labels, valid)}

@@ -1,4 +1,4 @@
-"""Numbers that objectives learn: temperatures and biases."""
+"""Scalars that objectives learn: temperatures and biases."""
 
 import functools
 import math
@@ -13,32 +13,31 @@ from mmjax.sharding import param_axes
 
 
 def learned_scale(
-    module: nn.Module, initial_temperature: float, most: float | None = None, name: str = "log_scale"
+    module: nn.Module, initial_temperature: float, max_scale: float | None = None, name: str = "log_scale"
 ) -> Float[jax.Array, ""]:
-    """1 / temperature, at most `most`; its logarithm is what is learned (CLIP, Radford et al. 2021, 2.5)."""
+    """1 / temperature. The parameter is its logarithm (CLIP, Radford et al. 2021, section 2.5)."""
     init = nn.initializers.constant(-math.log(initial_temperature))
     log_scale = module.param(name, param_axes(init), ())
-    return jnp.exp(log_scale if most is None else at_most(log_scale, math.log(most)))
+    return jnp.exp(log_scale if max_scale is None else clip_max(log_scale, math.log(max_scale)))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def at_most(x: Array, most: float) -> jax.Array:
-    """``min(x, most)``, with a way back: at the bound a gradient passes if descent along it lowers x.
+def clip_max(x: Array, maximum: float) -> jax.Array:
+    """`min(x, maximum)` of a scalar x. At the bound, a gradient passes only if descent along it lowers x.
 
-    CLIP clips the parameter after each update. Here the value is clipped where it is used, so that no
-    optimizer has to know. The gradient of min itself is 0 above the bound: a temperature that one update has
-    thrown over it would stay there for good. Were every gradient let through, it could go on and on, and take
-    as long to return.
+    CLIP clips the parameter after each update. Clipping the value where it is used needs no support by the
+    optimizer. With the gradient of `min`, which is 0 above the bound, a parameter that one update has moved
+    above the bound would stay there for ever. With every gradient passed, it could move ever further away.
     """
-    return jnp.minimum(x, most)
+    return jnp.minimum(x, maximum)
 
 
-def _forward(x, most):
-    return at_most(x, most), x
+def _forward(x, maximum):
+    return clip_max(x, maximum), x
 
 
-def _backward(most, x, grad):
-    return (jnp.where((x < most) | (grad > 0), grad, 0.0),)
+def _backward(maximum, x, grad):
+    return (jnp.where((x < maximum) | (grad > 0), grad, 0.0),)
 
 
-at_most.defvjp(_forward, _backward)
+clip_max.defvjp(_forward, _backward)

@@ -1,6 +1,7 @@
 """A trained model as a function of NumPy batches."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -8,7 +9,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mmjax.batch import Batch
 from mmjax.learner import Learner
-from mmjax.sharding import REPLICATED, MeshShape, Rules, using
+from mmjax.sharding import REPLICATED, MeshShape, Rules
+from mmjax.sharding.mesh import MeshFunction
 from mmjax.views import View
 
 
@@ -29,30 +31,29 @@ class Predictor:
         self, batch: Batch, view: View, heads: tuple[str, ...], seed: int = 0
     ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """Predictions "B ..." of the heads and the view's targets "B ...". `seed` seeds a random view."""
-        with using(self.mesh, self.rules):
-            outputs = self._compiled(view, tuple(heads))(self.params, batch, np.uint32(seed))
+        outputs = self._compiled(view, tuple(heads))(self.params, batch, np.uint32(seed))
         return jax.tree.map(np.asarray, jax.device_get(outputs))
 
     def losses(self, batch: Batch, seed: int = 0) -> dict[str, np.ndarray]:
         """{"loss/<objective>", "<objective>/<metric>"}, scalars as in training but without dropout."""
-        with using(self.mesh, self.rules):
-            metrics = self._compiled_losses()(self.params, batch, np.uint32(seed))
+        metrics = self._compiled_losses()(self.params, batch, np.uint32(seed))
         return jax.tree.map(np.asarray, jax.device_get(metrics))
 
-    def _compile(self, view: View, heads: tuple[str, ...]):
+    def _compile(self, view: View, heads: tuple[str, ...]) -> MeshFunction:
         def predict(params, batch, seed):
             rngs = {"views": jax.random.key(seed)}
             return self.learner.apply({"params": params}, batch, view, heads, rngs=rngs, method="predict")
 
-        return jax.jit(predict, out_shardings=self._output_sharding())
+        return self._on_mesh(predict)
 
-    def _compile_losses(self):
+    def _compile_losses(self) -> MeshFunction:
         def losses(params, batch, seed):
             rngs = {"views": jax.random.key(seed)}
             return self.learner.apply({"params": params}, batch, rngs=rngs, method="weighted_losses")[1]
 
-        return jax.jit(losses, out_shardings=self._output_sharding())
+        return self._on_mesh(losses)
 
-    def _output_sharding(self) -> NamedSharding | None:
-        """Replicated if there are several processes, because none can read another process's shards."""
-        return NamedSharding(self.mesh, PartitionSpec()) if jax.process_count() > 1 else None
+    def _on_mesh(self, function: Callable) -> MeshFunction:
+        # Replicated outputs, because a process cannot read the shards of another one.
+        replicated = NamedSharding(self.mesh, PartitionSpec()) if jax.process_count() > 1 else None
+        return MeshFunction(jax.jit(function, out_shardings=replicated), self.mesh, self.rules)

@@ -1,4 +1,4 @@
-"""Generator and discriminator in one gradient of one scalar, each by its own loss and no other."""
+"""Adversarial training: generator and discriminator each learn by their own loss alone."""
 
 import functools
 
@@ -14,7 +14,7 @@ from mmjax import encoders, fusion, heads, objectives
 from mmjax.batch import Audio, Encoded
 from mmjax.learner import Learner
 from mmjax.model import MultimodalModel
-from mmjax.objectives.adversarial import adversarial
+from mmjax.objectives.adversarial import adversarial_losses
 from mmjax.sharding import unbox
 from mmjax.testing import TOLERANCE
 from mmjax.train import train_step
@@ -27,27 +27,27 @@ B, SAMPLES = 6, 640  # 8 frames
 MODULE, STACK = TOLERANCE["fp32_module"], TOLERANCE["fp32_stack"]
 
 
-def tower() -> encoders.AdversarialSpectrogram:
+def encoder() -> encoders.AdversarialSpectrogram:
     return encoders.AdversarialSpectrogram(
         mel=MEL,
         generator=encoders.SpectrogramGenerator(channels=(16, 8)),
         discriminator=encoders.ConvSpectrogram(channels=(8, 16), activation="leaky_relu"),
         width=16,
-        noise=4,
+        noise_dim=4,
     )
 
 
 def learner(**fields) -> Learner:
     model = MultimodalModel(
-        encoders={"audio": tower()},
+        encoders={"audio": encoder()},
         fusion=fusion.Late(("audio",)),
         heads={"real": heads.RealOrGenerated("audio")},
     )
     return Learner(model=model, objectives={"gan": objectives.Adversarial("real", "audio", **fields)})
 
 
-def sounds(seed: int = 0) -> Audio:
-    """A tone of 1 kHz in noise; the last example is missing, the one before it ends early."""
+def tones(seed: int = 0) -> Audio:
+    """A tone of 1 kHz in noise. The last example is missing, the second-last is padded."""
     rng = np.random.default_rng(seed)
     tone = np.sin(2 * np.pi * 1000 * np.arange(SAMPLES)[None] / 8000 + rng.uniform(0, 6, (B, 1)))
     mask = np.arange(SAMPLES)[None] < np.array([SAMPLES] * (B - 2) + [400, 0])[:, None]
@@ -55,77 +55,75 @@ def sounds(seed: int = 0) -> Audio:
     return Audio(jnp.asarray(samples), jnp.asarray(mask))
 
 
-def split(params) -> tuple[dict, dict]:
-    """(the discriminator's and its head's, the generator's)."""
+def split_players(params) -> tuple[dict, dict]:
+    """Returns the parameters of (the discriminator and its head, the generator)."""
     model = params["model"]
     audio = model["encoders_audio"]
     return {"discriminator": audio["discriminator"], "head": model["heads_real"]}, audio["generator"]
 
 
-def largest(tree) -> float:
+def max_abs(tree) -> float:
     return max(float(np.abs(x).max()) for x in jax.tree.leaves(tree))
 
 
 @functools.cache
 def gradients():
-    """(params, of the discriminator's loss, of the generator's, of the sum)."""
-    module, batch = learner(), {"audio": sounds()}
+    """Returns params and the gradients of the discriminator's loss, the generator's loss and their sum."""
+    module, batch = learner(), {"audio": tones()}
     params = unbox(module.init({"params": jax.random.key(0), "views": jax.random.key(1)}, batch))["params"]
 
-    def loss(params, which):
+    def loss(params, name):
         rngs = {"views": jax.random.key(2), "dropout": jax.random.key(3)}
         total, metrics = module.apply({"params": params}, batch, train=True, rngs=rngs)
-        return {"sum": total, **{name: metrics[f"gan/{name}"] for name in ("discriminator", "generator")}}[
-            which
-        ]
+        return total if name == "sum" else metrics[f"gan/{name}"]
 
     gradient = jax.jit(jax.grad(loss), static_argnums=1)
-    return params, *(gradient(params, which) for which in ("discriminator", "generator", "sum"))
+    return params, *(gradient(params, name) for name in ("discriminator", "generator", "sum"))
 
 
-def test_neither_loss_moves_the_other_player():
+def test_each_loss_has_gradients_for_its_own_player_only():
     _, of_discriminator, of_generator, _ = gradients()
-    own, others = split(of_discriminator)
-    assert largest(others) == 0 and all(largest(x) > 1e-4 for x in jax.tree.leaves(own))
-    others, own = split(of_generator)
-    assert largest(others) == 0 and all(largest(x) > 1e-6 for x in jax.tree.leaves(own))
+    own, others = split_players(of_discriminator)
+    assert max_abs(others) == 0 and all(max_abs(x) > 1e-4 for x in jax.tree.leaves(own))
+    others, own = split_players(of_generator)
+    assert max_abs(others) == 0 and all(max_abs(x) > 1e-6 for x in jax.tree.leaves(own))
 
 
-def test_one_gradient_is_both():
+def test_the_gradient_of_the_sum_is_the_sum_of_both_gradients():
     _, of_discriminator, of_generator, of_sum = gradients()
     expected = jax.tree.map(jnp.add, of_discriminator, of_generator)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=STACK, atol=MODULE), of_sum, expected)
 
 
 def test_the_generators_gradient_is_that_of_fooling_a_constant_discriminator():
-    """Written out without stop_gradient or heads: G's parameters are the only argument."""
+    """Computed without stop_gradient or heads, as a function of the generator's parameters alone."""
     params, _, of_generator, _ = gradients()
-    module, audio = tower(), sounds()
-    players, generator = split(params)
+    module, audio = encoder(), tones()
+    players, generator = split_players(params)
     linear = players["head"]["linear"]
     mel, frames = MEL(audio.samples, audio.mask)
 
     def loss(generator, noise):
-        made = module.generator.apply({"params": generator}, noise, mel.shape[1], mel.shape[2])
-        made = jnp.where(frames[..., None], made, 0)
-        judge = {"params": players["discriminator"]}
-        x, mask = module.discriminator.apply(judge, made, frames, module.width)
+        generated = module.generator.apply({"params": generator}, noise, mel.shape[1], mel.shape[2])
+        generated = jnp.where(frames[..., None], generated, 0)
+        discriminator = {"params": players["discriminator"]}
+        x, mask = module.discriminator.apply(discriminator, generated, frames, module.width)
         pooled = (x * mask[..., None]).sum(1) / jnp.maximum(mask.sum(1), 1)[:, None]
         logit = (pooled @ linear["kernel"] + linear["bias"][None])[:, 0]
         return jax.nn.softplus(-logit)[:-1].mean()  # the last example is missing
 
-    seen = {}
+    recorded = {}
 
-    def noise_of(next_, args, kwargs, context):
+    def record_noise(next_function, args, kwargs, context):
         if isinstance(context.module, encoders.SpectrogramGenerator) and context.method_name == "__call__":
-            seen["noise"] = args[0]
-        return next_(*args, **kwargs)
+            recorded["noise"] = args[0]
+        return next_function(*args, **kwargs)
 
-    with nn.intercept_methods(noise_of):
+    with nn.intercept_methods(record_noise):
         rngs = {"views": jax.random.key(2), "dropout": jax.random.key(3)}
         learner().apply({"params": params}, {"audio": audio}, train=True, rngs=rngs)
-    expected = jax.jit(jax.grad(loss))(generator, seen["noise"])
-    found = split(of_generator)[1]
+    expected = jax.jit(jax.grad(loss))(generator, recorded["noise"])
+    found = split_players(of_generator)[1]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=10 * STACK, atol=MODULE), found, expected)
 
 
@@ -136,35 +134,35 @@ def test_losses():
         real, generated, deceiving = (1 / (1 + np.exp(-np.float64(x))) for x in logits[i])
         discriminator += (-np.log(real) - np.log(1 - generated)) / 3
         generator += -np.log(deceiving) / 3
-    found = adversarial(jnp.asarray(logits), jnp.asarray(valid))
+    found = adversarial_losses(jnp.asarray(logits), jnp.asarray(valid))
     np.testing.assert_allclose(found, (discriminator, generator), rtol=STACK)
-    np.testing.assert_array_equal(adversarial(jnp.asarray(logits), jnp.zeros(5, bool)), (0, 0))
+    np.testing.assert_array_equal(adversarial_losses(jnp.asarray(logits), jnp.zeros(5, bool)), (0, 0))
 
 
 def test_the_generator_moves_towards_the_data():
-    """200 steps of the one pure step, a tone of 1 kHz: its spectrum, frame for frame, comes nearer."""
+    """200 steps on a tone of 1 kHz halve the distance of the mean spectrograms."""
     module, optimizer = learner(), optax.adam(2e-3, b1=0.5)
-    batch = {"audio": sounds()}
+    batch = {"audio": tones()}
     state = unbox(init_state(module, optimizer, batch, 0))
     step = jax.jit(functools.partial(train_step, learner=module, optimizer=optimizer))
     noise = jax.random.normal(jax.random.key(5), (64, 4))
 
     @jax.jit
     def distance(params):
-        made = tower().generator.apply({"params": split(params)[1]}, noise, 8, 8)
-        mel, _ = MEL(sounds().samples, jnp.ones((B, SAMPLES), bool))
-        return jnp.sqrt(jnp.square(made.mean(0) - mel.mean(0)).mean())
+        generated = encoder().generator.apply({"params": split_players(params)[1]}, noise, 8, 8)
+        mel, _ = MEL(tones().samples, jnp.ones((B, SAMPLES), bool))
+        return jnp.sqrt(jnp.square(generated.mean(0) - mel.mean(0)).mean())
 
     before = float(distance(state.params))
     for seed in range(200):
-        state, metrics = step(state, {"audio": sounds(seed)})
+        state, metrics = step(state, {"audio": tones(seed)})
     after = float(distance(state.params))
     assert np.isfinite(float(metrics["loss"]))
     assert after < before / 2, (before, after)
 
 
-def test_evaluation_draws_nothing_and_takes_what_it_is_given():
-    module, audio = tower(), sounds()
+def test_evaluation_is_deterministic_and_encodes_the_input_alone():
+    module, audio = encoder(), tones()
     params = unbox(module.init(jax.random.key(0), audio))
     first, second = (module.apply(params, audio) for _ in range(2))
     jax.tree.map(np.testing.assert_array_equal, first, second)

@@ -58,7 +58,7 @@ def test_they_are_the_losses_of_the_learner(tmp_path):
     found = Losses(data=held_out, batch_size=8, seed=3)(setup.predictor(state)).metrics
     batch = jax.tree.map(jnp.asarray, next(data.epoch(held_out, 8)))
     rngs = {"views": jax.random.key(3)}
-    _, expected = setup.learner.apply({"params": state.params}, batch, rngs=rngs, method="losses")
+    _, expected = setup.learner.apply({"params": state.params}, batch, rngs=rngs, method="weighted_losses")
     assert found.pop("num_examples") == 8
     assert found.keys() == expected.keys() >= {"loss/pairs", "loss/words", "words/accuracy"}
     for name, value in found.items():

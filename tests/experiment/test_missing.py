@@ -147,7 +147,7 @@ OBJECTIVE_ROWS = [row for row in ROWS if row.name.startswith("objectives.")]
 @pytest.mark.parametrize("row", OBJECTIVE_ROWS, ids=lambda row: row.name)
 def test_an_objective_with_nothing_to_look_at_gives_zero_and_teaches_nothing(row):
     """Every stream missing, and every mask among the targets and the predictions False."""
-    (outputs,) = jax.tree.map(jnp.asarray, row.transform_batch())
+    (outputs,) = jax.tree.map(jnp.asarray, row.inputs())
 
     def unmask(tree):
         return jax.tree.map(lambda x: jnp.zeros_like(x) if x.dtype == bool else x, tree)

@@ -10,7 +10,7 @@ from mmjax import heads, objectives, sharding
 from mmjax.batch import BoxTargets, Encoded
 from mmjax.errors import InputError
 from mmjax.objectives import Outputs
-from mmjax.objectives.boxes import assign, overlaps
+from mmjax.objectives.boxes import assign_columns, box_overlaps
 from mmjax.sharding import MeshShape
 from mmjax.testing import TOLERANCE
 
@@ -112,7 +112,7 @@ def test_a_batch_without_a_marked_picture_costs_nothing():
 @pytest.mark.parametrize("objects, queries", [(5, 5), (5, 12), (1, 3)])
 def test_assignment_is_scipys(objects, queries):
     cost = np.random.default_rng(0).normal(size=(16, objects, queries)).astype(np.float32)
-    found = np.asarray(jax.jit(assign)(cost))
+    found = np.asarray(jax.jit(assign_columns)(cost))
     for i in range(16):
         assert len(set(found[i])) == objects
         total = cost[i][np.arange(objects), found[i]].sum()
@@ -130,7 +130,7 @@ def test_assignment_is_scipys(objects, queries):
     ],
 )
 def test_overlaps(one, other, overlap, general):
-    found = overlaps(jnp.asarray(one, jnp.float32), jnp.asarray(other, jnp.float32))
+    found = box_overlaps(jnp.asarray(one, jnp.float32), jnp.asarray(other, jnp.float32))
     np.testing.assert_allclose(found, (overlap, general), atol=1e-6)
 
 
@@ -148,15 +148,15 @@ def test_more_objects_than_queries_and_a_grid_that_does_not_fit_are_refused():
     few = made.replace(predictions={"boxes": made.predictions["boxes"][:, :4]})
     with pytest.raises(InputError, match="gives 4 boxes and the data hold up to 5: .* make its grid finer"):
         objectives.Boxes("boxes").apply({}, few)
-    head = heads.Boxes("image", num_classes=3, grid=(2, 2), tokens=(3, 3))
+    head = heads.Boxes("image", num_classes=3, query_grid=(2, 2), token_grid=(3, 3))
     encoded = Encoded(jnp.ones((2, 6, 16)), jnp.ones((2, 6), bool))
-    with pytest.raises(InputError, match=r"expects tokens=\(3, 3\) in 'image', found 6 positions"):
+    with pytest.raises(InputError, match=r"expects token_grid=\(3, 3\) in 'image', found 6 positions"):
         head.init(jax.random.key(0), encoded)
 
 
 def test_boxes_begin_about_their_anchors():
     """Before anything is learned, a query's box lies near its own point of the grid."""
-    head = heads.Boxes("image", num_classes=3, grid=(4, 5))
+    head = heads.Boxes("image", num_classes=3, query_grid=(4, 5))
     encoded = Encoded(jnp.zeros((1, 6, 16)), jnp.ones((1, 6), bool))
     found = head.apply(head.init(jax.random.key(0), encoded), encoded)
     assert found.shape == (1, 20, 8)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from catalog.of_objectives import answer_outputs, class_outputs
+from catalog.of_objectives import class_outputs, multi_label_outputs
 
 from mmjax import objectives
 from mmjax.objectives import Outputs
@@ -66,7 +66,7 @@ def test_classification_of_mixed_rows():
 @pytest.mark.parametrize("mixed", [False, True])
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 def test_multi_label(mixed, smoothing):
-    (outputs,) = answer_outputs()
+    (outputs,) = multi_label_outputs()
     labels, logits = outputs.batch["labels"], np.float64(outputs.predictions["classes"])
     losses, right, said, true = [], 0, 0, 0
     for row, name in np.ndindex(*logits.shape):
@@ -91,7 +91,7 @@ def test_multi_label(mixed, smoothing):
 
 def test_no_label_at_all_costs_nothing():
     (outputs,) = class_outputs()
-    (answers,) = answer_outputs()
+    (answers,) = multi_label_outputs()
 
     def without(made: Outputs, stream: str) -> Outputs:
         labels = jax.tree.map(jnp.asarray, made.batch[stream])
@@ -111,7 +111,7 @@ def test_no_label_at_all_costs_nothing():
 
 
 def test_labels_of_the_wrong_kind_are_refused():
-    (outputs,), (answers,) = class_outputs(), answer_outputs()
+    (outputs,), (answers,) = class_outputs(), multi_label_outputs()
     with pytest.raises(ValueError, match="Classification reads Labels, and 'labels' is MultiLabels"):
         apply(objectives.Classification("classes", labels="labels"), answers)
     with pytest.raises(ValueError, match=r"MultiLabels of that shape, and 'label' is Labels \(4,\)"):

@@ -15,7 +15,7 @@ from mmjax import objectives
 from mmjax.batch import Image, is_present
 from mmjax.errors import InputError
 from mmjax.objectives.contrastive import PairMask, info_nce, log_negatives
-from mmjax.objectives.scalars import at_most
+from mmjax.objectives.scalars import clip_max
 from mmjax.objectives.tiles import Terms
 from mmjax.testing import TOLERANCE
 from mmjax.train.optimizer import AdamW, decay_mask, path_name
@@ -75,7 +75,7 @@ def test_info_nce_with_other_denominators(decoupled, beta, tau_plus):
     @jax.jit
     def found(first, second):
         fields = {"decoupled": decoupled, "beta": beta, "tau_plus": tau_plus}
-        return info_nce(first, second, SCALE, pairs(), tile=4, **fields)[0]
+        return info_nce(first, second, SCALE, pairs(), tile_size=4, **fields)[0]
 
     expected = loop(first, second, VALID, GROUPS, decoupled, beta, tau_plus)
     np.testing.assert_allclose(found(first, second), expected, rtol=RTOL)
@@ -114,15 +114,15 @@ def test_rows_without_a_negative_and_rows_without_anything_are_finite(fields, sc
 
 def test_what_is_left_of_the_negatives_is_never_less_than_unit_vectors_can_give():
     """Negatives of mean 1, of which tau_plus subtracts .2, .99 and 1.2 (Robinson et al. 2021, eq. 5)."""
-    sums = {"num_others": jnp.full(3, 3.0), "num_wanted": jnp.ones(3)}
-    logs = {"others": jnp.log(jnp.full(3, 3.0)), "wanted": jnp.log(jnp.array([0.4, 1.98, 2.4]))}
+    sums = {"num_negatives": jnp.full(3, 3.0), "num_positives": jnp.ones(3)}
+    logs = {"negatives": jnp.log(jnp.full(3, 3.0)), "positives": jnp.log(jnp.array([0.4, 1.98, 2.4]))}
     found = log_negatives(Terms(logs, sums), 2.0, 0.0, 0.5)
     np.testing.assert_allclose(jnp.exp(found), 3 * np.array([0.8 / 0.5, np.exp(-2), np.exp(-2)]), rtol=RTOL)
 
 
 def test_each_two_of_three_modalities_are_contrasted():
     (made,) = jax.tree.map(jnp.asarray, three_outputs())
-    module = objectives.MultiwayInfoNCE(("image", "text", "audio"), match_by="text", tile=2)
+    module = objectives.MultiwayInfoNCE(("image", "text", "audio"), match_by="text", tile_size=2)
     variables = nn.unbox(module.init(jax.random.key(0), made))
     loss, metrics = jax.jit(module.apply)(variables, made)
     groups, losses = np.array([0, 1, 0, 3]), []
@@ -208,6 +208,6 @@ def test_learned_scalars_are_logged_and_never_decayed(name):
 )
 def test_a_scalar_over_its_bound_can_come_back_and_go_no_further(x, grad, passed):
     """The bound is 4.6; descent moves against the gradient."""
-    value, pull = jax.vjp(lambda x: at_most(x, np.log(100.0)), jnp.float32(x))
+    value, pull = jax.vjp(lambda x: clip_max(x, np.log(100.0)), jnp.float32(x))
     np.testing.assert_allclose(value, min(x, np.log(100.0)))
     assert pull(jnp.float32(grad))[0] == passed

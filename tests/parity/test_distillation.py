@@ -31,7 +31,7 @@ def test_distillation(positions):
         "image",
         "speech",
         streams=("image", "text"),
-        positions="masked" if positions else None,
+        position_mask="masked" if positions else None,
         temperature=TEMPERATURE,
     )
     losses, same = [], []

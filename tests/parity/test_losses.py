@@ -7,8 +7,8 @@ import pytest
 from catalog.of_objectives import match_outputs, pair_outputs, sentence_outputs, token_outputs
 
 from mmjax import objectives, views
+from mmjax.objectives.base import masked_cross_entropy
 from mmjax.objectives.contrastive import PairMask, info_nce, sigmoid_pairs
-from mmjax.objectives.masked_language import masked_cross_entropy
 from mmjax.testing import TOLERANCE
 
 RTOL = TOLERANCE["fp32_module"]

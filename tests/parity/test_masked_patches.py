@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from catalog.of_objectives import MEL, code_outputs, picture_outputs, quantised_outputs, sound_outputs
+from catalog.of_objectives import MEL, code_outputs, patch_outputs, quantised_outputs, spectrogram_outputs
 
 from mmjax import objectives, views
 from mmjax.objectives.masked_patches import reconstruction_loss
-from mmjax.objectives.vector_quantised import code_distance, usage
+from mmjax.objectives.vector_quantised import code_usage, codebook_loss
 from mmjax.testing import TOLERANCE
 
 RTOL = TOLERANCE["fp32_module"]
@@ -31,7 +31,7 @@ def explained(errors: list[float], values: list[float]) -> float:
 
 @pytest.mark.parametrize("normalise", [False, True])
 def test_masked_patches(normalise):
-    (outputs,) = picture_outputs()
+    (outputs,) = patch_outputs()
     pixels = np.float64(outputs.batch["image"].pixels)
     errors, values = [], []
     for row, number in zip(*np.nonzero(outputs.targets["masked_patches"]), strict=True):
@@ -40,7 +40,7 @@ def test_masked_patches(normalise):
             patch = (patch - patch.mean()) / np.sqrt(patch.var() + 1e-6)
         errors += list(outputs.predictions["patches"][row, number] - patch)
         values += list(patch)
-    module = objectives.MaskedPatches("patches", "image", (4, 4), CLEAN, normalise=normalise)
+    module = objectives.MaskedPatches("patches", "image", (4, 4), view=CLEAN, normalise=normalise)
     loss, metrics = apply(module, outputs)
     np.testing.assert_allclose(loss, np.mean(np.square(errors)), rtol=RTOL)
     np.testing.assert_allclose(metrics["explained"], explained(errors, values), rtol=10 * RTOL)
@@ -49,7 +49,7 @@ def test_masked_patches(normalise):
 @pytest.mark.parametrize("normalise", [False, True])
 def test_masked_spectrogram_leaves_out_frames_behind_the_end(normalise):
     """Two moments of five frames by two bands of two mels; 10, 8, 3 and 0 frames."""
-    (outputs,) = sound_outputs()
+    (outputs,) = spectrogram_outputs()
     audio = outputs.batch["audio"]
     mel = np.float64(MEL(jnp.asarray(audio.samples), jnp.asarray(audio.mask))[0])
     num_frames = (10, 8, 3, 0)
@@ -70,7 +70,7 @@ def test_masked_spectrogram_leaves_out_frames_behind_the_end(normalise):
         ]
         values += list(patch)
     assert len(values) == 3 * 10 + 6 + 2 * 6, "patches that the end of a recording cuts are part of the test"
-    module = objectives.MaskedSpectrogram("patches", "audio", MEL, 5, CLEAN, mels=2, normalise=normalise)
+    module = objectives.MaskedSpectrogram("patches", "audio", MEL, 5, view=CLEAN, mels=2, normalise=normalise)
     loss, metrics = apply(module, outputs)
     np.testing.assert_allclose(loss, np.mean(np.square(errors)), rtol=RTOL)
     np.testing.assert_allclose(metrics["explained"], explained(errors, values), rtol=10 * RTOL)
@@ -84,7 +84,7 @@ def test_masked_codes():
         scores, code = logits[row, number], codes[row, number]
         losses.append(np.log(np.exp(scores).sum()) - scores[code])
         hits.append(scores.argmax() == code)
-    loss, metrics = apply(objectives.MaskedCodes("guess", "codes", CLEAN), outputs)
+    loss, metrics = apply(objectives.MaskedCodes("guess", "codes", view=CLEAN), outputs)
     np.testing.assert_allclose((loss, metrics["accuracy"]), (np.mean(losses), np.mean(hits)), rtol=RTOL)
 
 
@@ -95,10 +95,12 @@ def test_vector_quantised():
     errors, distances, seen = [], [], []
     for row, number in zip(*np.nonzero(quantised.mask), strict=True):
         errors += list(quantised.patches[row, number] - patch_of(pixels[row], number))
-        gap = np.float64(quantised.found[row, number]) - quantised.nearest[row, number]
+        gap = np.float64(quantised.latents[row, number]) - quantised.code_vectors[row, number]
         distances.append((1 + 0.3) * np.sum(gap**2))
         seen.append(quantised.codes[row, number])
-    loss, metrics = apply(objectives.VectorQuantised("codes", "image", (4, 4), commitment=0.3), outputs)
+    loss, metrics = apply(
+        objectives.VectorQuantised("codes", "image", (4, 4), commitment_weight=0.3), outputs
+    )
     np.testing.assert_allclose(loss, np.mean(np.square(errors)) + np.mean(distances), rtol=RTOL)
     share = np.bincount(seen) / len(seen)
     share = share[share > 0]
@@ -109,16 +111,16 @@ def test_vector_quantised():
 def test_codebook_moves_to_the_patches_and_the_encoder_is_committed_to_the_code():
     """The gradients of eq. 3: each of the two terms moves one side alone."""
     found, nearest = jnp.array([[[1.0, 0.0]]]), jnp.array([[[0.0, 1.0]]])
-    gradient = jax.grad(code_distance, argnums=(0, 1))(found, nearest, jnp.ones((1, 1), bool), 0.25)
+    gradient = jax.grad(codebook_loss, argnums=(0, 1))(found, nearest, jnp.ones((1, 1), bool), 0.25)
     np.testing.assert_allclose(gradient[0], 2 * 0.25 * (found - nearest))
     np.testing.assert_allclose(gradient[1], 2 * (nearest - found))
 
 
 def test_usage_of_codes_in_even_use_and_of_one():
     there = jnp.ones((1, 8), bool)
-    even = usage(jnp.arange(8)[None] % 4, there, 16)
+    even = code_usage(jnp.arange(8)[None] % 4, there, 16)
     np.testing.assert_allclose((even["used"], even["perplexity"]), (4 / 16, 4), rtol=RTOL)
-    one = usage(jnp.zeros((1, 8), jnp.int32), there, 16)
+    one = code_usage(jnp.zeros((1, 8), jnp.int32), there, 16)
     np.testing.assert_allclose((one["used"], one["perplexity"]), (1 / 16, 1), rtol=RTOL)
 
 
@@ -135,27 +137,28 @@ def test_nothing_hidden_costs_nothing():
 
 def test_a_patch_of_one_colour_has_no_contrast_and_no_nan():
     def of(patches):
-        return objectives.masked_patches.standard(patches).sum()
+        return objectives.masked_patches.standardise(patches).sum()
 
     value, gradient = jax.value_and_grad(of)(jnp.full((1, 1, 4), 0.5))
     assert value == 0 and np.isfinite(gradient).all()
 
 
 def test_refusals_say_what_to_set():
-    (outputs,) = picture_outputs()
+    (outputs,) = patch_outputs()
     with pytest.raises(ValueError, match="hides some of 4 patches, and the input has 16: expected a `grid`"):
-        apply(objectives.MaskedPatches("patches", "image", (2, 2), CLEAN), outputs)
+        apply(objectives.MaskedPatches("patches", "image", (2, 2), view=CLEAN), outputs)
     with pytest.raises(ValueError, match=r"head 'patches' .* expected num_patches=4 and patch_dim=48"):
         narrow = {"patches": outputs.predictions["patches"][..., :12]}
         apply(
-            objectives.MaskedPatches("patches", "image", (4, 4), CLEAN), outputs.replace(predictions=narrow)
+            objectives.MaskedPatches("patches", "image", (4, 4), view=CLEAN),
+            outputs.replace(predictions=narrow),
         )
     with pytest.raises(ValueError, match=r"view with the target 'masked_patches', and its view gives \[\]"):
-        apply(objectives.MaskedPatches("patches", "image", (4, 4), CLEAN), outputs.replace(targets={}))
+        apply(objectives.MaskedPatches("patches", "image", (4, 4), view=CLEAN), outputs.replace(targets={}))
     (outputs,) = code_outputs()
     guess = {"guess": outputs.predictions["guess"][..., :5]}
     with pytest.raises(ValueError, match=r"expected num_patches=4 and patch_dim=6"):
         apply(
-            objectives.MaskedCodes("guess", "codes", CLEAN),
+            objectives.MaskedCodes("guess", "codes", view=CLEAN),
             outputs.replace(predictions=outputs.predictions | guess),
         )

@@ -10,9 +10,9 @@ import pytest
 from catalog.of_objectives import ctc_outputs, language_outputs, tag_outputs
 
 from mmjax import objectives
-from mmjax.heads import Frames
+from mmjax.heads import MaskedLogits
 from mmjax.objectives import Outputs
-from mmjax.objectives.ctc import ctc, frames_needed
+from mmjax.objectives.ctc import ctc_loss, min_frames
 from mmjax.testing import TOLERANCE
 
 RTOL = TOLERANCE["fp32_module"]
@@ -72,7 +72,9 @@ def test_ctc_is_the_sum_over_all_paths(labels, frames):
     log_p = np.stack([log_softmax(frame) for frame in logits[0, :frames]])
     padded = np.array([labels + [3] * (4 - len(labels))])
     there = np.arange(6)[None] < frames
-    found = jax.jit(ctc, static_argnums=4)(jnp.float32(logits), there, padded, jnp.array([len(labels)]), 0)
+    found = jax.jit(ctc_loss, static_argnums=4)(
+        jnp.float32(logits), there, padded, jnp.array([len(labels)]), 0
+    )
     # A row without a label counts nothing, though silence has a probability.
     expected = loop_ctc(log_p, labels) if labels else 0
     np.testing.assert_allclose(found[0], expected, rtol=RTOL)
@@ -82,8 +84,8 @@ def test_a_hole_in_the_frames_is_as_if_it_had_not_been():
     logits = np.random.default_rng(0).normal(size=(1, 6, 4)).astype(np.float32)
     there = np.array([[True, True, False, True, False, True]])
     labels, num = jnp.array([[1, 2]]), jnp.array([2])
-    holes = ctc(jnp.asarray(logits), jnp.asarray(there), labels, num, 0)
-    dense = ctc(jnp.asarray(logits[:, there[0]]), jnp.ones((1, 4), bool), labels, num, 0)
+    holes = ctc_loss(jnp.asarray(logits), jnp.asarray(there), labels, num, 0)
+    dense = ctc_loss(jnp.asarray(logits[:, there[0]]), jnp.ones((1, 4), bool), labels, num, 0)
     np.testing.assert_allclose(holes, dense, rtol=RTOL)
 
 
@@ -107,7 +109,7 @@ def test_ctc_gradient_is_finite_and_zero_where_nothing_counts():
     frames = outputs.predictions["frames"]
 
     def loss(logits):
-        predictions = {"frames": Frames(logits, frames.mask)}
+        predictions = {"frames": MaskedLogits(logits, frames.mask)}
         return objectives.CTC("frames").apply({}, outputs.replace(predictions=predictions))[0]
 
     gradient = jax.jit(jax.grad(loss))(frames.logits)
@@ -121,9 +123,9 @@ def test_ctc_gradient_is_finite_and_zero_where_nothing_counts():
     assert raw[2] > 1e4, "the row that is left out would have mattered"
 
 
-def test_frames_needed():
+def test_min_frames():
     labels = jnp.array([[5, 5, 6, 6], [5, 6, 5, 0], [7, 7, 7, 7]])
-    np.testing.assert_array_equal(frames_needed(labels, jnp.array([4, 3, 2])), [6, 3, 3])
+    np.testing.assert_array_equal(min_frames(labels, jnp.array([4, 3, 2])), [6, 3, 3])
 
 
 def test_token_classification():

@@ -11,7 +11,7 @@ import pytest
 
 from mmjax import sharding
 from mmjax.analysis import hlo
-from mmjax.analysis.collectives import collectives
+from mmjax.analysis.collectives import find_collectives
 from mmjax.objectives.contrastive import PairMask, info_nce, sigmoid_pairs
 from mmjax.sharding import MeshShape
 
@@ -35,14 +35,16 @@ benchmark = load_benchmark()
 def dense_sigmoid(first, second, scale, pairs: PairMask):
     logits = scale * (first @ second.T) - 3.0
     here = pairs.valid[:, None] & pairs.valid[None, :]
-    alike = (pairs.content[:, None] == pairs.content[None, :]).all(-1)
-    wanted = jnp.eye(len(first), dtype=bool) | alike & pairs.known[:, None] & pairs.known[None, :]
+    alike = (pairs.checksums[:, None] == pairs.checksums[None, :]).all(-1)
+    wanted = (
+        jnp.eye(len(first), dtype=bool) | alike & pairs.has_checksum[:, None] & pairs.has_checksum[None, :]
+    )
     loss = -jax.nn.log_sigmoid(jnp.where(wanted, logits, -logits))
     return jnp.where(here, loss, 0).sum() / jnp.maximum(pairs.valid.sum(), 1)
 
 
-def tiled_sigmoid(first, second, scale, pairs: PairMask, tile: int):
-    return sigmoid_pairs(first, second, scale, -3.0, pairs, tile=tile)
+def tiled_sigmoid(first, second, scale, pairs: PairMask, tile_size: int):
+    return sigmoid_pairs(first, second, scale, -3.0, pairs, tile_size=tile_size)
 
 
 LOSSES = {
@@ -76,12 +78,14 @@ def assert_equal(found, expected):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-@pytest.mark.parametrize("batch, tile", [(40, 64), (40, 8), (37, 8), (37, 36)], ids=str)
-def test_tiles_equal_the_whole_matrix(name, batch, tile):
+@pytest.mark.parametrize("batch, tile_size", [(40, 64), (40, 8), (37, 8), (37, 36)], ids=str)
+def test_tiles_equal_the_whole_matrix(name, batch, tile_size):
     """One tile, tiles that divide the batch, and tiles that do not."""
     dense, tiled = LOSSES[name]
     arguments = problem(batch)
-    assert_equal(gradient(functools.partial(tiled, tile=tile))(*arguments), gradient(dense)(*arguments))
+    assert_equal(
+        gradient(functools.partial(tiled, tile_size=tile_size))(*arguments), gradient(dense)(*arguments)
+    )
 
 
 MESHES = {
@@ -101,18 +105,18 @@ def test_devices_in_a_ring_equal_one_with_the_whole_matrix(name, mesh):
         rows = sharding.batch_sharding(made, rules)
         placed = [jax.device_put(x, rows) if np.ndim(x) else x for x in arguments[:3]]
         placed.append(jax.device_put(arguments[3], rows))
-        found = gradient(functools.partial(tiled, tile=4))(*placed)
+        found = gradient(functools.partial(tiled, tile_size=4))(*placed)
     assert_equal(found, gradient(dense)(*arguments))
 
 
 @pytest.mark.parametrize("devices", [1, 8])
 def test_no_array_is_larger_than_the_embeddings_and_none_are_gathered(devices):
     """Of the compiled gradient, every array of every device. The whole matrix would be 16 times a limit."""
-    batch, width, tile = 1024, 32, 64
+    batch, width, tile_size = 1024, 32, 64
     mesh = MeshShape().make(jax.devices()[:devices])
-    loss = functools.partial(benchmark.tiled_info_nce, tile=tile)
+    loss = functools.partial(benchmark.tiled_info_nce, tile_size=tile_size)
     program = hlo.parse(benchmark.compiled(loss, batch, width, mesh).as_text())
-    limit = max(batch // devices * width, tile * tile)
+    limit = max(batch // devices * width, tile_size * tile_size)
     sizes = [
         (np.prod(array.shape), array, instruction.source)
         for computation in program.computations.values()
@@ -120,7 +124,7 @@ def test_no_array_is_larger_than_the_embeddings_and_none_are_gathered(devices):
         for array in instruction.arrays
     ]
     assert max(sizes, key=lambda found: found[0])[0] <= 2 * limit, max(sizes, key=lambda found: found[0])
-    found = collectives(program, mesh.shape)
+    found = find_collectives(program, mesh.shape)
     assert all(one.kind != "all-gather" for one in found)
     permutes = [one for one in found if one.kind == "collective-permute"]
     assert {one.count for one in permutes} == ({8} if devices == 8 else set())
@@ -131,13 +135,13 @@ def test_no_array_is_larger_than_the_embeddings_and_none_are_gathered(devices):
 
 def test_memory_grows_as_the_batch_does():
     mesh = MeshShape().make(jax.devices()[:1])
-    loss = functools.partial(benchmark.tiled_info_nce, tile=64)
+    loss = functools.partial(benchmark.tiled_info_nce, tile_size=64)
     small, large = (benchmark.temporary(benchmark.compiled(loss, b, 32, mesh)) for b in (4096, 16_384))
     assert large < 4.5 * small
 
 
 def test_the_metric_is_that_of_one_tile():
     first, second, scale, pairs = jax.tree.map(jnp.asarray, problem(37))
-    whole = info_nce(first, second, scale, pairs, tile=64)[1]
+    whole = info_nce(first, second, scale, pairs, tile_size=64)[1]
     assert 0 < whole < 1
-    np.testing.assert_allclose(info_nce(first, second, scale, pairs, tile=8)[1], whole, rtol=1e-6)
+    np.testing.assert_allclose(info_nce(first, second, scale, pairs, tile_size=8)[1], whole, rtol=1e-6)
