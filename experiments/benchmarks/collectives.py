@@ -16,7 +16,7 @@ import numpy as np
 import optax
 
 from mmjax import encoders, fusion, heads, objectives, sharding, train, views
-from mmjax.analysis.collectives import RING, Collective, collectives
+from mmjax.analysis.collectives import RING_FACTORS, Collective, find_collectives
 from mmjax.batch import Batch, Text
 from mmjax.layers import Transformer
 from mmjax.learner import Learner
@@ -104,7 +104,7 @@ def needed(sizes: Sizes, rules: Rules, mesh: jax.sharding.Mesh) -> Counter[str]:
 
     def send(kind: str, num_bytes: float, axes: tuple[str, ...]) -> None:
         if count(axes) > 1:
-            sent[kind] += num_bytes * RING[kind](count(axes))
+            sent[kind] += num_bytes * RING_FACTORS[kind](count(axes))
 
     summed = rules.mesh_axes("act_batch") + rules.mesh_axes("act_length")
     state = abstract_state(sizes, rules, mesh)
@@ -162,7 +162,7 @@ def main() -> None:
     for name, shape in STRATEGIES.items():
         rules, mesh = getattr(sharding, name), shape.make()
         program = compiled(sizes, rules, mesh)
-        paper, found = needed(sizes, rules, mesh), sent(collectives(program.as_text(), mesh.shape))
+        paper, found = needed(sizes, rules, mesh), sent(find_collectives(program.as_text(), mesh.shape))
         held = sum(
             FLOAT * np.prod(x.sharding.shard_shape(x.shape))
             for x in jax.tree.leaves(abstract_state(sizes, rules, mesh))
@@ -177,7 +177,7 @@ def main() -> None:
 
 def _kinds(total: Counter[str]) -> str:
     """`total (kind share, ...)`."""
-    kinds = ", ".join(f"{kind} {total[kind] / 1e6:.2f}" for kind in RING if total[kind] >= 5e3)
+    kinds = ", ".join(f"{kind} {total[kind] / 1e6:.2f}" for kind in RING_FACTORS if total[kind] >= 5e3)
     return f"{total.total() / 1e6:.2f} ({kinds})"
 
 

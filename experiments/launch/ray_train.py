@@ -1,10 +1,10 @@
-"""mmjax under Ray Train's JaxTrainer (`pip install mmjax[ray]`); docs/launch.md says more.
+"""mmjax under Ray Train's JaxTrainer (`pip install mmjax[ray]`); see docs/launch.md.
 
     python experiments/launch/ray_train.py --workers 4 --gpus 8 \
         my_experiment.py mesh.fsdp=-1 --run-dir /shared/runs/mine
 
-Joins the Ray cluster that RAY_ADDRESS names, else starts one on this machine. A worker that dies brings its
-group down; Ray starts the group again, and it goes on from the newest checkpoint.
+Joins the Ray cluster of RAY_ADDRESS, or starts one on this machine. If a worker dies, Ray restarts all
+workers, and the run resumes from its newest checkpoint.
 """
 
 import argparse
@@ -25,28 +25,28 @@ def train(config: dict) -> int:
     from mmjax.cli.main import main
 
     context = ray.train.get_context()
-    if not jax.distributed.is_initialized():  # JaxTrainer does it for GPUs and TPUs only
+    if not jax.distributed.is_initialized():  # JaxTrainer initialises it for GPUs and TPUs only
         with socket.socket() as free:
             free.bind(("", 0))
-            here = f"{ray.util.get_node_ip_address()}:{free.getsockname()[1]}"
-        os.environ["JAX_COORDINATOR_ADDRESS"] = ray.train.collective.broadcast_from_rank_zero(here)
+            address = f"{ray.util.get_node_ip_address()}:{free.getsockname()[1]}"
+        os.environ["JAX_COORDINATOR_ADDRESS"] = ray.train.collective.broadcast_from_rank_zero(address)
         os.environ["JAX_NUM_PROCESSES"] = str(context.get_world_size())
         os.environ["JAX_PROCESS_ID"] = str(context.get_world_rank())
-    # A refusal would be refused again: it is returned, as what is raised is a failure to try anew.
+    # Returned, not raised: Ray would restart the workers after an exception, and bad input stays bad.
     return main(["train", *config["arguments"]])
 
 
 def run() -> int:
     """Starts the workers; returns the exit code of `mmjax train`."""
     parser = argparse.ArgumentParser(description="mmjax train under Ray Train")
-    parser.add_argument("--workers", type=int, default=1, help="processes, one a node as a rule")
-    parser.add_argument("--gpus", type=int, default=0, help="GPUs of each; 0: CPUs only")
-    parser.add_argument("--cpus", type=int, default=1, help="CPUs of each")
-    parser.add_argument("--max-failures", type=int, default=3, help="how often the group is started again")
+    parser.add_argument("--workers", type=int, default=1, help="number of processes, usually one per node")
+    parser.add_argument("--gpus", type=int, default=0, help="GPUs per worker; 0: CPUs only")
+    parser.add_argument("--cpus", type=int, default=1, help="CPUs per worker")
+    parser.add_argument("--max-failures", type=int, default=3, help="how often to restart the workers")
     parser.add_argument(
-        "--ray-results", default=os.path.expanduser("~/ray_results"), help="Ray's own files, shared"
+        "--ray-results", default=os.path.expanduser("~/ray_results"), help="shared folder for Ray's own files"
     )
-    options, arguments = parser.parse_known_args()  # what is left is `mmjax train`'s
+    options, arguments = parser.parse_known_args()  # the rest are arguments of `mmjax train`
     ray.init(include_dashboard=False)
     trainer = JaxTrainer(
         train,

@@ -1,1 +1,1 @@
-"""What a compiled program costs, before and beside a run."""
+"""Reads collectives, FLOPs, memory and the time of a train step from its compiled program, without a run."""

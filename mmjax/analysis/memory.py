@@ -1,4 +1,4 @@
-"""The memory that a train step needs on each device of a mesh, and the batch that fills it."""
+"""Measures the memory of a compiled train step on each device, and finds the largest batch that fits."""
 
 import dataclasses
 import importlib.metadata
@@ -14,91 +14,93 @@ from mmjax.analysis import cost, hlo
 from mmjax.experiment.validation import tracing
 from mmjax.run.session import Session
 
-# The code that it makes is never run, so that it need not be good.
+# The compiled code is never run, so it need not be fast.
 FAST_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 11):  # later ones: no such flag
+if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 11):  # removed in 0.11
     FAST_COMPILE["xla_cpu_use_fusion_emitters"] = False
-# How many times the batch at hand the second compilation may take.
-FARTHEST = 1024
+# `largest_batch` compiles at most this multiple of the experiment's batch.
+MAX_BATCH_RATIO = 1024
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Memory:
     """Bytes on one device."""
 
-    state: int  # parameters, optimizer, step and key, all through the step
+    state: int  # parameters, optimizer, step and key, live during the whole step
     batch: int
-    temporaries: int  # at the fullest moment: gradients, activations, gathered parameters, ...
+    temporaries: int  # at the peak: gradients, activations, gathered parameters, ...
     groups: dict[str, dict[str, int]]  # part of the model -> "parameters" | "optimizer" | "gradients" | ...
 
     @property
-    def total(self) -> int:
+    def total_bytes(self) -> int:
+        """Bytes at the peak of the step."""
         return self.state + self.batch + self.temporaries
 
 
 def compile_step(session: Session) -> jax.stages.Compiled:
-    """The train step as XLA makes it for the set-up's mesh."""
+    """The train step, compiled for the session's mesh."""
     experiment = session.experiment
     step = train.jit_step(
         session.learner, session.optimizer, session.abstract, session.mesh, experiment.rules
     )
-    with tracing(experiment), sharding.using(session.mesh, experiment.rules):
+    with tracing(experiment):
         lowered = step.lower(session.abstract, experiment.data.spec())
-    simulated = session.mesh.devices.flat[0].platform == "cpu"
-    return lowered.compile(compiler_options=FAST_COMPILE if simulated else None)
+    is_simulated = session.mesh.devices.flat[0].platform == "cpu"
+    return lowered.compile(compiler_options=FAST_COMPILE if is_simulated else None)
 
 
-def measure(session: Session, compiled: jax.stages.Compiled, program: hlo.Program) -> Memory:
-    """Memory of the compiled step; `program` is its text, read."""
-    rows = sharding.batch_sharding(session.mesh, session.experiment.rules)
+def measure_memory(session: Session, compiled: jax.stages.Compiled, program: hlo.Program) -> Memory:
+    """The memory of the compiled step, whose parsed text is `program`."""
+    batch_sharding = sharding.batch_sharding(session.mesh, session.experiment.rules)
     return Memory(
         state=sum(device_bytes(x, x.sharding) for x in jax.tree.leaves(session.abstract)),
-        batch=sum(device_bytes(x, rows) for x in jax.tree.leaves(session.experiment.data.spec())),
+        batch=sum(device_bytes(x, batch_sharding) for x in jax.tree.leaves(session.experiment.data.spec())),
         temporaries=temporary_bytes(compiled),
-        groups=groups(session, program),
+        groups=bytes_by_part(session, program),
     )
 
 
-def device_bytes(x: Any, lies: jax.sharding.Sharding) -> int:
-    """Of an array so sharded, what one device holds."""
-    return math.prod(lies.shard_shape(x.shape)) * x.dtype.itemsize
+def device_bytes(x: Any, placement: jax.sharding.Sharding) -> int:
+    """Bytes of the shard of `x` on one device."""
+    return math.prod(placement.shard_shape(x.shape)) * x.dtype.itemsize
 
 
 def temporary_bytes(compiled: jax.stages.Compiled) -> int:
-    """What the step needs beside its arguments; results in the place of donated arguments need nothing."""
+    """Bytes on one device beside the arguments. Results that reuse donated arguments need none."""
     stats = compiled.memory_analysis()
     if stats is None:
         raise RuntimeError("expected XLA's memory analysis, found that this backend gives none")
     return stats.temp_size_in_bytes + stats.output_size_in_bytes - stats.alias_size_in_bytes
 
 
-# Parameters are under the names of modules; what is computed around those, under scopes of their own.
+# A parameter's path starts with a module's name, such as encoders_text. The operations around modules are in
+# scopes such as encode_text.
 SCOPES = {"encode": "encoders", "head": "heads", "objective": "objectives"}
 PARTS = re.compile(r"\b(encoders|encode|heads|head|objectives|objective)_([\w-]+)|\b(fusion|update)\b")
 
 
-def part_of(source: str, session: Session) -> str:
-    """The tower, fusion, head or objective that a parameter's path or a name stack belongs to."""
-    found = PARTS.search(source)
-    if not found:
+def model_part(source: str, session: Session) -> str:
+    """The part that a parameter's path or a name stack belongs to: "encoders text", "fusion", "other", ..."""
+    match = PARTS.search(source)
+    if not match:
         return "other"
-    kind, name, alone = found.groups()
-    if alone:
-        return alone
-    if kind == "encode":  # a stream, whose tower may have another name
+    kind, name, unnamed = match.groups()
+    if unnamed:
+        return unnamed
+    if kind == "encode":  # this scope has the name of the stream, which may differ from its encoder's
         name = session.experiment.model.encoder_name(name)
     return f"{SCOPES.get(kind, kind)} {name}"
 
 
-def groups(session: Session, program: hlo.Program) -> dict[str, dict[str, int]]:
+def bytes_by_part(session: Session, program: hlo.Program) -> dict[str, dict[str, int]]:
     """{part of the model: {"parameters" | "optimizer" | "gradients" | "forward" | "backward": bytes}}.
 
-    "forward" and "backward" (with the update) are what those made and the device holds when it is fullest.
+    "forward" and "backward" (the update included) are the arrays of those passes that are live at the peak.
     """
-    table: dict[str, Counter] = {}
+    parts: dict[str, Counter] = {}
 
     def add(source: str, column: str, num_bytes: int) -> None:
-        table.setdefault(part_of(source, session), Counter())[column] += num_bytes
+        parts.setdefault(model_part(source, session), Counter())[column] += num_bytes
 
     for column, tree in (("parameters", session.abstract.params), ("optimizer", session.abstract.opt_state)):
         for path, x in jax.tree.leaves_with_path(tree):
@@ -107,48 +109,49 @@ def groups(session: Session, program: hlo.Program) -> dict[str, dict[str, int]]:
             if column == "parameters":
                 add(name, "gradients", device_bytes(x, x.sharding))
     for buffer in cost.peak_buffers(program):
-        later = "transpose(" in buffer.source or "/update/" in buffer.source
-        add(buffer.source, "backward" if later else "forward", buffer.num_bytes)
+        is_backward = "transpose(" in buffer.source or "/update/" in buffer.source
+        add(buffer.source, "backward" if is_backward else "forward", buffer.num_bytes)
     order = ("encoders", "fusion", "heads", "objectives", "update", "other")
-    return {name: dict(table[name]) for name in sorted(table, key=lambda n: (order.index(n.split()[0]), n))}
+    return {name: dict(parts[name]) for name in sorted(parts, key=lambda n: (order.index(n.split()[0]), n))}
 
 
 def largest_batch(session: Session, memory: Memory, hbm_bytes: int) -> int | None:
-    """The largest global batch that fits.
+    """The largest global batch that fits in `hbm_bytes` per device; None if one row per device does not fit.
 
-    Temporaries are taken to be c + p b + q b^2 of b rows a device: c the gradients, whatever the batch; p
-    what each row keeps; q what compares each row with those of all devices. A second compilation, at the
-    batch that would fit were q 0 and so at or beyond the answer, tells p from q.
+    Models the temporaries of b rows per device as c + p b + q b^2: c for gradients, p for activations, q for
+    comparisons of each row with those of all devices. The experiment's batch gives one equation for p and q.
+    A second compilation gives another, at the batch that would fit if q were 0, an upper bound of the result.
     """
     experiment = session.experiment
-    lies = sharding.batch_sharding(session.mesh, experiment.rules)
-    rows = lies.shard_shape((experiment.data.batch_size,))[0]
-    ways = experiment.data.batch_size // rows
-    free = hbm_bytes - memory.state
+    batch_sharding = sharding.batch_sharding(session.mesh, experiment.rules)
+    rows = batch_sharding.shard_shape((experiment.data.batch_size,))[0]
+    num_shards = experiment.data.batch_size // rows
+    free_bytes = hbm_bytes - memory.state
     constant = sum(group.get("gradients", 0) for group in memory.groups.values())
     constant = min(constant, memory.temporaries)
-    row = memory.batch / rows
-    slope = (memory.temporaries - constant) / rows
-    if free < constant + row:
+    batch_row_bytes = memory.batch / rows
+    linear = (memory.temporaries - constant) / rows
+    if free_bytes < constant + batch_row_bytes:
         return None
-    other = max(1, min(int((free - constant) / (slope + row)), FARTHEST * rows))
-    curve = 0.0
-    if other != rows:
-        data = dataclasses.replace(experiment.data, batch_size=other * ways)
-        changed = dataclasses.replace(session, experiment=dataclasses.replace(experiment, data=data))
-        there = (temporary_bytes(compile_step(changed)) - constant) / other
-        # Through both points; XLA's choices may bend it the other way, and then a line must do.
-        curve = max(0.0, (there - slope) / (other - rows))
-        slope = there - curve * other
+    upper_bound = int((free_bytes - constant) / (linear + batch_row_bytes))
+    second_rows = max(1, min(upper_bound, MAX_BATCH_RATIO * rows))
+    quadratic = 0.0
+    if second_rows != rows:
+        data = dataclasses.replace(experiment.data, batch_size=second_rows * num_shards)
+        second = dataclasses.replace(session, experiment=dataclasses.replace(experiment, data=data))
+        second_slope = (temporary_bytes(compile_step(second)) - constant) / second_rows
+        # Where XLA's choices make the curve concave, q is 0: a line through the second point.
+        quadratic = max(0.0, (second_slope - linear) / (second_rows - rows))
+        linear = second_slope - quadratic * second_rows
 
     def fits(b: int) -> bool:
-        return constant + (slope + row) * b + curve * b * b <= free
+        return constant + (linear + batch_row_bytes) * b + quadratic * b * b <= free_bytes
 
     if not fits(1):
         return None
-    most = 1
-    while fits(2 * most):
-        most *= 2
-    for step in (most >> shift for shift in range(1, most.bit_length())):
-        most += step if fits(most + step) else 0
-    return most * ways
+    largest = 1
+    while fits(2 * largest):
+        largest *= 2
+    for step in (largest >> shift for shift in range(1, largest.bit_length())):
+        largest += step if fits(largest + step) else 0
+    return largest * num_shards

@@ -1,6 +1,6 @@
-"""What a train step will need of a machine that is not at hand: memory, talk between devices, time.
+"""Estimates memory, communication and time of a train step on devices that are not available: `mmjax plan`.
 
-The real step is compiled for simulated devices, and nothing is run. docs/plan.md says how far off that is.
+Compiles the real train step for simulated devices, and runs nothing. docs/plan.md measures the errors.
 """
 
 import dataclasses
@@ -10,8 +10,8 @@ from typing import Any
 import jax
 
 from mmjax.analysis import cost, hlo
-from mmjax.analysis.collectives import Collective, collectives
-from mmjax.analysis.memory import Memory, compile_step, largest_batch, measure
+from mmjax.analysis.collectives import Collective, find_collectives
+from mmjax.analysis.memory import Memory, compile_step, largest_batch, measure_memory
 from mmjax.errors import InputError
 from mmjax.experiment import Experiment
 from mmjax.experiment.validation import tracing
@@ -22,7 +22,7 @@ from mmjax.train.flops import train_flops
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Machine:
-    """Devices of one kind, and what is known of them."""
+    """A number of equal devices, and their data sheet."""
 
     name: str
     num_devices: int
@@ -30,10 +30,12 @@ class Machine:
     accelerator: Accelerator
 
     @classmethod
-    def of(cls, name: str, num_devices: int, hbm_bytes: int | None = None, **changes: Any) -> "Machine":
-        """`changed_streams`: fields of the data sheet of `name`, None where it holds.
+    def from_data_sheet(
+        cls, name: str, num_devices: int, hbm_bytes: int | None = None, **changes: Any
+    ) -> "Machine":
+        """Devices of the data sheet of `name`; `hbm_bytes` and fields in `changes` override it if not None.
 
-        Raises InputError for a name without a data sheet.
+        Raises InputError if no data sheet has this name.
         """
         if name not in ACCELERATORS:
             raise InputError(f"expected a device among {sorted(ACCELERATORS)}, found {name!r}")
@@ -45,108 +47,121 @@ class Machine:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CollectiveTraffic:
-    """Collectives of a kind over the same mesh axes."""
+    """The collectives of one kind over the same mesh axes and the same network."""
 
     kind: str
     axes: tuple[str, ...]
-    over: str  # "links" within a node or "network" between nodes
-    times: int  # arrays exchanged in a step
+    network: str  # "links" within a node or "network" between nodes
+    num_arrays: int  # exchanged in a step
     sent_bytes: float  # by each device in a step
-    largest: str  # JAX's name stack of the one that sends most
+    largest_source: str  # JAX's name stack of the collective that sends most
 
-    @classmethod
-    def of(cls, found: Sequence[Collective], node_size: int) -> list["CollectiveTraffic"]:
-        """Rows by kind, axes and network, those that send most first."""
-        rows: dict[tuple, list[Collective]] = {}
-        for collective in found:
-            nodes = {position // node_size for position in collective.group}
-            over = "links" if len(nodes) == 1 else "network"
-            rows.setdefault((collective.kind, collective.axes, over), []).append(collective)
-        talk = [
-            cls(
-                kind=kind,
-                axes=axes,
-                over=over,
-                times=sum(c.count for c in members),
-                sent_bytes=sum(c.total_bytes for c in members),
-                largest=max(members, key=lambda c: c.total_bytes).source,
-            )
-            for (kind, axes, over), members in rows.items()
-        ]
-        return sorted(talk, key=lambda row: -row.sent_bytes)
+    def to_json(self) -> dict[str, Any]:
+        """The fields under the keys of `mmjax plan --json`."""
+        keys = {"network": "over", "num_arrays": "times", "largest_source": "largest"}
+        return {keys.get(name, name): value for name, value in dataclasses.asdict(self).items()}
+
+
+def summarize_collectives(collectives: Sequence[Collective], node_size: int) -> list[CollectiveTraffic]:
+    """The traffic by kind, axes and network, largest first."""
+    groups: dict[tuple, list[Collective]] = {}
+    for collective in collectives:
+        nodes = {position // node_size for position in collective.group}
+        network = "links" if len(nodes) == 1 else "network"
+        groups.setdefault((collective.kind, collective.axes, network), []).append(collective)
+    traffic = [
+        CollectiveTraffic(
+            kind=kind,
+            axes=axes,
+            network=network,
+            num_arrays=sum(c.count for c in group),
+            sent_bytes=sum(c.total_bytes for c in group),
+            largest_source=max(group, key=lambda c: c.total_bytes).source,
+        )
+        for (kind, axes, network), group in groups.items()
+    ]
+    return sorted(traffic, key=lambda row: -row.sent_bytes)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The answer. Bytes and FLOPs are of one device and one step, but for `flops`."""
+    """Memory, communication and time of a train step. Bytes and FLOPs are those of one device in one step."""
 
     experiment: str
     machine: Machine
     mesh: dict[str, int]
     batch_size: int
     memory: Memory
-    largest_batch: int | None  # None: not even one row a device fits
-    talk: list[CollectiveTraffic]
-    flops: float  # of the model, on all devices together; recomputation counts nothing
-    device_flops: float  # matrix products that one device computes, repeated work included
+    largest_batch: int | None  # None: one row per device does not fit
+    collective_traffic: list[CollectiveTraffic]
+    flops: float  # of the model on all devices together, without recomputation
+    device_flops: float  # of the matrix products that one device computes, repeated work included
     memory_traffic: float  # bytes read and written
-    seconds: dict[str, float]  # the least that each resource takes
-    half_precision: bool  # bfloat16 or float16, which a CPU's program widens
+    seconds: dict[str, float]  # the minimum that each resource takes
+    half_precision: bool  # the step uses bfloat16 or float16, which XLA for CPU widens
 
     @property
-    def limit(self) -> str:
+    def bottleneck(self) -> str:
         """The resource that takes longest."""
         return max(self.seconds, key=self.seconds.__getitem__)
 
     @property
     def step_seconds(self) -> float:
-        """If all else hides behind the limiting resource."""
-        return self.seconds[self.limit]
+        """The time of a step in which all other resources overlap with the bottleneck."""
+        return self.seconds[self.bottleneck]
 
     @property
     def mfu(self) -> float:
-        """The model's share of the machine's peak at that speed."""
+        """The model's FLOP/s at that step time, as a fraction of the machine's peak."""
         return self.flops / (self.machine.accelerator.flops * self.machine.num_devices * self.step_seconds)
 
     def to_json(self) -> dict[str, Any]:
-        """Every field, and what follows from them."""
-        derived = {"limit": self.limit, "step_seconds": self.step_seconds, "mfu": self.mfu}
-        fits = {"total_bytes": self.memory.total, "fits": self.memory.total <= self.machine.hbm_bytes}
-        return dataclasses.asdict(self) | derived | fits
+        """All fields and derived values under the keys of `mmjax plan --json`."""
+        fields = dataclasses.asdict(self)
+        del fields["collective_traffic"]
+        return fields | {
+            "talk": [row.to_json() for row in self.collective_traffic],
+            "limit": self.bottleneck,
+            "step_seconds": self.step_seconds,
+            "mfu": self.mfu,
+            "total_bytes": self.memory.total_bytes,
+            "fits": self.memory.total_bytes <= self.machine.hbm_bytes,
+        }
 
 
-def simulate(num_devices: int) -> list:
-    """CPU devices of which nothing but the number is used. To be called before JAX starts a backend."""
+def simulate_devices(num_devices: int) -> list[jax.Device]:
+    """CPU devices to compile for. Call it before JAX starts a backend."""
     try:
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", num_devices)
-    except RuntimeError as error:  # JAX has started: those that it has may do
+    except RuntimeError as error:  # JAX has started, but may have enough devices
         if jax.device_count("cpu") < num_devices:
             raise InputError(
                 f"expected to simulate {num_devices} devices, found that JAX has started with "
-                f"{jax.device_count('cpu')}: plan in a process of its own"
+                f"{jax.device_count('cpu')}: plan in a new process"
             ) from error
     return jax.devices("cpu")[:num_devices]
 
 
-def plan(experiment: Experiment, machine: Machine, devices: Sequence) -> Plan:
-    """Compiles the train step twice: for the experiment's batch, and for one that about fills the memory.
+def make_plan(experiment: Experiment, machine: Machine, devices: Sequence) -> Plan:
+    """Compiles the train step twice: at the experiment's batch size, and at one that about fills the memory.
 
-    devices: as many as the machine has; simulated ones, or those of a `jax.experimental.topologies`.
+    Args:
+      devices: as many as the machine has: simulated, or of a topology of `jax.experimental.topologies`.
 
     Raises:
-      InputError: experiment, mesh and devices do not fit; every array that does not divide is listed.
+      InputError: experiment, mesh and devices do not fit. Lists every array that the mesh does not divide.
     """
     session = Session.of(experiment, list(devices))
     compiled = compile_step(session)
     text = compiled.as_text() or ""
     program, device = hlo.parse(text), machine.accelerator
-    memory = measure(session, compiled, program)
-    talk = CollectiveTraffic.of(collectives(program, session.mesh.shape), device.node_size)
+    memory = measure_memory(session, compiled, program)
+    collectives = find_collectives(program, session.mesh.shape)
+    collective_traffic = summarize_collectives(collectives, device.node_size)
     with tracing(experiment):
         flops = train_flops(session.learner, session.abstract.params, experiment.data.spec())
-    device_flops, traffic = cost.matmul_flops(program), cost.memory_traffic(program)
-    sent = {over: sum(row.sent_bytes for row in talk if row.over == over) for over in ("links", "network")}
+    device_flops, memory_traffic = cost.matmul_flops(program), cost.memory_traffic(program)
     return Plan(
         experiment=experiment.name,
         machine=machine,
@@ -154,109 +169,28 @@ def plan(experiment: Experiment, machine: Machine, devices: Sequence) -> Plan:
         batch_size=experiment.data.batch_size,
         memory=memory,
         largest_batch=largest_batch(session, memory, machine.hbm_bytes),
-        talk=talk,
+        collective_traffic=collective_traffic,
         flops=flops,
         device_flops=device_flops,
-        memory_traffic=traffic,
-        seconds=bounds(device, device_flops, traffic, sent),
+        memory_traffic=memory_traffic,
+        seconds=min_seconds(device, device_flops, memory_traffic, sent_bytes_by_network(collective_traffic)),
         half_precision="bf16[" in text or "f16[" in text,
     )
 
 
-def bounds(
-    device: Accelerator, device_flops: float, traffic: float, sent: Mapping[str, float]
+def sent_bytes_by_network(traffic: Sequence[CollectiveTraffic]) -> dict[str, float]:
+    """{"links" | "network": bytes that each device sends in a step}."""
+    networks = ("links", "network")
+    return {name: sum(row.sent_bytes for row in traffic if row.network == name) for name in networks}
+
+
+def min_seconds(
+    device: Accelerator, device_flops: float, memory_traffic: float, sent_bytes: Mapping[str, float]
 ) -> dict[str, float]:
-    """Seconds that each resource of a device needs at least; `sent` is bytes over "links" and "network"."""
+    """The time that each resource of a device takes at its peak rate."""
     return {
         "compute": device_flops / device.flops,
-        "memory": traffic / device.hbm_bandwidth,
-        "links": sent["links"] / device.link_bandwidth,
-        "network": sent["network"] / device.network_bandwidth,
+        "memory": memory_traffic / device.hbm_bandwidth,
+        "links": sent_bytes["links"] / device.link_bandwidth,
+        "network": sent_bytes["network"] / device.network_bandwidth,
     }
-
-
-def describe(plan: Plan) -> str:
-    """The plan in words."""
-    machine, memory = plan.machine, plan.memory
-    mesh = " x ".join(f"{axis} {size}" for axis, size in plan.mesh.items() if size > 1) or "of one device"
-    lines = [
-        f"{plan.experiment} on {machine.num_devices} x {machine.name}: mesh {mesh}, "
-        f"batch {plan.batch_size:,}",
-        "",
-    ]
-    columns = ("parameters", "optimizer", "gradients", "forward", "backward")
-    rows = [
-        [name, *(size(group.get(column, 0)) for column in columns)] for name, group in memory.groups.items()
-    ]
-    totals = [sum(group.get(column, 0) for group in memory.groups.values()) for column in columns]
-    lines += table([["memory of a device", *columns], *rows, ["sum", *map(size, totals)]])
-    if plan.largest_batch is None:
-        largest = "not even one row a device fits"
-    else:
-        largest = f"the largest batch that fits is about {plan.largest_batch:,}"
-    verdict = "fits" if memory.total <= machine.hbm_bytes else "DOES NOT FIT"
-    lines += [
-        "(forward, backward: what those passes made that lies in memory when it is fullest)",
-        "",
-        f"state {size(memory.state)} + batch {size(memory.batch)} + temporaries {size(memory.temporaries)} = "
-        f"{size(memory.total)} of {size(machine.hbm_bytes)}: {verdict}; {largest}",
-        "",
-    ]
-    rows = [
-        [
-            f"{row.kind} over {' '.join(row.axes)}",
-            row.over,
-            f"{row.times:,}",
-            size(row.sent_bytes),
-            tail(row.largest),
-        ]
-        for row in plan.talk
-    ]
-    header = ["collectives of a step", "over", "arrays", "a device sends", "most of it for"]
-    lines += [*table([header, *rows], left=(0, 1, 4)), ""] if rows else ["no collectives", ""]
-    share = plan.flops / machine.num_devices
-    lines += [
-        f"arithmetic: {plan.flops:.3g} FLOPs of the model a step; a device computes {plan.device_flops:.3g}, "
-        f"{plan.device_flops / share:.2f} x its share",
-        "least time: "
-        + ", ".join(f"{name} {seconds * 1e3:.3g} ms" for name, seconds in plan.seconds.items()),
-        f"limited by {plan.limit}: at best {plan.step_seconds * 1e3:.3g} ms a step, "
-        f"{plan.batch_size / plan.step_seconds:,.0f} examples/s, MFU {plan.mfu:.1%}",
-    ]
-    if plan.half_precision:
-        lines.append(
-            "note: compiled for CPUs, which widen 16-bit arithmetic to 32: temporaries, bytes sent and "
-            "memory traffic are up to twice what a GPU or TPU needs"
-        )
-    return "\n".join(lines) + "\n"
-
-
-def table(rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> list[str]:
-    """Columns aligned, those in `left` to the left."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-
-    def aligned(row: Sequence[str]) -> str:
-        cells = enumerate(zip(row, widths, strict=True))
-        return "  ".join(cell.ljust(width) if i in left else cell.rjust(width) for i, (cell, width) in cells)
-
-    return [aligned(row).rstrip() for row in rows]
-
-
-def size(num_bytes: float) -> str:
-    """
-    >>> size(3 * 2**30), size(1536), size(0)
-    ('3.00 GiB', '1.50 KiB', '0 B')
-    """
-    for unit, factor in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if num_bytes >= factor:
-            return f"{num_bytes / factor:,.2f} {unit}"
-    return f"{num_bytes:.0f} B"
-
-
-def tail(source: str, parts: int = 3) -> str:
-    """The end of a name stack, where the module is.
-
-    >>> tail("jit(step)/jvp(Learner)/model.encode/encoders_audio/jit(fft)/fft")
-    'encoders_audio/jit(fft)/fft'
-    """
-    return "/".join(source.split("/")[-parts:])

@@ -1,1 +1,1 @@
-"""Checkpoints that resume exactly: written by Orbax, checked by sha256."""
+"""Saves, verifies, restores and deletes checkpoints: Orbax, with sha256 checksums of every file."""

@@ -1,11 +1,8 @@
-"""Checkpoints: asynchronous Orbax, with checksums of our own and a walk back to the newest whole step.
+"""Asynchronous Orbax checkpoints with sha256 checksums; restores the newest undamaged step.
 
-A step holds ``state`` (any pytree of arrays), ``about`` (JSON: step, data position, the experiment's text)
-and ``sha256.json``, written before Orbax commits the step by renaming its folder: Orbax alone restores
-flipped bytes as wrong values without an error.
-
-Order on resume: the experiment's text, the mesh, the abstract state with shardings, ``restore``, then the
-data from the state's step.
+A step holds `state` (any pytree of arrays), `about` (JSON: step, data position, the experiment's text) and
+`sha256.json`, which is written before Orbax commits the step by renaming its folder. Orbax alone restores
+flipped bits as wrong values without an error.
 """
 
 import contextlib
@@ -20,8 +17,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from mmjax.checkpoint import checksums
-from mmjax.checkpoint.checksums import SEAL
-from mmjax.checkpoint.retention import Retention
+from mmjax.checkpoint.checksums import CHECKSUM_FILE
+from mmjax.checkpoint.retention import RetentionPolicy
 from mmjax.cluster import processes
 from mmjax.errors import InputError
 
@@ -30,152 +27,151 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass
 class Checkpoints:
-    """The checkpoints of one run. ``save`` returns while files are being written: ``wait`` or ``close``."""
+    """The checkpoints of one run. `save` is asynchronous: call `wait` or `close` before the process ends."""
 
     folder: Path
-    keep: Callable[[Iterable[int]], set[int]] = Retention()  # of all steps, those that stay
+    retention: Callable[[Iterable[int]], set[int]] = RetentionPolicy()  # {all steps} -> {steps to keep}
     experiment: str = ""  # the experiment's text, saved beside the state
-    read_only: bool = False  # look and restore; create and delete nothing
-    _saved: int | None = dataclasses.field(default=None, init=False, repr=False)
+    read_only: bool = False  # restores only; creates and deletes nothing
+    _last_step: int | None = dataclasses.field(default=None, init=False, repr=False)  # last saved or restored
 
     def __post_init__(self) -> None:
-        self.folder = Path(self.folder).resolve()  # Orbax wants absolute paths
+        self.folder = Path(self.folder).resolve()  # Orbax requires absolute paths
         if self.read_only:
             options = ocp.CheckpointManagerOptions(read_only=True)
         else:
             options = ocp.CheckpointManagerOptions(
-                preservation_policy=_Preserve(self.keep),
-                cleanup_tmp_directories=True,  # what a killed save left
-                async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
+                preservation_policy=_PreservationPolicy(self.retention),
+                cleanup_tmp_directories=True,  # the remains of interrupted saves
+                async_options=ocp.AsyncOptions(post_finalization_callback=self._write_checksums),
             )
         handlers = {"state": ocp.StandardCheckpointHandler(), "about": ocp.JsonCheckpointHandler()}
         with jax.transfer_guard("allow"):
             self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
 
     def steps(self) -> list[int]:
-        """Every committed step, oldest first, whether or not it verifies."""
+        """The committed steps, oldest first, damaged ones included."""
         return sorted(self._manager.all_steps())
 
-    def latest(self) -> int | None:
-        """The newest committed step, or None before the first."""
-        return max(self.steps(), default=None)
+    def save(self, step: int, state: Any) -> bool:
+        """Starts saving `state`; returns False if `step` was saved or restored last.
 
-    def save(self, step: int, state: Any, *, force: bool = False) -> bool:
-        """Starts saving ``state``; False if ``step`` is the one saved last and ``force`` is off.
-
-        Steps at or after ``step`` that a walk back left behind are deleted first: Orbax would silently save
-        nothing.
+        Deletes existing checkpoints at or after `step` first, which a rollback left behind: Orbax would
+        silently save nothing.
         """
-        if not force and step == self._saved:
+        if step == self._last_step:
             return False
-        with self._failing():  # perhaps of the save before
+        with self._explaining_write_errors():  # possibly of the previous save, which is asynchronous
             self._save(step, state)
-        self._saved = step
+        self._last_step = step
         return True
 
     def _save(self, step: int, state: Any) -> None:
         for stale in [s for s in self.steps() if s >= step]:
             self._manager.wait_until_finished()
-            log.warning("deleting checkpoint %d: training goes on from before it", stale)
+            log.warning("deleting checkpoint %d: training resumes from an earlier step", stale)
             self._manager.delete(stale)
         about = {"step": step, "data_position": step, "experiment": self.experiment}
         items = ocp.args.Composite(
-            state=ocp.args.StandardSave(_filled(state)), about=ocp.args.JsonSave(about)
+            state=ocp.args.StandardSave(_array_fields(state)), about=ocp.args.JsonSave(about)
         )
-        with jax.transfer_guard("allow"):  # the training loop forbids implicit transfers; this one is meant
+        with jax.transfer_guard("allow"):  # the training loop disallows transfers, but this one is intended
             saved = self._manager.save(step, args=items, force=True)
         if not saved:
             raise RuntimeError(
                 f"expected Orbax to save step {step}, but it declined; committed steps: {self.steps()}"
             )
 
-    def restore(self, abstract: Any, step: int | None = None, *, at_most: int | None = None) -> Any | None:
-        """The state of ``step``, or of the newest step that is whole; None when there is no checkpoint.
+    def restore(self, abstract: Any, step: int | None = None, *, max_step: int | None = None) -> Any | None:
+        """Restores `step`, or the newest undamaged step; None if there is no checkpoint.
 
-        ``abstract``: the state's pytree with ShapeDtypeStructs that carry shardings.
-        ``at_most``: only this step and older ones are looked at.
-        Raises InputError if the step asked for does not verify, or if checkpoints exist and none does.
+        Args:
+          abstract: the state's pytree with a ShapeDtypeStruct, sharding included, for each array.
+          max_step: ignores newer steps.
+
+        Raises:
+          InputError: `step` is damaged or missing, all checkpoints are damaged, or the state does not fit.
         """
-        return self._walk(step, lambda s: self._read(s, abstract), at_most)
+        return self._restore_undamaged(step, lambda s: self._read(s, abstract), max_step)
 
     def restore_arrays(self, step: int | None = None) -> dict[str, Any] | None:
-        """As ``restore``, without an abstract state: nested dicts of NumPy arrays, from any mesh."""
-        return self._walk(step, self._read_arrays)
-
-    def about(self, step: int) -> dict[str, Any]:
-        """What was written beside the state: step, data_position, experiment."""
-        return self._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore())).about
+        """As `restore`, without an abstract state: nested dicts of NumPy arrays, saved on any mesh."""
+        return self._restore_undamaged(step, self._read_arrays)
 
     def wait(self) -> None:
-        """Returns once everything saved is on disk. Raises InputError if it could not be saved."""
-        with self._failing():
+        """Waits until everything saved is on disk. Raises InputError if it could not be written."""
+        with self._explaining_write_errors():
             self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits as ``wait`` does, and stops Orbax's threads."""
-        with self._failing():
+        """Waits as `wait` does, and stops Orbax's threads."""
+        with self._explaining_write_errors():
             self._manager.close()
 
     @contextlib.contextmanager
-    def _failing(self) -> Iterator[None]:
+    def _explaining_write_errors(self) -> Iterator[None]:
         try:
             yield
-        except jax.errors.JaxRuntimeError:  # another process has died while all were saving
+        except jax.errors.JaxRuntimeError:  # another process died during the save
             raise
-        except Exception as error:  # a full or broken disk: Orbax and TensorStore raise many kinds
-            self._saved = None
+        except Exception as error:  # a full or broken disk: Orbax and TensorStore raise many types
+            self._last_step = None
             reason = f"{type(error).__name__}: {str(error).strip()}"
             raise InputError(
                 f"expected to save in {self.folder}, found that it cannot be written: {reason[-400:]}. "
-                "Earlier checkpoints are kept: make room, and the same command goes on"
+                "Earlier checkpoints are intact: free disk space, then run the same command to resume"
             ) from error
 
-    def _walk(self, step: int | None, read: Any, at_most: int | None = None) -> Any | None:
-        steps = [s for s in processes.broadcast_from_first(self.steps) if at_most is None or s <= at_most]
+    def _restore_undamaged(
+        self, step: int | None, read: Callable[[int], Any], max_step: int | None = None
+    ) -> Any | None:
+        steps = processes.broadcast_from_process_zero(self.steps)
+        steps = [s for s in steps if max_step is None or s <= max_step]
         if step is not None and step not in steps:
             raise InputError(
                 f"expected a checkpoint of step {step} in {self.folder}, found {steps or 'none'}"
             )
         faults = []
         for candidate in reversed(steps) if step is None else [step]:
-            # One process reads it all: the others would wait for the same disk.
-            fault = processes.broadcast_from_first(
-                lambda step=candidate: checksums.fault(self.folder / str(step))
-            )
+            path = self.folder / str(candidate)
+            # Process 0 verifies the files for all: every process reads the same disk.
+            fault = processes.broadcast_from_process_zero(lambda path=path: checksums.find_fault(path))
             if fault is None:
-                try:
-                    with jax.transfer_guard("allow"):
-                        restored = read(candidate)
-                    self._saved = candidate  # saving it again would first delete it
-                    return restored
-                except InputError:
-                    raise
-                except Exception as error:  # Orbax raises many kinds for files that it cannot read
-                    # A whole file that does not fit the state is no damage: going back is no help.
-                    raise InputError(
-                        f"checkpoint {candidate} in {self.folder} is whole, but does not fit the experiment: "
-                        f"{type(error).__name__}: {str(error)[:500]}"
-                    ) from error
+                restored = self._read_undamaged(candidate, read)
+                self._last_step = candidate  # saving this step again would first delete it
+                return restored
             faults.append(f"step {candidate}: {fault}")
-            log.warning(
-                "checkpoint %d is damaged (%s)%s", candidate, fault, "; going back" if step is None else ""
-            )
+            fallback = "; trying the next older one" if step is None else ""
+            log.warning("checkpoint %d is damaged (%s)%s", candidate, fault, fallback)
         if faults:
             raise InputError(
-                f"expected a checkpoint that verifies in {self.folder}, found {'; '.join(faults)}. "
-                "Put a good copy there, or delete the damaged ones"
+                f"expected an undamaged checkpoint in {self.folder}, found {'; '.join(faults)}. "
+                "Restore the files from a copy, or delete the damaged checkpoints"
             )
         return None
 
+    def _read_undamaged(self, step: int, read: Callable[[int], Any]) -> Any:
+        try:
+            with jax.transfer_guard("allow"):
+                return read(step)
+        except InputError:
+            raise
+        except Exception as error:  # Orbax raises many types for files that it cannot read
+            # The checksums are correct, so an older checkpoint would not fit the state either.
+            raise InputError(
+                f"checkpoint {step} in {self.folder} is undamaged, but does not fit the experiment: "
+                f"{type(error).__name__}: {str(error)[:500]}"
+            ) from error
+
     def _read(self, step: int, abstract: Any) -> Any:
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(_filled(abstract)))
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(_array_fields(abstract)))
         state = self._manager.restore(step, args=args).state
         if dataclasses.is_dataclass(abstract) and not isinstance(abstract, type):
             state = dataclasses.replace(abstract, **state)
         for path, leaf in jax.tree_util.tree_leaves_with_path(state):
             if isinstance(
                 leaf, jax.ShapeDtypeStruct
-            ):  # Orbax leaves these where a key is missing, without an error
+            ):  # where a key is missing, Orbax leaves it without an error
                 raise InputError(
                     f"checkpoint {step} has no value for {jax.tree_util.keystr(path)}: expected an array"
                 )
@@ -183,23 +179,23 @@ class Checkpoints:
 
     def _read_arrays(self, step: int) -> dict[str, Any]:
         shapes = self._manager.item_metadata(step).state
-        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        abstract = jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=here), shapes)
+        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        abstract = jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=device), shapes)
         return jax.tree.map(np.asarray, self._read(step, abstract))
 
-    def _seal(self) -> None:
-        """Runs in Orbax's thread, when a step's files are complete and its folder is not yet renamed."""
+    def _write_checksums(self) -> None:
+        """Called in Orbax's thread, when a step's files are complete and its folder is not yet renamed."""
         if jax.process_index() != 0:
             return
         for folder in self.folder.iterdir():
-            # A step that has its name already, and no seal, was damaged: vouching for it now would hide that.
-            named = folder.name.isdecimal()
-            if not named and (folder / "state").is_dir() and not (folder / SEAL).exists():
-                checksums.seal(folder)
+            # A committed step without checksums is damaged: checksums written now would hide the damage.
+            committed = folder.name.isdecimal()
+            if not committed and (folder / "state").is_dir() and not (folder / CHECKSUM_FILE).exists():
+                checksums.write_checksums(folder)
 
 
-def _filled(state: Any) -> Any:
-    """A dataclass as the dict of its fields that hold arrays: others come and go with versions."""
+def _array_fields(state: Any) -> Any:
+    """A dataclass as a dict of its fields with arrays: those without may come and go with versions."""
     if not dataclasses.is_dataclass(state) or isinstance(state, type):
         return state
     values = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
@@ -207,11 +203,11 @@ def _filled(state: Any) -> Any:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Preserve:
-    """Orbax's protocol for a function of steps."""
+class _PreservationPolicy:
+    """Adapts a function of steps to Orbax's PreservationPolicy protocol."""
 
-    keep: Callable[[Iterable[int]], set[int]]
+    retention: Callable[[Iterable[int]], set[int]]
 
     def should_preserve(self, checkpoints: Any, *, context: Any) -> list[bool]:
-        kept = self.keep([info.step for info in checkpoints])
+        kept = self.retention([info.step for info in checkpoints])
         return [info.step in kept for info in checkpoints]

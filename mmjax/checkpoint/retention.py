@@ -1,4 +1,4 @@
-"""Which checkpoints stay when a new one is saved."""
+"""Decides which checkpoints to keep when a new one is saved."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
@@ -6,32 +6,32 @@ from typing import Literal
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Retention:
-    """A step stays if any of the fields says so. What is not yet evaluated is no candidate for the best.
+class RetentionPolicy:
+    """Keeps the union of the newest checkpoints, those at multiples of some steps, and the best one.
 
-    >>> keep = Retention(last=1, every=100, scores=lambda: {20: 0.5, 40: 0.75, 60: 0.25})
-    >>> sorted(keep([20, 40, 60, 100, 110, 120]))
+    >>> policy = RetentionPolicy(max_to_keep=1, keep_every=100, scores=lambda: {20: 0.5, 40: 0.75, 60: 0.25})
+    >>> sorted(policy([20, 40, 60, 100, 110, 120]))
     [40, 100, 120]
     """
 
-    last: int = 2  # the newest so many
-    every: int = 0  # multiples of so many steps; 0: none
-    newest_multiple_of: int = 0  # the newest multiple of so many steps; 0: none
-    scores: Callable[[], Mapping[int, float]] = dict  # {step: score}, asked anew at each save
-    mode: Literal["max", "min"] = "max"  # the better score
+    max_to_keep: int = 2  # the number of newest checkpoints to keep
+    keep_every: int = 0  # keeps every multiple of this number of steps; 0: none
+    newest_multiple_of: int = 0  # keeps the newest multiple of this number of steps; 0: none
+    scores: Callable[[], Mapping[int, float]] = dict  # {step: score}, read at each save
+    best_mode: Literal["max", "min"] = "max"  # whether the best score is the largest or the smallest
 
     def __call__(self, steps: Iterable[int]) -> set[int]:
-        """Those of ``steps`` that stay."""
+        """The steps to keep among `steps`."""
         steps = sorted(steps)
-        kept = set(steps[-self.last :])
-        if self.every:
-            kept |= {step for step in steps if step % self.every == 0}
+        kept = set(steps[-self.max_to_keep :])
+        if self.keep_every:
+            kept |= {step for step in steps if step % self.keep_every == 0}
         if self.newest_multiple_of:
             kept |= set([step for step in steps if step % self.newest_multiple_of == 0][-1:])
-        here = set(steps)
-        # A score that is not a number compares as worse than any.
-        scored = {step: score for step, score in self.scores().items() if step in here and score == score}
+        existing = set(steps)
+        # `score == score` leaves out NaN, which is worse than any number.
+        scored = {s: score for s, score in self.scores().items() if s in existing and score == score}
         if scored:
-            sign = 1 if self.mode == "max" else -1
-            kept.add(max(scored, key=lambda step: (sign * scored[step], step)))  # of equals, the newest
+            sign = 1 if self.best_mode == "max" else -1
+            kept.add(max(scored, key=lambda step: (sign * scored[step], step)))  # on a tie, the newest
         return kept

@@ -21,12 +21,10 @@ def make_parser() -> argparse.ArgumentParser:
 
     verb = verbs.add_parser("train", help="train, evaluate and report; the same command again resumes")
     _add_experiment(verb)
-    verb.add_argument(
-        "--run-dir", metavar="DIR", type=Path, help="the run's folder (default: runs/<experiment's name>)"
-    )
+    verb.add_argument("--run-dir", metavar="DIR", type=Path, help="default: runs/<experiment's name>")
 
     verb = verbs.add_parser("eval", help="run the experiment's evaluations on a run's newest checkpoint")
-    _add_run_dir(verb)
+    verb.add_argument("run_dir", metavar="RUN_DIR", type=Path)
     verb.add_argument("overrides", metavar="evals.NAME.field=value", nargs="*")
     verb.add_argument("--data", metavar="FILE_OR_DIR", help="evaluate on another shard in the same layout")
     _add_json(verb)
@@ -35,7 +33,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_experiment(verb)
 
     verb = verbs.add_parser("checkpoints", help="list a run's checkpoints: step, size, health")
-    _add_run_dir(verb)
+    verb.add_argument("run_dir", metavar="RUN_DIR", type=Path)
     verb.add_argument("--verify", action="store_true", help="read every file and compare its sha256")
     _add_json(verb)
 
@@ -44,11 +42,9 @@ def make_parser() -> argparse.ArgumentParser:
     )
 
     verb = verbs.add_parser("export", help="write a run's parameters to a safetensors file")
-    _add_run_dir(verb)
+    verb.add_argument("run_dir", metavar="RUN_DIR", type=Path)
     verb.add_argument("file", metavar="FILE.safetensors", type=Path)
-    verb.add_argument(
-        "--step", metavar="N", type=int, help="the checkpoint of this step (default: the newest)"
-    )
+    verb.add_argument("--step", metavar="N", type=int, help="step of the checkpoint (default: the newest)")
 
     verb = verbs.add_parser("doctor", help="check this machine, JAX and the launcher, and suggest remedies")
     verb.add_argument("--data", metavar="FILE_OR_DIR", type=Path, help="measure how fast it can be read")
@@ -64,10 +60,6 @@ def _add_experiment(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("overrides", metavar="path.to.field=value", nargs="*")
 
 
-def _add_run_dir(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("run_dir", metavar="RUN_DIR", type=Path)
-
-
 def _add_json(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--json", action="store_true", help="make the last line of output one JSON object")
 
@@ -77,12 +69,8 @@ def _add_plan(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--devices", metavar="N", type=_count, required=True, help="number of GPUs or TPU chips"
     )
-    verb.add_argument(
-        "--device",
-        metavar="NAME",
-        default="NVIDIA H100 80GB HBM3",
-        help="the device whose data sheet to use (%(default)s)",
-    )
+    h100 = "NVIDIA H100 80GB HBM3"
+    verb.add_argument("--device", metavar="NAME", default=h100, help="name of a data sheet (%(default)s)")
     verb.add_argument("--hbm", metavar="SIZE", type=_bytes, help="memory of a device, such as 80GiB")
     verb.add_argument("--peak", metavar="FLOPS", type=_positive, help="peak FLOP/s of a device")
     verb.add_argument("--hbm-bandwidth", metavar="GB/s", type=_positive, help="of a device's memory")

@@ -1,6 +1,6 @@
-"""What this machine, JAX and the launcher say, whether they agree, and what to do where they do not.
+"""Checks the machine, JAX and the launcher, and suggests remedies: `mmjax doctor`.
 
-`gather` looks; every finding is a pure function of what it saw.
+`collect_info` reads the machine. Each check is a pure function of that information.
 """
 
 import dataclasses
@@ -17,86 +17,85 @@ from pathlib import Path
 import jax
 
 from mmjax import __version__
+from mmjax.cli.tables import align_columns
 from mmjax.cluster import processes
-from mmjax.cluster.launcher import SINGLE, Launch, detect
+from mmjax.cluster.launcher import SINGLE_PROCESS, Launch, detect_launch
 from mmjax.errors import InputError
 from mmjax.train.flops import PEAK_FLOPS
 
 PACKAGES = ("jax", "jaxlib", "flax", "orbax-checkpoint", "grain", "optax")
-START_SECONDS = 60  # a doctor is asked by someone who waits
-MIN_SHARED_MEMORY = 2**30  # bytes: NCCL takes tens of MiB a GPU, an input worker a few batches
-MIN_BYTES_PER_SECOND = 100e6  # of one reader: 1,000 pictures of 100 kB
-SAMPLE_BYTES, SAMPLE_SECONDS = 256 * 2**20, 5.0  # how much of the data is read, at most
+START_TIMEOUT_SECONDS = 60  # shorter than that of training, because a user waits for the report
+MIN_SHARED_MEMORY = 2**30  # bytes: NCCL uses tens of MiB per GPU, an input worker a few batches
+MIN_BYTES_PER_SECOND = 100e6  # of one reader: 1,000 images of 100 kB
+MAX_SAMPLE_BYTES, MAX_SAMPLE_SECONDS = 256 * 2**20, 5.0  # of the data that `measure_read_speed` reads
 log = logging.getLogger(__name__)
-# Set by a launcher or for it; nothing else of the environment is shown.
-SHOWN = (
-    "JAX_",
-    "SLURM_",
-    "OMPI_COMM_",
-    "SKYPILOT_N",
-    "TPU_WORKER",
-    "TPU_PROCESS",
-    "MEGASCALE_",
-    "CUDA_VISIBLE",
+# The variables of launchers. The rest of the environment is private, and not printed.
+VARIABLE_PREFIXES = (
+    "JAX_", "SLURM_", "OMPI_COMM_", "SKYPILOT_N", "TPU_WORKER", "TPU_PROCESS", "MEGASCALE_", "CUDA_VISIBLE",
     "JOB_COMPLETION",
-)
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Facts:
-    """What was seen in one process."""
+class SystemInfo:
+    """The machine, JAX and the launcher as one process sees them, with the keys of `--json`."""
 
     host: str = "localhost"
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
-    variables: dict[str, str] = dataclasses.field(default_factory=dict)  # the launcher's
-    launch: Launch = SINGLE
-    launch_error: str = ""  # why the variables make no sense, or the processes did not meet
-    coordinator_error: str = ""  # why its name does not resolve
+    variables: dict[str, str] = dataclasses.field(default_factory=dict)  # of the launcher
+    launch: Launch = SINGLE_PROCESS
+    launch_error: str = ""  # why the variables are invalid, or why the processes could not connect
+    coordinator_error: str = ""  # why the coordinator's name does not resolve
     platform: str = "cpu"  # of JAX's devices
     device_kind: str = ""
     num_devices: int = 1
     num_local_devices: int = 1
     process_index: int = 0
     num_processes: int = 1
-    num_gpus: int = 0  # NVIDIA GPUs of the machine, whether or not JAX sees them
-    shared_memory: int | None = None  # bytes free in /dev/shm; None: there is none
+    num_gpus: int = 0  # NVIDIA GPUs of the machine, including those that JAX does not use
+    shared_memory: int | None = None  # free bytes in /dev/shm; None: it does not exist
     data: str = ""  # the data folder that was read
-    data_bytes_per_second: float | None = None  # of one reader; None: not read
+    data_bytes_per_second: float | None = None  # of one reader; None: not measured
 
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """Something that does not fit, and what to do."""
+    """A problem and its remedy, with the keys of `--json`."""
 
-    fault: bool  # training will fail or use less than there is; else it may only be slow
+    fault: bool  # training will fail or leave devices unused; False: it may only be slow
     found: str
     remedy: str
 
 
-def gather(data: Path | None = None) -> Facts:
-    """Looks at this process's machine. Joins the other processes if the launcher's variables describe any."""
-    variables = {name: value for name, value in sorted(os.environ.items()) if name.startswith(SHOWN)}
-    facts = Facts(
+def collect_info(data: Path | None = None) -> SystemInfo:
+    """Reads the machine; connects to the other processes, if the launcher's variables describe any."""
+    variables = {
+        name: value for name, value in sorted(os.environ.items()) if name.startswith(VARIABLE_PREFIXES)
+    }
+    info = SystemInfo(
         host=socket.gethostname(),
-        versions={"mmjax": __version__} | {name: version(name) for name in PACKAGES},
+        versions={"mmjax": __version__} | {name: _installed_version(name) for name in PACKAGES},
         variables=variables,
-        num_gpus=processes.num_gpus(),
+        num_gpus=processes.count_gpus(),
         shared_memory=shutil.disk_usage("/dev/shm").free if Path("/dev/shm").is_dir() else None,
         data=str(data or ""),
-        data_bytes_per_second=None if data is None else read_speed(data),
+        data_bytes_per_second=None if data is None else measure_read_speed(data),
     )
     try:
-        launch = detect(os.environ, facts.num_gpus)
-        facts = dataclasses.replace(facts, launch=launch, coordinator_error=unresolved(launch.coordinator))
-        if not facts.coordinator_error:  # else it would wait for nobody
-            if launch.num_processes > 1:  # JAX aborts the process where they do not come
-                log.info("waiting up to %d s for %d processes at %s", START_SECONDS, launch.num_processes,
-                         launch.coordinator)  # fmt: skip
-            facts = dataclasses.replace(facts, launch=processes.start(start_seconds=START_SECONDS))
+        launch = detect_launch(os.environ, info.num_gpus)
+        coordinator_error = resolution_error(launch.coordinator)
+        info = dataclasses.replace(info, launch=launch, coordinator_error=coordinator_error)
+        if not coordinator_error:
+            if launch.num_processes > 1:
+                # JAX aborts this process if the others do not connect. Then only this line explains why.
+                arguments = (START_TIMEOUT_SECONDS, launch.num_processes, launch.coordinator)
+                log.info("waiting up to %d s for %d processes at %s", *arguments)
+            launch = processes.initialize(timeout_seconds=START_TIMEOUT_SECONDS)
+            info = dataclasses.replace(info, launch=launch)
     except InputError as error:
-        facts = dataclasses.replace(facts, launch_error=str(error))
+        info = dataclasses.replace(info, launch_error=str(error))
     return dataclasses.replace(
-        facts,
+        info,
         platform=jax.default_backend(),
         device_kind=jax.devices()[0].device_kind,
         num_devices=jax.device_count(),
@@ -106,15 +105,15 @@ def gather(data: Path | None = None) -> Facts:
     )
 
 
-def version(package: str) -> str:
+def _installed_version(package: str) -> str:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return "not installed"
 
 
-def unresolved(coordinator: str | None) -> str:
-    """Why the coordinator's name leads nowhere; empty if it resolves, or there is none."""
+def resolution_error(coordinator: str | None) -> str:
+    """Why the host of "host:port" does not resolve; empty if it does, or if there is no coordinator."""
     if coordinator is None:
         return ""
     host, _, port = coordinator.rpartition(":")
@@ -125,8 +124,8 @@ def unresolved(coordinator: str | None) -> str:
     return ""
 
 
-def read_speed(folder: Path) -> float:
-    """Bytes/s with which one reader gets files of `folder` that are not in memory yet."""
+def measure_read_speed(folder: Path) -> float:
+    """Bytes per second at which one reader reads files of `folder` that are not in the page cache."""
     if not folder.exists():
         raise InputError(f"expected a data folder or file, found nothing at {folder}")
     files = [folder] if folder.is_file() else (path for path in folder.rglob("*") if path.is_file())
@@ -136,139 +135,147 @@ def read_speed(folder: Path) -> float:
             os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             while chunk := stream.read(2**20):
                 num_bytes += len(chunk)
-                if num_bytes >= SAMPLE_BYTES or time.perf_counter() - start > SAMPLE_SECONDS:
+                if num_bytes >= MAX_SAMPLE_BYTES or time.perf_counter() - start > MAX_SAMPLE_SECONDS:
                     return num_bytes / (time.perf_counter() - start)
     if not num_bytes:
         raise InputError(f"expected files with data in {folder}, found none")
     return num_bytes / (time.perf_counter() - start)
 
 
-def findings(facts: Facts) -> list[Finding]:
-    """All that does not fit, faults first."""
-    found = [finding for check in CHECKS for finding in check(facts)]
-    return sorted(found, key=lambda finding: not finding.fault)
+def diagnose(info: SystemInfo) -> list[Finding]:
+    """The findings of all checks, faults first."""
+    findings = [finding for check in CHECKS for finding in check(info)]
+    return sorted(findings, key=lambda finding: not finding.fault)
 
 
-def launch_is_refused(facts: Facts) -> Iterator[Finding]:
-    if facts.launch_error:
-        yield Finding(True, facts.launch_error, "`mmjax train` refuses to start until this is mended")
+def check_launch(info: SystemInfo) -> Iterator[Finding]:
+    """The launcher's variables are valid, and the processes connect."""
+    if info.launch_error:
+        yield Finding(True, info.launch_error, "`mmjax train` fails to start until this is corrected")
 
 
-def coordinator_does_not_resolve(facts: Facts) -> Iterator[Finding]:
-    if facts.coordinator_error:
+def check_coordinator(info: SystemInfo) -> Iterator[Finding]:
+    """The coordinator's name resolves."""
+    if info.coordinator_error:
         yield Finding(
             True,
-            f"the coordinator {facts.launch.coordinator} ({facts.launch.launcher}) does not resolve on "
-            f"{facts.host}: {facts.coordinator_error}",
-            "give all nodes a name service or /etc/hosts that knows it, or set for all processes "
+            f"the coordinator {info.launch.coordinator} ({info.launch.launcher}) does not resolve on "
+            f"{info.host}: {info.coordinator_error}",
+            "make the name resolve on all nodes (DNS or /etc/hosts), or set for all processes "
             "JAX_COORDINATOR_ADDRESS=<address of process 0>:<free port>",
         )
 
 
-def processes_did_not_join(facts: Facts) -> Iterator[Finding]:
-    wanted = facts.launch.num_processes
-    if facts.num_processes != wanted and not facts.launch_error and not facts.coordinator_error:
+def check_processes(info: SystemInfo) -> Iterator[Finding]:
+    """JAX has as many processes as the launcher started."""
+    expected = info.launch.num_processes
+    if info.num_processes != expected and not info.launch_error and not info.coordinator_error:
         yield Finding(
             True,
-            f"{facts.launch.launcher} started {wanted} processes, and JAX sees {facts.num_processes}",
+            f"{info.launch.launcher} started {expected} processes, and JAX sees {info.num_processes}",
             "let `mmjax train` start jax.distributed, or start it with the launcher's number of processes",
         )
 
 
-def cpu_beside_gpus(facts: Facts) -> Iterator[Finding]:
-    forced = facts.variables.get("JAX_PLATFORMS", "")
-    if facts.num_gpus and facts.platform == "cpu" and "cpu" not in forced.split(","):
+def check_jaxlib(info: SystemInfo) -> Iterator[Finding]:
+    """On a machine with GPUs, jaxlib supports them."""
+    platforms = info.variables.get("JAX_PLATFORMS", "")
+    if info.num_gpus and info.platform == "cpu" and "cpu" not in platforms.split(","):
         yield Finding(
             True,
-            f"{facts.host} has {facts.num_gpus} GPUs, and this jaxlib knows only the CPU",
-            "pip install 'jax[cuda12]' (or cuda13, as `nvidia-smi` says of the driver), of the version of "
-            f"jax, {facts.versions.get('jax', 'which is installed')}",
+            f"{info.host} has {info.num_gpus} GPUs, and the installed jaxlib supports only CPUs",
+            "pip install 'jax[cuda12]' (or cuda13, depending on the driver that `nvidia-smi` shows), of the "
+            f"installed version of jax, {info.versions.get('jax', 'which `pip show jax` prints')}",
         )
 
 
-def gpus_left_out(facts: Facts) -> Iterator[Finding]:
-    """The one GPU that each node is seen to have under Slurm, above all."""
-    here = facts.launch.num_local_processes or 1
-    if facts.platform != "gpu" or facts.num_local_devices * here >= facts.num_gpus:
+def check_gpus(info: SystemInfo) -> Iterator[Finding]:
+    """The processes use all GPUs of the machine. Under Slurm, JAX often sees a single one."""
+    num_local = info.launch.num_local_processes or 1
+    if info.platform != "gpu" or info.num_local_devices * num_local >= info.num_gpus:
         return
     yield Finding(
         True,
-        f"{facts.host} has {facts.num_gpus} GPUs; its {here} process{'es' * (here > 1)} use "
-        f"{facts.num_local_devices} each ({facts.launch.launcher}, CUDA_VISIBLE_DEVICES="
-        f"{facts.variables.get('CUDA_VISIBLE_DEVICES', 'not set')})",
-        "start one process a node with all its GPUs (Slurm: --ntasks-per-node=1 --gpus-per-node="
-        f"{facts.num_gpus}, and no --gpus-per-task), or one a GPU; unset CUDA_VISIBLE_DEVICES and "
-        "JAX_LOCAL_DEVICE_IDS where a profile sets them",
+        f"{info.host} has {info.num_gpus} GPUs, found {num_local} process(es) with "
+        f"{info.num_local_devices} GPU(s) each ({info.launch.launcher}, CUDA_VISIBLE_DEVICES="
+        f"{info.variables.get('CUDA_VISIBLE_DEVICES', 'not set')})",
+        "start one process per node with all its GPUs (Slurm: --ntasks-per-node=1 --gpus-per-node="
+        f"{info.num_gpus}, and no --gpus-per-task), or one per GPU; unset CUDA_VISIBLE_DEVICES and "
+        "JAX_LOCAL_DEVICE_IDS if a shell profile sets them",
     )
 
 
-def little_shared_memory(facts: Facts) -> Iterator[Finding]:
-    free = facts.shared_memory
+def check_shared_memory(info: SystemInfo) -> Iterator[Finding]:
+    """/dev/shm is large enough for input workers and NCCL."""
+    free = info.shared_memory
     if free is None or free < MIN_SHARED_MEMORY:
         size = "none" if free is None else f"{free / 2**20:.0f} MiB free"
         yield Finding(
             False,
-            f"/dev/shm of {facts.host} has {size}: input workers and NCCL need shared memory, and die of a "
-            "bus error without",
+            f"/dev/shm of {info.host} has {size}: without enough shared memory, input workers and NCCL fail "
+            "with a bus error",
             "docker run --shm-size=16g, or in Kubernetes an emptyDir of medium Memory mounted on /dev/shm "
             "(experiments/launch/jobset.yaml)",
         )
 
 
-def slow_data(facts: Facts) -> Iterator[Finding]:
-    speed = facts.data_bytes_per_second
+def check_data_speed(info: SystemInfo) -> Iterator[Finding]:
+    """The data can be read fast enough."""
+    speed = info.data_bytes_per_second
     if speed is not None and speed < MIN_BYTES_PER_SECOND:
         yield Finding(
             False,
-            f"{facts.data} gives {speed / 1e6:.0f} MB/s to one reader, "
+            f"one reader gets {speed / 1e6:.0f} MB/s from {info.data}, "
             f"less than {MIN_BYTES_PER_SECOND / 1e6:.0f}",
             "copy the data to a local disk, or pack small files into tar shards or ArrayRecord; "
-            "input_wait_share in metrics.jsonl says whether training waits",
+            "input_wait_share in metrics.jsonl shows whether training waits",
         )
 
 
-def unknown_peak(facts: Facts) -> Iterator[Finding]:
-    if facts.platform != "cpu" and facts.device_kind not in PEAK_FLOPS:
+def check_peak_flops(info: SystemInfo) -> Iterator[Finding]:
+    """The device's peak FLOP/s is known."""
+    if info.platform != "cpu" and info.device_kind not in PEAK_FLOPS:
         yield Finding(
             False,
-            f"the peak FLOP/s of {facts.device_kind!r} is not known, so no MFU is logged",
-            "add its data sheet's figure to PEAK_FLOPS in mmjax/train/flops.py",
+            f"the peak FLOP/s of {info.device_kind!r} is unknown, so no MFU is logged",
+            "add the value from its data sheet to PEAK_FLOPS in mmjax/train/flops.py",
         )
 
 
-CHECKS: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
-    launch_is_refused, coordinator_does_not_resolve, processes_did_not_join, cpu_beside_gpus, gpus_left_out,
-    little_shared_memory, slow_data, unknown_peak,
+CHECKS: tuple[Callable[[SystemInfo], Iterator[Finding]], ...] = (
+    check_launch, check_coordinator, check_processes, check_jaxlib, check_gpus, check_shared_memory,
+    check_data_speed, check_peak_flops,
 )  # fmt: skip
 
 
-def report(facts: Facts) -> str:
-    """For people."""
-    peak = PEAK_FLOPS.get(facts.device_kind)
-    speed = facts.data_bytes_per_second
+def format_report(info: SystemInfo) -> str:
+    """The information and the findings as text for the terminal."""
+    peak = PEAK_FLOPS.get(info.device_kind)
+    launch, speed = info.launch, info.data_bytes_per_second
     rows = {
-        "host": facts.host,
-        "versions": ", ".join(f"{name} {number}" for name, number in facts.versions.items()),
-        "launcher": facts.launch.launcher
-        + (f", {facts.launch.num_processes} processes" if facts.launch.num_processes > 1 else "")
-        + (f", coordinator {facts.launch.coordinator}" if facts.launch.coordinator else ""),
-        "process": f"{facts.process_index} of {facts.num_processes}",
-        "devices": f"{facts.num_local_devices} here, {facts.num_devices} in all: "
-        f"{facts.platform}, {facts.device_kind}",
-        "peak": "not known" if peak is None else f"{peak / 1e12:.0f} TFLOP/s a device (dense bf16)",
-        "/dev/shm": "none" if facts.shared_memory is None else f"{facts.shared_memory / 2**30:.1f} GiB free",
+        "host": info.host,
+        "versions": ", ".join(f"{name} {number}" for name, number in info.versions.items()),
+        "launcher": launch.launcher
+        + (f", {launch.num_processes} processes" if launch.num_processes > 1 else "")
+        + (f", coordinator {launch.coordinator}" if launch.coordinator else ""),
+        "process": f"{info.process_index} of {info.num_processes}",
+        "devices": f"{info.num_local_devices} local, {info.num_devices} in total: "
+        f"{info.platform}, {info.device_kind}",
+        "peak": "unknown" if peak is None else f"{peak / 1e12:.0f} TFLOP/s per device (dense bf16)",
+        "/dev/shm": "none" if info.shared_memory is None else f"{info.shared_memory / 2**30:.1f} GiB free",
     }
     if speed is not None:
-        rows["data"] = f"{facts.data}: {speed / 1e6:.0f} MB/s"
-    lines = [f"{name:<10}{value}" for name, value in rows.items()]
-    lines += [f"          {name}={value}" for name, value in facts.variables.items()]
-    for finding in findings(facts):
+        rows["data"] = f"{info.data}: {speed / 1e6:.0f} MB/s"
+    variables = [("", f"{name}={value}") for name, value in info.variables.items()]
+    lines = align_columns([*rows.items(), *variables], left=(0, 1))
+    findings = diagnose(info)
+    for finding in findings:
         lines += ["", f"{'FAULT' if finding.fault else 'note'}: {finding.found}", f"  -> {finding.remedy}"]
-    return "\n".join(lines if findings(facts) else [*lines, "", "nothing to mend"])
+    return "\n".join(lines if findings else [*lines, "", "no problems found"])
 
 
-def to_json(facts: Facts) -> str:
-    """One line, for programs."""
-    found = [dataclasses.asdict(finding) for finding in findings(facts)]
-    peak = PEAK_FLOPS.get(facts.device_kind)
-    return json.dumps(dataclasses.asdict(facts) | {"peak_flops": peak, "findings": found})
+def to_json(info: SystemInfo) -> str:
+    """The information and the findings as one line of JSON."""
+    findings = [dataclasses.asdict(finding) for finding in diagnose(info)]
+    peak = PEAK_FLOPS.get(info.device_kind)
+    return json.dumps(dataclasses.asdict(info) | {"peak_flops": peak, "findings": findings})

@@ -1,1 +1,1 @@
-"""Several processes as one run."""
+"""Runs of several processes: detects the launcher, starts jax.distributed, shares errors and stop flags."""

@@ -1,6 +1,6 @@
-"""What the launcher's environment variables say: who started this process, and as which of how many.
+"""Reads from environment variables which launcher started this process, its id and the number of processes.
 
-A pure function of the variables, so that each launcher is tested without it. `distributed.py` acts on it.
+A pure function of the variables, so that tests need no launcher. `mmjax.cluster.processes` uses it.
 """
 
 import dataclasses
@@ -9,50 +9,53 @@ from collections.abc import Mapping
 
 from mmjax.errors import InputError
 
-ADDRESS, COUNT, PROCESS = EXPLICIT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+ADDRESS, NUM_PROCESSES, PROCESS_ID = JAX_VARIABLES = (
+    "JAX_COORDINATOR_ADDRESS",
+    "JAX_NUM_PROCESSES",
+    "JAX_PROCESS_ID",
+)
 LOOPBACK = ("127.", "localhost", "[::1]")
-# Above the ports that Linux hands out by itself; JAX uses the same.
+# Above the range of ephemeral ports of Linux. JAX uses the same range.
 FIRST_PORT, NUM_PORTS = 61440, 4096
 SKYPILOT_PORT, TPU_PORT = 8476, 8482
-BATCH_STEPS = 4294967290  # Slurm's step numbers from here on are batch scripts and interactive shells
+FIRST_BATCH_STEP = 4294967290  # Slurm numbers the steps of batch scripts and interactive shells from here on
 
 
 @dataclasses.dataclass(frozen=True)
 class Launch:
-    """One process among those that were started together."""
+    """One of the processes that a launcher started together."""
 
-    launcher: str  # who says so
+    launcher: str  # its name, for messages
     num_processes: int = 1
     process_id: int = 0
     coordinator: str | None = None  # "host:port" of process 0; None only for a single process
-    num_local_processes: int | None = None  # on this machine; None: not told
+    num_local_processes: int | None = None  # on this machine; None: unknown
     local_process_id: int | None = None
-    local_device_ids: tuple[int, ...] | None = None  # of this machine's GPUs; None: all that are visible
+    local_device_ids: tuple[int, ...] | None = None  # GPUs of this process; None: all visible ones
 
     @property
-    def on_one_machine(self) -> bool:
-        """The coordinator need not listen to any other machine."""
+    def is_on_one_machine(self) -> bool:
+        """Whether all processes reach the coordinator over the loopback interface."""
         return self.coordinator is not None and self.coordinator.startswith(LOOPBACK)
 
 
-SINGLE = Launch("a single process")
+SINGLE_PROCESS = Launch("a single process")
 
 
-def detect(variables: Mapping[str, str], num_gpus: int = 0) -> Launch:
-    """The launch that the environment `variables` describe, on a machine with `num_gpus` GPUs.
+def detect_launch(variables: Mapping[str, str], num_gpus: int = 0) -> Launch:
+    """Returns the launch that the environment `variables` describe, on a machine with `num_gpus` GPUs.
 
-    JAX's own variables come first, then Open MPI (whose processes under Slurm also see Slurm's variables of
-    its daemons), Slurm, SkyPilot and Cloud TPU pods. Kubernetes and Ray have launch files that set JAX's.
+    JAX's own variables have priority, then Open MPI, Slurm, SkyPilot and Cloud TPU pods. Open MPI precedes
+    Slurm because under Slurm its processes also have the Slurm variables of its daemons. The launch files
+    for Kubernetes and Ray set JAX's variables.
 
     Raises:
-      InputError: variables that are half set, malformed, or contradict each other.
+      InputError: the variables are incomplete, malformed or contradictory.
     """
     launch = _open_mpi(variables) or _slurm(variables) or _skypilot(variables) or _tpu_pod(variables)
-    explicit = _explicit(variables, launch)
-    if explicit is not None:
-        launch = explicit
+    launch = _jax_variables(variables, launch) or launch
     if launch is None or launch.num_processes == 1:
-        return SINGLE if launch is None else dataclasses.replace(launch, coordinator=None)
+        return SINGLE_PROCESS if launch is None else dataclasses.replace(launch, coordinator=None)
     if not 0 <= launch.process_id < launch.num_processes:
         raise InputError(
             f"expected a process id from 0 to {launch.num_processes - 1}, found {launch.process_id} "
@@ -61,39 +64,39 @@ def detect(variables: Mapping[str, str], num_gpus: int = 0) -> Launch:
     return dataclasses.replace(launch, local_device_ids=_local_gpus(variables, launch, num_gpus))
 
 
-def _explicit(variables: Mapping[str, str], launch: Launch | None) -> Launch | None:
-    """JAX's own variables; the address alone corrects what a launcher says."""
-    given = {name: variables[name] for name in EXPLICIT if variables.get(name)}
-    if PROCESS not in given and COUNT in given and "JOB_COMPLETION_INDEX" in variables:
-        # Kubernetes gives it to each pod of an indexed job.
-        given[PROCESS] = variables["JOB_COMPLETION_INDEX"]
-    if not given:
+def _jax_variables(variables: Mapping[str, str], launch: Launch | None) -> Launch | None:
+    """Reads JAX's own variables. The address alone replaces that of the launcher."""
+    values = {name: variables[name] for name in JAX_VARIABLES if variables.get(name)}
+    if PROCESS_ID not in values and NUM_PROCESSES in values and "JOB_COMPLETION_INDEX" in variables:
+        # Kubernetes sets it in each pod of an indexed job.
+        values[PROCESS_ID] = variables["JOB_COMPLETION_INDEX"]
+    if not values:
         return None
-    if set(given) == {ADDRESS} and launch is not None:
-        return dataclasses.replace(launch, coordinator=_address(given[ADDRESS]))
-    if _integer(given, COUNT, 0) == 1 and not _integer(given, PROCESS, 0):
+    if set(values) == {ADDRESS} and launch is not None:
+        return dataclasses.replace(launch, coordinator=_address(values[ADDRESS]))
+    if _integer(values, NUM_PROCESSES, 0) == 1 and not _integer(values, PROCESS_ID, 0):
         return Launch("JAX's variables")
-    missing = [name for name in EXPLICIT if name not in given]
+    missing = [name for name in JAX_VARIABLES if name not in values]
     if missing:
         raise InputError(
-            f"expected {', '.join(EXPLICIT)} together, found {', '.join(given)} without "
+            f"expected {', '.join(JAX_VARIABLES)} together, found {', '.join(values)} without "
             f"{', '.join(missing)}: set all three, or none of them"
         )
     found = Launch(
         "JAX's variables",
-        num_processes=_integer(given, COUNT),
-        process_id=_integer(given, PROCESS),
-        coordinator=_address(given[ADDRESS]),
+        num_processes=_integer(values, NUM_PROCESSES),
+        process_id=_integer(values, PROCESS_ID),
+        coordinator=_address(values[ADDRESS]),
     )
-    # A launcher's task may start several processes of its own; fewer than the launcher did cannot all differ.
+    # A launcher's task may start several processes. With fewer than the launcher started, ids would repeat.
     if launch is not None and (
         launch.num_processes > found.num_processes
         or (launch.num_processes == found.num_processes and launch.process_id != found.process_id)
     ):
         raise InputError(
-            f"expected {COUNT} and {PROCESS} to agree with {launch.launcher}, found process "
+            f"expected {NUM_PROCESSES} and {PROCESS_ID} to agree with {launch.launcher}, found process "
             f"{found.process_id} of {found.num_processes} and process {launch.process_id} of "
-            f"{launch.num_processes}: unset {', '.join(EXPLICIT)}, or start without {launch.launcher}"
+            f"{launch.num_processes}: unset {', '.join(JAX_VARIABLES)}, or start without {launch.launcher}"
         )
     return found
 
@@ -108,7 +111,7 @@ def _open_mpi(variables: Mapping[str, str]) -> Launch | None:
         num_local_processes=_integer(variables, "OMPI_COMM_WORLD_LOCAL_SIZE"),
         local_process_id=_integer(variables, "OMPI_COMM_WORLD_LOCAL_RANK"),
     )
-    # Version 4 gives "1531576320.0;tcp://10.96.0.1,10.148.0.1:34911", where mpirun itself runs; 5 nothing.
+    # mpirun's address: "1531576320.0;tcp://10.96.0.1,10.148.0.1:34911" in version 4, missing in version 5.
     uri = variables.get("OMPI_MCA_orte_hnp_uri", "")
     number = uri.partition(".")[0] or re.sub(r"\D", "", variables.get("PMIX_NAMESPACE", ""))
     port = _port(variables, int(number or 0) // NUM_PORTS if uri else int(number or 0))
@@ -117,40 +120,40 @@ def _open_mpi(variables: Mapping[str, str]) -> Launch | None:
     host = re.search(r"tcp://([^,:]+)|tcp6://(\[[^,\]]+)", uri)
     if host is None and not variables.get(ADDRESS):
         raise InputError(
-            "expected Open MPI to say where mpirun runs (OMPI_MCA_orte_hnp_uri, of versions before 5), found "
-            f"nothing: start with `mpirun -x {ADDRESS}=<host of rank 0>:<free port> ...`"
+            "expected the address of mpirun in OMPI_MCA_orte_hnp_uri (set by versions before 5), found none: "
+            f"start with `mpirun -x {ADDRESS}=<host of rank 0>:<free port> ...`"
         )
     name = host and (host[1] or f"{host[2]}]")
     return dataclasses.replace(launch, coordinator=name and f"{name}:{port}")
 
 
 def _slurm(variables: Mapping[str, str]) -> Launch | None:
-    """A task of `srun`. A batch script or an interactive shell is none, however many tasks were allocated."""
+    """A task of `srun`. Batch scripts and interactive shells run alone, however many tasks were allocated."""
     names = ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_STEP_NODELIST", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID")
     if any(name not in variables for name in names):
         return None
     step = _integer(variables, "SLURM_STEP_ID")
-    if step >= BATCH_STEPS:
+    if step >= FIRST_BATCH_STEP:
         return None
     num_processes = _integer(variables, "SLURM_STEP_NUM_TASKS")
-    here = _tasks_on_node(
+    num_local = _tasks_on_node(
         variables.get("SLURM_STEP_TASKS_PER_NODE", ""), _integer(variables, "SLURM_NODEID", 0)
     )
-    # The step's number too: what is left of a step that was killed may still hold its port.
+    # The port depends on the step too: remains of a killed step may still hold its port.
     port = _port(variables, _integer(variables, "SLURM_JOB_ID") + 257 * step)
-    host = "127.0.0.1" if here == num_processes else first_host(variables["SLURM_STEP_NODELIST"])
+    host = "127.0.0.1" if num_local == num_processes else first_host(variables["SLURM_STEP_NODELIST"])
     return Launch(
         "Slurm",
         num_processes=num_processes,
         process_id=_integer(variables, "SLURM_PROCID"),
         coordinator=f"{host}:{port}",
-        num_local_processes=here,
+        num_local_processes=num_local,
         local_process_id=_integer(variables, "SLURM_LOCALID", 0),
     )
 
 
 def first_host(nodes: str) -> str:
-    """The first name of Slurm's list of nodes.
+    """Returns the first host of Slurm's list of nodes.
 
     >>> first_host("node[003-005,9],login"), first_host("a1,a2"), first_host("r[1-2]n[07,9]-ib")
     ('node003', 'a1', 'r1n07-ib')
@@ -162,7 +165,7 @@ def first_host(nodes: str) -> str:
 
 
 def _tasks_on_node(counts: str, node: int) -> int | None:
-    """Entry `node` of Slurm's "2(x3),1"."""
+    """Returns entry `node` of Slurm's list of task counts, such as "2(x3),1"."""
     expanded: list[int] = []
     for count, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", counts):
         expanded += [int(count)] * int(times or 1)
@@ -170,7 +173,7 @@ def _tasks_on_node(counts: str, node: int) -> int | None:
 
 
 def _skypilot(variables: Mapping[str, str]) -> Launch | None:
-    """One process a node."""
+    """One process per node."""
     if "SKYPILOT_NUM_NODES" not in variables:
         return None
     addresses = variables.get("SKYPILOT_NODE_IPS", "").split()
@@ -191,46 +194,47 @@ def _skypilot(variables: Mapping[str, str]) -> Launch | None:
 
 
 def _tpu_pod(variables: Mapping[str, str]) -> Launch | None:
-    """Hosts of one or several TPU slices, where the environment names them (Google Kubernetes Engine)."""
-    names = variables.get("TPU_PROCESS_ADDRESSES") or variables.get("TPU_WORKER_HOSTNAMES")
-    if not names:
+    """Hosts of one or more TPU slices, if the environment lists them (Google Kubernetes Engine)."""
+    addresses = variables.get("TPU_PROCESS_ADDRESSES") or variables.get("TPU_WORKER_HOSTNAMES")
+    if not addresses:
         return None
-    hosts = names.split(",")
+    hosts = addresses.split(",")
     slices = _integer(variables, "MEGASCALE_NUM_SLICES", 1)
     if len(hosts) * slices == 1:
         return None
     first = variables.get("MEGASCALE_COORDINATOR_ADDRESS") or hosts[0]
-    of_slice = len(hosts) * _integer(variables, "MEGASCALE_SLICE_ID", 0)
+    slice_start = len(hosts) * _integer(variables, "MEGASCALE_SLICE_ID", 0)
     return Launch(
         "a TPU pod",
         num_processes=len(hosts) * slices,
-        process_id=of_slice + _integer(variables, "TPU_WORKER_ID"),
+        process_id=slice_start + _integer(variables, "TPU_WORKER_ID"),
         coordinator=f"{first.split(':')[0]}:{_port(variables, default=TPU_PORT)}",
     )
 
 
 def _local_gpus(variables: Mapping[str, str], launch: Launch, num_gpus: int) -> tuple[int, ...] | None:
-    """Which of the machine's visible GPUs are this process's: an equal part of them, not always one."""
-    processes, own = launch.num_local_processes, launch.local_process_id
-    bound = "SLURM_GPUS_PER_TASK" in variables or "gpu" in variables.get("SLURM_TRES_PER_TASK", "")
-    if processes in (None, 1) or own is None or bound or variables.get("JAX_LOCAL_DEVICE_IDS"):
-        return None  # all that are visible, or those that JAX_LOCAL_DEVICE_IDS names
+    """The GPUs of this process: an equal part of the machine's visible GPUs. None: all visible ones."""
+    num_processes, local_id = launch.num_local_processes, launch.local_process_id
+    slurm_assigns = "SLURM_GPUS_PER_TASK" in variables or "gpu" in variables.get("SLURM_TRES_PER_TASK", "")
+    jax_assigns = variables.get("JAX_LOCAL_DEVICE_IDS")
+    if num_processes in (None, 1) or local_id is None or slurm_assigns or jax_assigns:
+        return None
     if "CUDA_VISIBLE_DEVICES" in variables:
         num_gpus = len([name for name in variables["CUDA_VISIBLE_DEVICES"].split(",") if name.strip()])
     if num_gpus <= 1:
-        return None  # none, or the launcher has shared them out
-    each, left = divmod(num_gpus, processes)
-    if left:
+        return None  # no GPU, or the launcher has assigned one to each process
+    num_each, remainder = divmod(num_gpus, num_processes)
+    if remainder:
         raise InputError(
-            f"expected the {num_gpus} GPUs of this machine to be shared evenly by its processes, found "
-            f"{processes} ({launch.launcher}): start as many on a machine as divide {num_gpus}, one for "
-            "example, or name each one's in JAX_LOCAL_DEVICE_IDS"
+            f"expected the processes of this machine to divide its {num_gpus} GPUs evenly, found "
+            f"{num_processes} processes ({launch.launcher}): start one process per machine, or a divisor of "
+            f"{num_gpus}, or set JAX_LOCAL_DEVICE_IDS for each"
         )
-    return tuple(range(own * each, (own + 1) * each))
+    return tuple(range(local_id * num_each, (local_id + 1) * num_each))
 
 
 def _port(variables: Mapping[str, str], number: int = 0, default: int | None = None) -> int:
-    """A port that jobs which run at the same time hardly share; all processes of a job find the same."""
+    """The coordinator's port: the same in all processes of a job, and rarely that of another job."""
     computed = FIRST_PORT + number % NUM_PORTS if default is None else default
     return _integer(variables, "JAX_COORDINATOR_PORT", computed)
 
@@ -238,7 +242,7 @@ def _port(variables: Mapping[str, str], number: int = 0, default: int | None = N
 def _address(text: str) -> str:
     if not re.fullmatch(r".+:\d+", text):
         raise InputError(
-            f"expected {ADDRESS}=host:port, found {text!r}: add the port, a free one on that host"
+            f"expected {ADDRESS}=host:port, found {text!r}: add a port that is free on that host"
         )
     return text
 

@@ -1,4 +1,4 @@
-"""What a compiled program costs, on programs small enough to count by hand and beside XLA's own figures."""
+"""Costs of small programs equal those counted by hand, and those that XLA reports."""
 
 import jax
 import jax.numpy as jnp
@@ -63,7 +63,7 @@ def buffers(*lines: str) -> list[tuple[int, str]]:
     return [(buffer.num_bytes, buffer.source) for buffer in cost.peak_buffers(program(*lines))]
 
 
-def test_memory_is_fullest_where_most_is_alive():
+def test_peak_buffers_are_those_live_at_the_peak():
     lines = (
         '%a = f32[100,8]{1,0} transpose(%x), metadata={op_name="a"}',
         '%b = f32[50,8]{1,0} slice(%a), metadata={op_name="b"}',
@@ -75,22 +75,22 @@ def test_memory_is_fullest_where_most_is_alive():
     assert buffers(*kept) == [(3200, "a"), (1600, "b"), (800, "c")]
 
 
-def test_results_and_aliases_need_no_memory_of_their_own():
+def test_results_and_aliases_need_no_memory():
     assert buffers("ROOT %y = f32[100,8]{1,0} negate(%x)") == []
     assert buffers("%y = f32[800]{0} bitcast(%x)", "ROOT %z = f32[1]{0} slice(%y)") == []
-    over_itself = (
+    in_place = (
         "%a = f32[100,8]{1,0} transpose(%x)",
         "%b = f32[100,8]{1,0} negate(%a)",
         "ROOT %c = f32[1,8]{1,0} slice(%b)",
     )
-    assert sum(size for size, _ in buffers(*over_itself)) == ARRAY
-    turned = (over_itself[0], "%b = f32[100,8]{1,0} transpose(%a)", over_itself[2])
-    assert sum(size for size, _ in buffers(*turned)) == 2 * ARRAY
-    apart = (*over_itself[:2], "ROOT %c = f32[1,8]{1,0} custom-call(%b, %a)")
-    assert sum(size for size, _ in buffers(*apart)) == 2 * ARRAY
+    assert sum(size for size, _ in buffers(*in_place)) == ARRAY
+    transposed = (in_place[0], "%b = f32[100,8]{1,0} transpose(%a)", in_place[2])
+    assert sum(size for size, _ in buffers(*transposed)) == 2 * ARRAY
+    used_later = (*in_place[:2], "ROOT %c = f32[1,8]{1,0} custom-call(%b, %a)")
+    assert sum(size for size, _ in buffers(*used_later)) == 2 * ARRAY
 
 
-def test_an_update_in_place_takes_the_memory_of_what_it_updates():
+def test_an_update_in_place_needs_no_memory():
     lines = (
         "%a = f32[100,8]{1,0} transpose(%x)",
         "%row = f32[1,8]{1,0} fusion(%x, %n), kind=kLoop, calls=%part",
@@ -105,13 +105,13 @@ def test_an_update_in_place_takes_the_memory_of_what_it_updates():
     assert sum(buffer.num_bytes for buffer in cost.peak_buffers(parse(text))) == ARRAY + ROW
 
 
-def test_copies_without_a_name_have_that_of_what_they_copy():
+def test_copies_without_a_source_get_that_of_their_operand():
     lines = (
-        '%a = f32[100,8]{1,0} transpose(%x), metadata={op_name="tower"}',
+        '%a = f32[100,8]{1,0} transpose(%x), metadata={op_name="encoder"}',
         "%b = f32[100,8]{1,0} copy(%a)",
         "ROOT %c = f32[1,8]{1,0} custom-call(%b, %a)",
     )
-    assert buffers(*lines) == [(3200, "tower"), (3200, "tower")]
+    assert buffers(*lines) == [(3200, "encoder"), (3200, "encoder")]
 
 
 def deep(weights, x):
@@ -123,17 +123,17 @@ def deep(weights, x):
 SHAPES = jax.ShapeDtypeStruct((5, 64, 64), jnp.float32), jax.ShapeDtypeStruct((512, 64), jnp.float32)
 
 
-def test_arithmetic_of_the_program_is_that_of_the_function():
+def test_matmul_flops_of_the_program_are_those_of_the_function():
     compiled = jax.jit(deep).lower(*SHAPES).compile()
     found = cost.matmul_flops(parse(compiled.as_text()))
     assert found == flops.count(deep, *SHAPES) == 5 * 2 * 512 * 64 * 64
     gradients = jax.jit(jax.grad(deep)).lower(*SHAPES).compile()
-    # A scan asks each of its layers for the gradient of what it reads, the first one too.
+    # A scan computes the gradient of the input of every layer, the first one included.
     assert cost.matmul_flops(parse(gradients.as_text())) == 3 * found
 
 
-def test_memory_is_what_xla_reports():
-    """Its packing may save a little, alignment cost a little."""
+def test_peak_memory_is_that_of_xlas_memory_analysis():
+    """The difference is XLA's packing, which saves memory, and alignment, which costs memory."""
     compiled = jax.jit(jax.grad(deep)).lower(*SHAPES).compile()
     reported = compiled.memory_analysis().temp_size_in_bytes
     found = cost.peak_buffers(parse(compiled.as_text()))

@@ -1,4 +1,4 @@
-"""The plan of a run on a machine that is not at hand: what it adds up to, and what it refuses."""
+"""`mmjax plan`: its memory, collectives and times add up, and bad input is rejected."""
 
 import dataclasses
 import json
@@ -11,18 +11,20 @@ import jax
 import pytest
 import tiny
 
-from mmjax.analysis import memory, plan
+from mmjax.analysis import memory
+from mmjax.analysis.plan import Machine, Plan, make_plan, min_seconds, sent_bytes_by_network
 from mmjax.cli.main import main
+from mmjax.cli.plan import format_plan
 from mmjax.experiment import load
-from mmjax.run.loop import Session
+from mmjax.run.session import Session
 
 H100 = "NVIDIA H100 80GB HBM3"
-SPLIT = ["mesh.data=2", "mesh.fsdp=4", "rules=FSDP", "data.batch_size=256"]
+SHARDED = ["mesh.data=2", "mesh.fsdp=4", "rules=FSDP", "data.batch_size=256"]
 
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
-    """The experiment, whose data are gone: a plan reads none."""
+    """The experiment's file. Its data are deleted, because a plan reads none."""
     folder = tmp_path_factory.mktemp("plan")
     file = tiny.write(folder)
     (folder / "colours.npz").unlink()
@@ -30,67 +32,74 @@ def file(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def made(file) -> plan.Plan:
-    machine = plan.Machine.of(H100, 8, node_size=4)
-    return plan.plan(load(file, SPLIT), machine, jax.devices())
+def sharded_plan(file) -> Plan:
+    machine = Machine.from_data_sheet(H100, 8, node_size=4)
+    return make_plan(load(file, SHARDED), machine, jax.devices())
 
 
-def test_memory_is_that_of_the_program(file, made):
-    """The arguments as XLA counts them; the live arrays that are told apart make up its temporaries."""
-    compiled = memory.compile_step(Session.of(load(file, SPLIT)))
+def test_memory_is_that_of_xlas_memory_analysis(file, sharded_plan):
+    """State and batch are XLA's arguments, and the live arrays by part add up to XLA's temporaries."""
+    compiled = memory.compile_step(Session.of(load(file, SHARDED)))
     stats = compiled.memory_analysis()
-    # JAX drops from the program what it does not read, here the words' numbers; in memory they are.
-    unread = 256 // 8 * 6 * 4
-    assert made.memory.state + made.memory.batch == stats.argument_size_in_bytes + unread
+    # JAX drops unused arguments from the program, here the word indices. They use memory nevertheless.
+    unused = 256 // 8 * 6 * 4
+    assert sharded_plan.memory.state + sharded_plan.memory.batch == stats.argument_size_in_bytes + unused
     results = stats.output_size_in_bytes - stats.alias_size_in_bytes
-    assert made.memory.temporaries == stats.temp_size_in_bytes + results
-    rows = made.memory.groups.values()
-    alive = sum(row.get(column, 0) for row in rows for column in ("forward", "backward"))
-    assert alive == pytest.approx(made.memory.temporaries, rel=0.05)
+    assert sharded_plan.memory.temporaries == stats.temp_size_in_bytes + results
+    groups = sharded_plan.memory.groups.values()
+    live = sum(group.get(column, 0) for group in groups for column in ("forward", "backward"))
+    assert live == pytest.approx(sharded_plan.memory.temporaries, rel=0.05)
 
 
 @pytest.mark.once
-def test_memory_is_told_by_part_of_the_model(file, made):
-    rows = made.memory.groups
-    assert list(rows)[:4] == ["encoders image", "encoders text", "heads image", "heads text"]
-    # The kernel of a head, 16 x 8 in float32, split four ways along the residual width. Two moments.
-    assert rows["heads image"]["parameters"] == 4 * 16 * 8 // 4
-    assert rows["heads image"]["optimizer"] == 2 * rows["heads image"]["gradients"] == 2 * 128
-    assert rows["encoders text"]["forward"] > 0
+def test_memory_is_listed_by_part_of_the_model(file, sharded_plan):
+    groups = sharded_plan.memory.groups
+    assert list(groups)[:4] == ["encoders image", "encoders text", "heads image", "heads text"]
+    # The kernel of a head, 16 x 8 in float32, is sharded four ways. The optimizer has two moments.
+    assert groups["heads image"]["parameters"] == 4 * 16 * 8 // 4
+    assert groups["heads image"]["optimizer"] == 2 * groups["heads image"]["gradients"] == 2 * 128
+    assert groups["encoders text"]["forward"] > 0
 
 
 @pytest.mark.once
-def test_without_rules_each_device_holds_all_and_16_bits_are_pointed_out(file, made):
+def test_without_rules_parameters_are_replicated_and_half_precision_has_a_note(file, sharded_plan):
     half = load(file, ["model.encoders.text.trunk.dtype=bfloat16"])
-    whole = plan.plan(half, plan.Machine.of(H100, 8), jax.devices())
-    assert whole.memory.groups["heads image"]["parameters"] == 4 * 16 * 8
+    replicated = make_plan(half, Machine.from_data_sheet(H100, 8), jax.devices())
+    assert replicated.memory.groups["heads image"]["parameters"] == 4 * 16 * 8
     note = "note: compiled for CPUs, which widen 16-bit arithmetic"
-    assert note in plan.describe(whole) and note not in plan.describe(made)
+    assert note in format_plan(replicated) and note not in format_plan(sharded_plan)
 
 
-def test_collectives_are_told_by_axis_and_by_the_network_that_they_cross(made):
-    over = {row.axes: row.over for row in made.talk}
-    assert over[("fsdp",)] == "links"  # a node holds the four devices along fsdp
-    assert over[("data",)] == over[("data", "fsdp")] == "network"
-    gathered = next(row for row in made.talk if (row.kind, row.axes) == ("all-gather", ("fsdp",)))
-    assert gathered.times >= 2 and gathered.sent_bytes > 0 and "encoders" in gathered.largest
-    kinds = {row.kind for row in made.talk if row.axes == ("fsdp",)}
+def test_collectives_are_listed_by_axis_and_network(sharded_plan):
+    traffic = sharded_plan.collective_traffic
+    networks = {row.axes: row.network for row in traffic}
+    assert networks[("fsdp",)] == "links"  # the four devices along fsdp are in one node
+    assert networks[("data",)] == networks[("data", "fsdp")] == "network"
+    gathered = next(row for row in traffic if (row.kind, row.axes) == ("all-gather", ("fsdp",)))
+    assert gathered.num_arrays >= 2 and gathered.sent_bytes > 0 and "encoders" in gathered.largest_source
+    kinds = {row.kind for row in traffic if row.axes == ("fsdp",)}
     assert "reduce-scatter" in kinds
 
 
-def test_time_is_what_the_data_sheet_allows(made):
-    device = made.machine.accelerator
-    sent = sum(row.sent_bytes for row in made.talk if row.over == "network")
-    assert made.seconds["network"] == pytest.approx(sent / 50e9)
-    assert made.seconds["compute"] == made.device_flops / 989e12
-    assert made.step_seconds == max(made.seconds.values()) == made.seconds[made.limit]
-    assert made.mfu == pytest.approx(made.flops / (8 * device.flops) / made.step_seconds)
-    # The step's products are three times the forward ones, but for those of which no gradient is asked.
-    assert 0.7 * made.flops < 8 * made.device_flops < 1.3 * made.flops
+def test_times_are_those_at_the_peak_rates_of_the_data_sheet(sharded_plan):
+    device = sharded_plan.machine.accelerator
+    sent = sum(row.sent_bytes for row in sharded_plan.collective_traffic if row.network == "network")
+    assert sharded_plan.seconds["network"] == pytest.approx(sent / 50e9)
+    assert sharded_plan.seconds["compute"] == sharded_plan.device_flops / 989e12
+    assert (
+        sharded_plan.step_seconds
+        == max(sharded_plan.seconds.values())
+        == sharded_plan.seconds[sharded_plan.bottleneck]
+    )
+    assert sharded_plan.mfu == pytest.approx(
+        sharded_plan.flops / (8 * device.flops) / sharded_plan.step_seconds
+    )
+    # A step has three times the products of the forward pass, without those that need no gradient.
+    assert 0.7 * sharded_plan.flops < 8 * sharded_plan.device_flops < 1.3 * sharded_plan.flops
 
 
 @pytest.mark.parametrize(
-    "changes, limit",
+    "changes, bottleneck",
     [
         ({"flops": 1e6}, "compute"),
         ({"hbm_bandwidth": 1.0}, "memory"),
@@ -98,50 +107,48 @@ def test_time_is_what_the_data_sheet_allows(made):
         ({"network_bandwidth": 1.0}, "network"),
     ],
 )
-def test_the_limiting_resource_is_named(made, changes, limit):
-    machine = plan.Machine.of(H100, 8, **changes)
+def test_the_bottleneck_is_named(sharded_plan, changes, bottleneck):
+    machine = Machine.from_data_sheet(H100, 8, **changes)
     device = machine.accelerator
-    sent = {
-        over: sum(row.sent_bytes for row in made.talk if row.over == over) for over in ("links", "network")
-    }
-    assert plan.bounds(device, made.device_flops, made.memory_traffic, sent) == {
-        "compute": made.device_flops / device.flops,
-        "memory": made.memory_traffic / device.hbm_bandwidth,
+    sent = sent_bytes_by_network(sharded_plan.collective_traffic)
+    seconds = min_seconds(device, sharded_plan.device_flops, sharded_plan.memory_traffic, sent)
+    assert seconds == {
+        "compute": sharded_plan.device_flops / device.flops,
+        "memory": sharded_plan.memory_traffic / device.hbm_bandwidth,
         "links": sent["links"] / device.link_bandwidth,
         "network": sent["network"] / device.network_bandwidth,
     }
-    seconds = plan.bounds(device, made.device_flops, made.memory_traffic, sent)
-    slow = dataclasses.replace(made, machine=machine, seconds=seconds)
-    assert slow.limit == limit
-    assert f"limited by {limit}: at best" in plan.describe(slow)
+    slow = dataclasses.replace(sharded_plan, machine=machine, seconds=seconds)
+    assert slow.bottleneck == bottleneck
+    assert f"limited by {bottleneck}: at best" in format_plan(slow)
 
 
-def total_at(file, batch_size: int) -> int:
-    setup = Session.of(load(file, [*SPLIT, f"data.batch_size={batch_size}"]))
-    compiled = memory.compile_step(setup)
+def total_bytes_at(file, batch_size: int) -> int:
+    session = Session.of(load(file, [*SHARDED, f"data.batch_size={batch_size}"]))
+    compiled = memory.compile_step(session)
     return memory.temporary_bytes(compiled) + compiled.memory_analysis().argument_size_in_bytes
 
 
 @pytest.mark.once
-def test_the_largest_batch_fills_the_memory(file, made):
-    """Compiled at the answer, it is within a few hundredths of it, although each row is compared with all."""
-    hbm_bytes = 20 * made.memory.total
-    largest = memory.largest_batch(Session.of(load(file, SPLIT)), made.memory, hbm_bytes)
+def test_the_largest_batch_fills_the_memory(file, sharded_plan):
+    """Compiled at the largest batch, the step fills the memory to 4 %, although it compares all pairs."""
+    hbm_bytes = 20 * sharded_plan.memory.total_bytes
+    largest = memory.largest_batch(Session.of(load(file, SHARDED)), sharded_plan.memory, hbm_bytes)
     assert largest % 8 == 0 and 256 < largest < 20 * 256
-    assert total_at(file, largest) == pytest.approx(hbm_bytes, rel=0.04)
+    assert total_bytes_at(file, largest) == pytest.approx(hbm_bytes, rel=0.04)
 
 
-def test_a_memory_too_small_is_said(file, made):
-    setup = Session.of(load(file, SPLIT))
-    assert memory.largest_batch(setup, made.memory, made.memory.state) is None
-    small = dataclasses.replace(made.machine, hbm_bytes=30 * 2**10)
-    told = plan.describe(dataclasses.replace(made, machine=small, largest_batch=None))
-    assert "of 30.00 KiB: DOES NOT FIT; not even one row a device fits" in told
+def test_a_memory_too_small_for_one_row_is_reported(file, sharded_plan):
+    session = Session.of(load(file, SHARDED))
+    assert memory.largest_batch(session, sharded_plan.memory, sharded_plan.memory.state) is None
+    small = dataclasses.replace(sharded_plan.machine, hbm_bytes=30 * 2**10)
+    text = format_plan(dataclasses.replace(sharded_plan, machine=small, largest_batch=None))
+    assert "of 30.00 KiB: DOES NOT FIT; not even one row per device fits" in text
 
 
 @pytest.mark.once
-def test_the_verb_prints_words(file, capsys):
-    assert main(["plan", str(file), *SPLIT, "--devices", "8", "--node-size", "4"]) == 0
+def test_the_verb_prints_the_plan_as_text(file, capsys):
+    assert main(["plan", str(file), *SHARDED, "--devices", "8", "--node-size", "4"]) == 0
     printed = capsys.readouterr().out
     assert printed.startswith(f"tiny on 8 x {H100}: mesh data 2 x fsdp 4")
     assert "the largest batch that fits is about" in printed and "limited by " in printed
@@ -150,7 +157,7 @@ def test_the_verb_prints_words(file, capsys):
 
 @pytest.mark.once
 def test_512_devices_are_simulated(file):
-    """In a process of its own, as a user does it."""
+    """In a new process, as JAX's number of devices is fixed once it has started."""
     command = [sys.executable, "-m", "mmjax", "plan", str(file), "--devices", "512", "--json"]
     command += ["mesh.fsdp=8", "rules=FSDP", "data.batch_size=1024"]
     command += ["--device", "TPU v5", "--peak", "1e12", "--bandwidth", "7", "--hbm", "2GB"]
@@ -158,15 +165,15 @@ def test_512_devices_are_simulated(file):
     environment = {name: value for name, value in os.environ.items() if name != "JAX_NUM_CPU_DEVICES"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert found["machine"]["accelerator"]["flops"] == 1e12
-    assert found["machine"]["accelerator"]["link_bandwidth"] == 7e9
-    assert found["machine"]["hbm_bytes"] == 2_000_000_000 and found["fits"]
-    assert found["seconds"][found["limit"]] == found["step_seconds"]
-    assert {row["over"] for row in found["talk"]} == {"links", "network"}
-    assert found["mesh"]["data"] == 64 and found["batch_size"] == 1024
-    # 8 x 8 pixels and a mask; tokens, mask, segments and words of 6 positions: two rows of each.
-    assert found["memory"]["batch"] == 2 * ((8 * 8 * 3 * 4 + 1) + 6 * (4 + 1 + 4 + 4))
+    printed = json.loads(done.stdout.splitlines()[-1])
+    assert printed["machine"]["accelerator"]["flops"] == 1e12
+    assert printed["machine"]["accelerator"]["link_bandwidth"] == 7e9
+    assert printed["machine"]["hbm_bytes"] == 2_000_000_000 and printed["fits"]
+    assert printed["seconds"][printed["limit"]] == printed["step_seconds"]
+    assert {row["over"] for row in printed["talk"]} == {"links", "network"}
+    assert printed["mesh"]["data"] == 64 and printed["batch_size"] == 1024
+    # Two rows of 8 x 8 pixels and a mask, and of tokens, mask, token types and words at 6 positions.
+    assert printed["memory"]["batch"] == 2 * ((8 * 8 * 3 * 4 + 1) + 6 * (4 + 1 + 4 + 4))
 
 
 @pytest.mark.parametrize(
@@ -181,10 +188,10 @@ def test_512_devices_are_simulated(file):
         ([], "the following arguments are required: --devices"),
     ],
 )
-def test_bad_options_are_refused(file, capsys, options, message):
-    with pytest.raises(SystemExit) as refused:
+def test_bad_options_are_rejected(file, capsys, options, message):
+    with pytest.raises(SystemExit) as exit:
         main(["plan", str(file), *options])
-    assert refused.value.code == 2
+    assert exit.value.code == 2
     assert message in capsys.readouterr().err
 
 
@@ -197,17 +204,17 @@ def test_bad_options_are_refused(file, capsys, options, message):
         (["num_steps=0"], "num_steps expects an integer of at least 1"),
     ],
 )
-def test_what_does_not_fit_is_refused(file, capsys, arguments, message):
+def test_experiments_that_do_not_fit_are_rejected(file, capsys, arguments, message):
     assert main(["plan", str(file), *arguments, "--devices", "8"]) == 2
     assert re.search(message, capsys.readouterr().err)
 
 
-def test_more_devices_than_jax_started_with_are_refused(file, capsys):
+def test_more_devices_than_jax_started_with_are_rejected(file, capsys):
     assert main(["plan", str(file), "--devices", "16", "data.batch_size=16"]) == 2
     assert "expected to simulate 16 devices, found that JAX has started with 8" in capsys.readouterr().err
 
 
-def test_every_array_that_does_not_divide_is_listed(tmp_path, capsys):
+def test_every_array_that_the_mesh_does_not_divide_is_listed(tmp_path, capsys):
     file = tiny.write(tmp_path, {"WIDTH = 16": "WIDTH = 20"})
     assert main(["plan", str(file), "mesh.fsdp=8", "rules=FSDP", "--devices", "8"]) == 2
     lines = capsys.readouterr().err.splitlines()

@@ -1,4 +1,4 @@
-"""Health of checkpoints, told without JAX; what the listing says of every kind of damage."""
+"""Damaged checkpoints are detected without JAX, and `mmjax checkpoints` lists every kind of damage."""
 
 import json
 import os
@@ -10,12 +10,18 @@ from pathlib import Path
 import pytest
 
 from mmjax.checkpoint import checksums
-from mmjax.checkpoint.checksums import SEAL, entries, fault, seal, unfinished
+from mmjax.checkpoint.checksums import (
+    CHECKSUM_FILE,
+    find_fault,
+    list_checkpoints,
+    list_unfinished,
+    write_checksums,
+)  # fmt: skip
 from mmjax.cli.main import main
 
 
 def make_step(folder: Path, step: int) -> Path:
-    """A sealed checkpoint as Orbax lays it out, of a few bytes."""
+    """A checkpoint of a few bytes in Orbax's layout, with checksums."""
     path = folder / str(step)
     for name, content in (
         ("state/d/data", bytes(range(200))),
@@ -24,14 +30,14 @@ def make_step(folder: Path, step: int) -> Path:
     ):
         (path / name).parent.mkdir(parents=True, exist_ok=True)
         (path / name).write_bytes(content)
-    seal(path)
-    (path / "_CHECKPOINT_METADATA").write_text("{}")  # Orbax completes it later: not sealed
+    write_checksums(path)
+    (path / "_CHECKPOINT_METADATA").write_text("{}")  # has no checksum, because Orbax completes it later
     return path
 
 
 @pytest.fixture
 def run_dir(tmp_path) -> Path:
-    """A run with checkpoints of steps 2 and 10, and a save that was cut short."""
+    """A run with checkpoints of steps 2 and 10, and an interrupted save."""
     (tmp_path / "experiment.txt").write_text("Experiment()")
     for step in (2, 10):
         make_step(tmp_path / "checkpoints", step)
@@ -50,58 +56,80 @@ def empty(path: Path) -> None:
     path.mkdir()
 
 
-# Name of the damage: (how it comes about, what is said, whether that needs the files to be read).
+# {damage: (function that causes it, message, whether detecting it requires reading the files)}
 DAMAGE = {
     "flipped": (flip, "changed: state/d/data", True),
     "truncated": (lambda path: os.truncate(path / "state/d/data", 7), "changed: state/d/data", True),
     "added": (lambda path: (path / "state/d/more").touch(), "changed: state/d/more", True),
     "file missing": (lambda path: (path / "state/manifest").unlink(), "missing: state/manifest", False),
     "item missing": (
-        lambda path: shutil.rmtree(path / "state"), "missing: state/d/data, state/manifest", False,
+        lambda path: shutil.rmtree(path / "state"),
+        "missing: state/d/data, state/manifest",
+        False,
     ),
     "empty": (empty, "an empty folder: it was never finished, or files were deleted", False),
-    "seal missing": (lambda path: (path / SEAL).unlink(), "no sha256.json: it was never finished", False),
-    "seal empty": (lambda path: (path / SEAL).write_text("{}"), "its list of checksums is empty", False),
-    "seal a list": (lambda path: (path / SEAL).write_text("[1]"), "its list of checksums is empty", False),
-    "seal truncated": (lambda path: (path / SEAL).write_text('{"state'), "JSONDecodeError", False),
-    "seal no text": (lambda path: (path / SEAL).write_bytes(b"\xff\xfe"), "UnicodeDecodeError", False),
-}  # fmt: skip
+    "checksums missing": (
+        lambda path: (path / CHECKSUM_FILE).unlink(),
+        "no sha256.json: it was never finished",
+        False,
+    ),
+    "checksums empty": (
+        lambda path: (path / CHECKSUM_FILE).write_text("{}"),
+        "its list of checksums is empty",
+        False,
+    ),
+    "checksums a list": (
+        lambda path: (path / CHECKSUM_FILE).write_text("[1]"),
+        "its list of checksums is empty",
+        False,
+    ),
+    "checksums truncated": (
+        lambda path: (path / CHECKSUM_FILE).write_text('{"state'),
+        "JSONDecodeError",
+        False,
+    ),
+    "checksums not UTF-8": (
+        lambda path: (path / CHECKSUM_FILE).write_bytes(b"\xff\xfe"),
+        "UnicodeDecodeError",
+        False,
+    ),
+}
 
 
-def test_whole_checkpoints_have_no_fault(run_dir):
+def test_undamaged_checkpoints_have_no_fault(run_dir):
     for verify in (False, True):
-        found = entries(run_dir / "checkpoints", verify=verify)
-        assert [(entry.step, entry.fault) for entry in found] == [(2, None), (10, None)]
+        found = list_checkpoints(run_dir / "checkpoints", verify=verify)
+        assert [(info.step, info.fault) for info in found] == [(2, None), (10, None)]
     files = [file for file in (run_dir / "checkpoints" / "2").rglob("*") if file.is_file()]
     assert found[0].num_bytes == sum(len(file.read_bytes()) for file in files)
-    assert unfinished(run_dir / "checkpoints") == ["12.orbax-checkpoint-tmp"]
+    assert list_unfinished(run_dir / "checkpoints") == ["12.orbax-checkpoint-tmp"]
 
 
 @pytest.mark.parametrize("name", DAMAGE)
-def test_every_damage_is_named(run_dir, name):
+def test_damage_is_named(run_dir, name):
     damage, message, needs_reading = DAMAGE[name]
     path = run_dir / "checkpoints" / "10"
     damage(path)
-    assert message in fault(path)
-    assert fault(path.with_name("2")) is None
-    assert (fault(path, verify=False) is None) == needs_reading
+    assert message in find_fault(path)
+    assert find_fault(path.with_name("2")) is None
+    assert (find_fault(path, verify=False) is None) == needs_reading
 
 
-def test_no_checkpoints_yet(tmp_path):
-    assert entries(tmp_path / "nosuch", verify=True) == [] == unfinished(tmp_path / "nosuch")
+def test_a_missing_folder_has_no_checkpoints(tmp_path):
+    assert list_checkpoints(tmp_path / "nosuch", verify=True) == [] == list_unfinished(tmp_path / "nosuch")
 
 
-def test_a_checkpoint_that_training_deletes_meanwhile_is_no_damage(run_dir, monkeypatch):
+def test_a_checkpoint_deleted_during_the_listing_is_left_out(run_dir, monkeypatch):
     def delete_first(path, **_):
         if path.name == "2":
             shutil.rmtree(path)
             raise FileNotFoundError(path)
 
-    monkeypatch.setattr(checksums, "fault", delete_first)
-    assert [entry.step for entry in entries(run_dir / "checkpoints", verify=True)] == [10]
+    monkeypatch.setattr(checksums, "find_fault", delete_first)
+    assert [info.step for info in list_checkpoints(run_dir / "checkpoints", verify=True)] == [10]
 
 
-def test_listing(run_dir, capsys):
+def test_listing_shows_each_checkpoint_and_unfinished_saves(run_dir, capsys):
     assert main(["checkpoints", str(run_dir)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["step", "2", "10", "unfinished:"]
@@ -110,14 +138,14 @@ def test_listing(run_dir, capsys):
     assert capsys.readouterr().out.count("verified") == 2
 
 
-def test_listing_of_damage_says_where_training_would_go_on(run_dir, capsys):
+def test_listing_of_damage_names_the_step_that_training_would_resume_from(run_dir, capsys):
     flip(run_dir / "checkpoints" / "10")
     assert main(["checkpoints", str(run_dir)]) == 0
     capsys.readouterr()
     assert main(["checkpoints", str(run_dir), "--verify"]) == 2
     captured = capsys.readouterr()
     assert "DAMAGED: changed: state/d/data" in captured.out
-    assert "found damage in step 10: training and eval would go back to step 2" in captured.err
+    assert "found damage in step 10: training and eval would use step 2" in captured.err
     empty(run_dir / "checkpoints" / "2")
     assert main(["checkpoints", str(run_dir), "--verify"]) == 2
     assert "found damage in step 2, 10: no other is left" in capsys.readouterr().err
@@ -126,16 +154,16 @@ def test_listing_of_damage_says_where_training_would_go_on(run_dir, capsys):
 def test_listing_as_json(run_dir, capsys):
     flip(run_dir / "checkpoints" / "10")
     assert main(["checkpoints", str(run_dir), "--verify", "--json"]) == 2
-    told = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert told["verified"] is True and told["unfinished"] == ["12.orbax-checkpoint-tmp"]
-    assert [(c["step"], c["fault"]) for c in told["checkpoints"]] == [
+    printed = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert printed["verified"] is True and printed["unfinished"] == ["12.orbax-checkpoint-tmp"]
+    assert [(c["step"], c["fault"]) for c in printed["checkpoints"]] == [
         (2, None),
         (10, "changed: state/d/data"),
     ]
-    assert told["checkpoints"][0]["num_bytes"] > 200 and told["checkpoints"][0]["saved"] > 1e9
+    assert printed["checkpoints"][0]["num_bytes"] > 200 and printed["checkpoints"][0]["saved"] > 1e9
 
 
-def test_listing_of_no_run_is_refused(tmp_path, capsys):
+def test_listing_rejects_a_folder_without_a_run(tmp_path, capsys):
     assert main(["checkpoints", str(tmp_path)]) == 2
     assert "expected the folder of a run" in capsys.readouterr().err
 

@@ -1,5 +1,6 @@
-"""Checkpoints: exact, checked, and never in the way of the run that wrote them."""
+"""Checkpoints restore exactly, damaged ones are skipped, and saves do not disturb training."""
 
+import json
 import logging
 import os
 import signal
@@ -14,8 +15,8 @@ import optax
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from mmjax.checkpoint.manager import SEAL, Checkpoints
-from mmjax.checkpoint.retention import Retention
+from mmjax.checkpoint.manager import CHECKSUM_FILE, Checkpoints
+from mmjax.checkpoint.retention import RetentionPolicy
 from mmjax.errors import InputError
 
 
@@ -36,7 +37,7 @@ def abstract(state: dict) -> dict:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
 
 
-def same(left: dict, right: dict) -> bool:
+def equal(left: dict, right: dict) -> bool:
     assert jax.tree.structure(left) == jax.tree.structure(right)
     return all(
         jax.tree.leaves(jax.tree.map(lambda x, y: bool((np.asarray(x) == np.asarray(y)).all()), left, right))
@@ -45,7 +46,7 @@ def same(left: dict, right: dict) -> bool:
 
 @pytest.fixture
 def saved(tmp_path):
-    """Steps 1 to 3, of which two are kept."""
+    """Checkpoints of steps 1 to 3, of which the newest two are kept."""
     checkpoints = Checkpoints(tmp_path / "checkpoints", experiment="the text")
     for step in (1, 2, 3):
         checkpoints.save(step, make_state(step))
@@ -55,7 +56,7 @@ def saved(tmp_path):
 
 
 def flip_a_bit(folder) -> str:
-    """In the largest file of a step's state; returns its name."""
+    """Flips a bit in the largest file of a step's state; returns the file's name."""
     file = max((f for f in (folder / "state").rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
@@ -64,22 +65,23 @@ def flip_a_bit(folder) -> str:
 
 
 def test_restores_the_newest_exactly(saved):
-    assert saved.steps() == [2, 3] and saved.latest() == 3
-    assert same(saved.restore(abstract(make_state(0))), make_state(3))
-    assert same(saved.restore(abstract(make_state(0)), step=2), make_state(2))
-    assert saved.about(3) == {"step": 3, "data_position": 3, "experiment": "the text"}
+    assert saved.steps() == [2, 3]
+    assert equal(saved.restore(abstract(make_state(0))), make_state(3))
+    assert equal(saved.restore(abstract(make_state(0)), step=2), make_state(2))
+    about = json.loads((saved.folder / "3" / "about" / "metadata").read_text())
+    assert about == {"step": 3, "data_position": 3, "experiment": "the text"}
 
 
-def test_nothing_saved_is_none(tmp_path):
+def test_restores_none_before_the_first_save(tmp_path):
     checkpoints = Checkpoints(tmp_path / "checkpoints")
-    assert checkpoints.latest() is None and checkpoints.restore(abstract(make_state(0))) is None
+    assert checkpoints.steps() == [] and checkpoints.restore(abstract(make_state(0))) is None
     checkpoints.close()
 
 
-def test_donated_buffers_do_not_reach_a_save_in_flight(tmp_path):
-    """The loop goes on while files are written: what is saved is the state at the call."""
+def test_donated_buffers_do_not_change_a_save_in_progress(tmp_path):
+    """`save` writes the state at the call, although training continues while files are written."""
     advance = jax.jit(lambda state: jax.tree.map(lambda x: x + 1, state), donate_argnums=0)
-    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=Retention(last=10))
+    checkpoints = Checkpoints(tmp_path / "checkpoints", retention=RetentionPolicy(max_to_keep=10))
     state = {"x": jnp.zeros((256, 256))}
     for step in range(5):
         checkpoints.save(step, state)
@@ -90,94 +92,94 @@ def test_donated_buffers_do_not_reach_a_save_in_flight(tmp_path):
     checkpoints.close()
 
 
-def test_flipped_bit_walks_back_and_says_so(saved, caplog):
+def test_a_flipped_bit_restores_the_step_before_with_a_warning(saved, caplog):
     name = flip_a_bit(saved.folder / "3")
     with caplog.at_level(logging.WARNING, "mmjax"):
-        assert same(saved.restore(abstract(make_state(0))), make_state(2))
+        assert equal(saved.restore(abstract(make_state(0))), make_state(2))
     assert "checkpoint 3 is damaged (changed: state/" in caplog.text and name in caplog.text
     with pytest.raises(
-        InputError, match="expected a checkpoint that verifies in .* found step 3: changed: state/"
+        InputError, match="expected an undamaged checkpoint in .* found step 3: changed: state/"
     ):
         saved.restore(abstract(make_state(0)), step=3)
 
 
-@pytest.mark.parametrize("damage", ["truncate", "remove", "unseal", "corrupt the seal"])
-def test_other_damage_walks_back(saved, damage):
+@pytest.mark.parametrize("damage", ["truncate", "remove", "remove checksums", "corrupt checksums"])
+def test_other_damage_restores_the_step_before(saved, damage):
     folder = saved.folder / "3"
     file = max((f for f in (folder / "state").rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)
     if damage == "truncate":
         os.truncate(file, 10)
     elif damage == "remove":
         file.unlink()
-    elif damage == "unseal":
-        (folder / SEAL).unlink()
+    elif damage == "remove checksums":
+        (folder / CHECKSUM_FILE).unlink()
     else:
-        (folder / SEAL).write_text("{")
-    assert same(saved.restore(abstract(make_state(0))), make_state(2))
+        (folder / CHECKSUM_FILE).write_text("{")
+    assert equal(saved.restore(abstract(make_state(0))), make_state(2))
 
 
-def test_a_save_does_not_vouch_for_a_damaged_neighbour(saved):
-    """A committed step without checksums stays without: nobody knows what is in it."""
-    (saved.folder / "3" / SEAL).unlink()
+def test_a_save_writes_no_checksums_for_another_step(saved):
+    """A committed step without checksums is damaged, and must stay recognisable as such."""
+    (saved.folder / "3" / CHECKSUM_FILE).unlink()
     saved.save(4, make_state(4))
     saved.wait()
-    assert (saved.folder / "4" / SEAL).exists() and not (saved.folder / "3" / SEAL).exists()
-    assert same(saved.restore(abstract(make_state(0))), make_state(4))
+    assert (saved.folder / "4" / CHECKSUM_FILE).exists() and not (saved.folder / "3" / CHECKSUM_FILE).exists()
+    assert equal(saved.restore(abstract(make_state(0))), make_state(4))
     with pytest.raises(InputError, match="found step 3: no sha256.json"):
         saved.restore(abstract(make_state(0)), step=3)
 
 
-def test_an_empty_step_folder_is_passed_over_and_replaced(saved):
+def test_an_empty_step_folder_is_skipped_and_replaced(saved):
     (saved.folder / "9").mkdir()
     reopened = Checkpoints(saved.folder)
     assert reopened.steps() == [2, 3, 9]
-    assert same(reopened.restore(abstract(make_state(0))), make_state(3))
+    assert equal(reopened.restore(abstract(make_state(0))), make_state(3))
     reopened.save(9, make_state(9))
     reopened.wait()
-    assert same(reopened.restore(abstract(make_state(0))), make_state(9))
+    assert equal(reopened.restore(abstract(make_state(0))), make_state(9))
     reopened.close()
 
 
-def test_restoring_no_newer_than(saved):
-    assert same(saved.restore(abstract(make_state(0)), at_most=2), make_state(2))
-    assert saved.restore(abstract(make_state(0)), at_most=1) is None
+def test_max_step_ignores_newer_checkpoints(saved):
+    assert equal(saved.restore(abstract(make_state(0)), max_step=2), make_state(2))
+    assert saved.restore(abstract(make_state(0)), max_step=1) is None
     flip_a_bit(saved.folder / "2")
     with pytest.raises(InputError, match="found step 2: changed"):
-        saved.restore(abstract(make_state(0)), at_most=2)
+        saved.restore(abstract(make_state(0)), max_step=2)
 
 
-def test_all_damaged_is_refused(saved):
+def test_restoring_fails_if_all_checkpoints_are_damaged(saved):
     for step in (2, 3):
         flip_a_bit(saved.folder / str(step))
     with pytest.raises(InputError, match="found step 3: .*; step 2: "):
         saved.restore(abstract(make_state(0)))
 
 
-def test_training_on_from_before_a_damaged_step_replaces_it(saved, caplog):
+def test_resuming_before_a_damaged_step_replaces_it(saved, caplog):
     flip_a_bit(saved.folder / "3")
     saved.restore(abstract(make_state(0)))
     with caplog.at_level(logging.WARNING, "mmjax"):
         assert saved.save(3, make_state(30))
     assert "deleting checkpoint 3" in caplog.text
     saved.wait()
-    assert same(saved.restore(abstract(make_state(0))), make_state(30))
+    assert equal(saved.restore(abstract(make_state(0))), make_state(30))
 
 
-def test_saving_the_restored_step_again_leaves_it_alone(saved):
+def test_saving_the_restored_step_again_does_nothing(saved):
     saved.restore(abstract(make_state(0)))
     assert not saved.save(3, make_state(99))
-    assert same(saved.restore(abstract(make_state(0))), make_state(3))
+    assert equal(saved.restore(abstract(make_state(0))), make_state(3))
 
 
-def test_unknown_step_is_refused(saved):
+def test_restoring_an_unknown_step_fails(saved):
     with pytest.raises(InputError, match=r"expected a checkpoint of step 7 in .*, found \[2, 3\]"):
         saved.restore(abstract(make_state(0)), step=7)
 
 
-def test_other_shapes_are_refused_without_walking_back(saved):
+def test_other_shapes_fail_without_trying_older_steps(saved):
     state = make_state(0)
     state["params"]["extra"] = jnp.zeros(3)
-    with pytest.raises(InputError, match="checkpoint 3 .* is whole, but does not fit the experiment"):
+    with pytest.raises(InputError, match="checkpoint 3 .* is undamaged, but does not fit the experiment"):
         saved.restore(abstract(state))
 
 
@@ -192,14 +194,14 @@ def test_restores_onto_another_mesh(saved):
     )
     restored = saved.restore(target)
     assert restored["params"]["table"].sharding == split
-    assert same(restored, make_state(3))
+    assert equal(restored, make_state(3))
 
 
-def test_arrays_without_an_abstract_state(saved):
+def test_restores_numpy_arrays_without_an_abstract_state(saved):
     reader = Checkpoints(saved.folder, read_only=True)
     arrays = reader.restore_arrays()
     assert isinstance(arrays["params"]["table"], np.ndarray)
-    assert same(arrays["params"], jax.tree.map(np.asarray, make_state(3)["params"]))
+    assert equal(arrays["params"], jax.tree.map(np.asarray, make_state(3)["params"]))
     reader.close()
 
 
@@ -211,12 +213,12 @@ def test_save_and_restore_under_the_loops_transfer_guard(tmp_path):
         checkpoints.wait()
         restored = checkpoints.restore(abstract(state))
         checkpoints.close()
-    assert same(restored, state)
+    assert equal(restored, state)
 
 
 KILLED = """
 import sys, jax.numpy as jnp
-from mmjax.checkpoint import Checkpoints
+from mmjax.checkpoint.manager import Checkpoints
 checkpoints = Checkpoints(sys.argv[1])
 for step in range(1, 1000):
     checkpoints.save(step, {"x": jnp.full((1024, 1024), step, jnp.float32), "step": jnp.int32(step)})
@@ -224,7 +226,7 @@ for step in range(1, 1000):
 """
 
 
-def test_killed_during_a_save_the_newest_whole_step_restores(tmp_path):
+def test_after_a_kill_during_a_save_the_newest_committed_step_restores(tmp_path):
     command = [sys.executable, "-c", KILLED, str(tmp_path / "checkpoints")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -234,8 +236,8 @@ def test_killed_during_a_save_the_newest_whole_step_restores(tmp_path):
                 break
     time.sleep(0.1)
     checkpoints = Checkpoints(tmp_path / "checkpoints")
-    like = {"x": jnp.zeros((1024, 1024)), "step": jnp.int32(0)}
-    restored = checkpoints.restore(abstract(like))
+    state = {"x": jnp.zeros((1024, 1024)), "step": jnp.int32(0)}
+    restored = checkpoints.restore(abstract(state))
     assert int(restored["step"]) in (3, 4, 5)
     assert (np.asarray(restored["x"]) == float(restored["step"])).all()
     assert not list((tmp_path / "checkpoints").glob("*tmp*"))

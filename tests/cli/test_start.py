@@ -1,4 +1,4 @@
-"""A run that starts in a process of its own: what an import costs, and devices that the environment names."""
+"""Starting mmjax in a new process: imports start no JAX backend, and the environment sets the devices."""
 
 import os
 import subprocess
@@ -11,8 +11,8 @@ import tiny
 from mmjax.cli.main import main
 
 
-def start(*arguments: str, **environment: str | None) -> subprocess.CompletedProcess:
-    """A fresh process; a variable that is None is not set."""
+def run_python(*arguments: str, **environment: str | None) -> subprocess.CompletedProcess:
+    """Runs Python with these environment variables; None unsets a variable."""
     merged = {**os.environ, **environment}
     return subprocess.run(
         [sys.executable, *arguments],
@@ -21,17 +21,17 @@ def start(*arguments: str, **environment: str | None) -> subprocess.CompletedPro
     )  # fmt: skip
 
 
-def test_importing_starts_no_backend():
+def test_imports_start_no_backend():
     program = (
         "import mmjax.experiment, mmjax.run.loop, mmjax.cli.main, mmjax.cli.describe, mmjax.run.export\n"
         "from jax._src import xla_bridge; print(xla_bridge.backends_are_initialized())"
     )
-    done = start("-c", program)
+    done = run_python("-c", program)
     assert (done.stdout, done.returncode) == ("False\n", 0), done.stderr
 
 
 @pytest.mark.once
-def test_more_devices_than_cores_on_the_command_line(tmp_path):
+def test_training_with_more_cpu_devices_than_cores(tmp_path):
     file = tiny.write(tmp_path, replace={"trunk(depth=2)": "trunk()"})
     command = [
         "-m",
@@ -43,9 +43,9 @@ def test_more_devices_than_cores_on_the_command_line(tmp_path):
         "rules=FSDP",
         "evals.retrieval.limit=8",
     ]
-    done = start(*command, "--run-dir", str(tmp_path / "run"), JAX_NUM_CPU_DEVICES="8", NPROC=None)
+    done = run_python(*command, "--run-dir", str(tmp_path / "run"), JAX_NUM_CPU_DEVICES="8", NPROC=None)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == f"run: {tmp_path / 'run'}"
     assert "fsdp=2" in (tmp_path / "run" / "experiment.txt").read_text()
-    # Eight devices, and the evaluation on one.
+    # Trained on eight devices, evaluated in this process.
     assert main(["eval", str(tmp_path / "run")]) == 0

@@ -1,9 +1,9 @@
-"""The table that ends a run."""
+"""Results are printed as aligned tables."""
 
-from mmjax.cli.tables import number, table
+from mmjax.cli.tables import format_number, results_table
 
 
-def test_table_puts_intervals_and_baselines_beside_their_score():
+def test_intervals_and_baselines_are_columns_beside_the_score():
     metrics = {
         "image->text/R@5": 0.28,
         "image->text/R@5/low": 0.2,
@@ -11,7 +11,9 @@ def test_table_puts_intervals_and_baselines_beside_their_score():
         "image->text/R@5/chance": 0.025,
         "image->text/median_rank": 14.0,
     }
-    assert table({"unseen": metrics, "words": {"accuracy": float("nan"), "accuracy/majority": 0.5}}) == (
+    assert results_table(
+        {"unseen": metrics, "words": {"accuracy": float("nan"), "accuracy/majority": 0.5}}
+    ) == (
         "unseen                   score  95 % interval  chance\n"
         "-----------------------------------------------------\n"
         "image->text/R@5          0.280  0.200 - 0.360   0.025\n"
@@ -23,8 +25,8 @@ def test_table_puts_intervals_and_baselines_beside_their_score():
     )
 
 
-def test_numbers():
-    assert [number(value) for value in (1.0, 0.5, 12.0, 12.5, 0.0, float("inf"))] == [
+def test_format_number():
+    assert [format_number(value) for value in (1.0, 0.5, 12.0, 12.5, 0.0, float("inf"))] == [
         "1.000",
         "0.500",
         "12",

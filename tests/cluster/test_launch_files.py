@@ -1,4 +1,7 @@
-"""The launch files say what their launchers and `mmjax train` need. Their engines: tests/engines."""
+"""The files in experiments/launch set what their launchers and `mmjax train` need.
+
+Tests in tests/engines run some of them.
+"""
 
 import ast
 import os
@@ -9,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mmjax.cluster.launcher import EXPLICIT, detect
+from mmjax.cluster.launcher import JAX_VARIABLES, detect_launch
 from mmjax.errors import InputError
 
 FOLDER = Path(__file__).parents[2] / "experiments" / "launch"
@@ -21,23 +24,23 @@ def read(name: str) -> dict:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_each_has_its_section_in_the_documents(path):
+def test_each_file_has_a_section_in_docs_launch_md(path):
     text = (FOLDER.parents[1] / "docs" / "launch.md").read_text()
     assert f"experiments/launch/{path.name}" in text
     assert "docs/launch.md" in path.read_text()
 
 
-def test_jobset_numbers_its_pods_and_they_find_the_first():
+def test_jobset_gives_each_pod_its_id_and_the_coordinator():
     spec = read("jobset.yaml")
     (job,) = spec["spec"]["replicatedJobs"]
     pods = job["template"]["spec"]
     (container,) = pods["template"]["spec"]["containers"]
     variables = {variable["name"]: variable for variable in container["env"]}
-    assert set(variables) == set(EXPLICIT)
+    assert set(variables) == set(JAX_VARIABLES)
     index = variables["JAX_PROCESS_ID"]["valueFrom"]["fieldRef"]["fieldPath"]
     assert index == "metadata.annotations['batch.kubernetes.io/job-completion-index']"
-    given = {name: str(v["value"]) for name, v in variables.items() if "value" in v}
-    launch = detect(given | {"JAX_PROCESS_ID": str(pods["completions"] - 1)})
+    values = {name: str(v["value"]) for name, v in variables.items() if "value" in v}
+    launch = detect_launch(values | {"JAX_PROCESS_ID": str(pods["completions"] - 1)})
     assert launch.num_processes == pods["completions"] == pods["parallelism"]
     name, port = spec["metadata"]["name"], container["ports"][0]["containerPort"]
     assert launch.coordinator == f"{name}-{job['name']}-0-0.{name}:{port}"
@@ -50,7 +53,7 @@ def test_jobset_numbers_its_pods_and_they_find_the_first():
     assert container["command"][:2] == ["mmjax", "train"]
 
 
-def test_kubeflow_runs_the_runtime_that_sets_the_variables():
+def test_kubeflow_uses_the_runtime_that_sets_the_variables():
     spec = read("kubeflow-trainjob.yaml")
     assert (spec["kind"], spec["spec"]["runtimeRef"]["name"]) == ("TrainJob", "jax-distributed")
     assert (
@@ -58,33 +61,33 @@ def test_kubeflow_runs_the_runtime_that_sets_the_variables():
     )
 
 
-def test_skypilot_sets_what_is_read():
+def test_skypilot_sets_the_variables_that_mmjax_reads():
     spec = read("skypilot.yaml")
     assert "mmjax train" in spec["run"] and spec["num_nodes"] == 2
     addresses = "\n".join(f"10.0.0.{n}" for n in range(spec["num_nodes"]))
     variables = {"SKYPILOT_NUM_NODES": "2", "SKYPILOT_NODE_IPS": addresses, "SKYPILOT_NODE_RANK": "1"}
     assert all(name in (FOLDER / "skypilot.yaml").read_text() for name in variables)
-    assert detect(variables).process_id == 1
+    assert detect_launch(variables).process_id == 1
     with pytest.raises(InputError):
-        detect(variables | {"SKYPILOT_NODE_IPS": "10.0.0.1"})
+        detect_launch(variables | {"SKYPILOT_NODE_IPS": "10.0.0.1"})
 
 
-def test_ray_sets_what_is_read():
+def test_ray_sets_the_variables_that_mmjax_reads():
     tree = ast.parse((FOLDER / "ray_train.py").read_text())
-    written = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
-    assert set(EXPLICIT) <= written
+    constants = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+    assert set(JAX_VARIABLES) <= constants
 
 
 @pytest.fixture
 def job(tmp_path):
-    """The job script where `srun` ends with some codes in turn: (exit code, what was called, log)."""
+    """Runs the job script with a fake `srun` that exits with `codes` in turn: (exit code, calls, output)."""
 
     def run(*codes: int) -> tuple[int, list[str], str]:
         calls = tmp_path / "calls"
-        left = tmp_path / "codes"
-        left.write_text("".join(f"{code}\n" for code in codes))
+        queue = tmp_path / "codes"
+        queue.write_text("".join(f"{code}\n" for code in codes))
         programs = {
-            "srun": f'echo "srun $*" >> {calls}; code=$(head -1 {left}); sed -i 1d {left}; exit $code',
+            "srun": f'echo "srun $*" >> {calls}; code=$(head -1 {queue}); sed -i 1d {queue}; exit $code',
             "scontrol": f'echo "scontrol $*" >> {calls}',
             "sleep": "exit 0",
         }
@@ -105,17 +108,17 @@ def job(tmp_path):
     ("codes", "expected", "starts"),
     [([0], 0, 1), ([2], 2, 1), ([3], 3, 1), ([137, 134, 0], 0, 3), ([1, 1, 1, 1, 1], 1, 4)],
 )
-def test_job_script_tries_again_after_a_crash_and_not_after_a_refusal(codes, expected, starts, job):
+def test_job_script_restarts_after_a_crash_and_not_after_exit_codes_2_and_3(codes, expected, starts, job):
     code, calls, _ = job(*codes)
     assert code == expected
     assert calls == ["srun --kill-on-bad-exit=1 mmjax train my.py mesh.fsdp=-1"] * starts
 
 
-def test_job_script_goes_back_into_the_queue_when_it_was_stopped(job):
+def test_job_script_requeues_after_a_stop_signal(job):
     code, calls, log = job(75)
-    assert code == 75 and calls[1:] == ["scontrol requeue 7"] and "back into the queue" in log
+    assert code == 75 and calls[1:] == ["scontrol requeue 7"] and "requeueing" in log
 
 
-def test_job_script_asks_for_what_the_documents_promise():
+def test_job_script_has_the_options_that_docs_launch_md_describes():
     options = re.findall(r"^#SBATCH (.*)", (FOLDER / "slurm.sbatch").read_text(), flags=re.M)
     assert {"--ntasks-per-node=1", "--requeue", "--signal=TERM@300", "--open-mode=append"} <= set(options)

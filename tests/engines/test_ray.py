@@ -1,6 +1,6 @@
-"""Ray Train on this machine: a killed worker's group starts again, and ends as one process does.
+"""Ray Train on this machine: after a worker is killed, the restarted run ends as in one process.
 
-Needs Ray (`pip install mmjax[ray]`); is skipped without.
+Needs Ray (`pip install mmjax[ray]`); skipped without it.
 """
 
 import importlib.util
@@ -9,6 +9,7 @@ import signal
 import sys
 from pathlib import Path
 
+import launching
 import pytest
 import tiny
 
@@ -16,7 +17,7 @@ pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed here"),
     pytest.mark.xdist_group("processes"),
 ]
-SCRIPT = processes.ROOT / "experiments" / "launch" / "ray_train.py"
+SCRIPT = launching.ROOT / "experiments" / "launch" / "ray_train.py"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -24,36 +25,36 @@ def compiled_once(tmp_path_factory):
     yield from tiny.compilation_cache(tmp_path_factory.mktemp("compiled"))
 
 
-def test_a_killed_worker_is_started_again_and_the_run_ends_as_in_one_process(tmp_path):
-    file = processes.write(tmp_path)
-    alone = processes.in_one_process(file, tmp_path / "alone")
+def test_after_a_killed_worker_the_run_restarts_and_ends_as_in_one_process(tmp_path):
+    file = launching.write_experiment(tmp_path)
+    reference = launching.train_in_this_process(file, tmp_path / "reference")
     run_dir, log = tmp_path / "run", tmp_path / "ray.log"
     options = ["--workers", "2", "--max-failures", "1", "--ray-results", str(tmp_path / "ray_results")]
-    arguments = [sys.executable, str(SCRIPT), *options, *processes.command(file, run_dir)[4:]]
-    variables = processes.environment(RAY_ADDRESS="local", RAY_DISABLE_METRICS_COLLECTION="1")
-    job = processes.start(arguments, variables, log, limit=2 * processes.LIMIT_SECONDS)
-    processes.wait_for(lambda: processes.num_logged(run_dir) >= 4, job, log)
-    os.kill(workers(tmp_path)[-1], signal.SIGKILL)
+    arguments = [sys.executable, str(SCRIPT), *options, *launching.train_command(file, run_dir)[4:]]
+    variables = launching.environment(RAY_ADDRESS="local", RAY_DISABLE_METRICS_COLLECTION="1")
+    job = launching.start_process(arguments, variables, log, limit=2 * launching.LIMIT_SECONDS)
+    launching.wait_until(lambda: launching.num_logged(run_dir) >= 4, job, log)
+    os.kill(worker_pids()[-1], signal.SIGKILL)
     assert job.wait() == 0, log.read_text()
     assert "(JAX's variables), 4 of 8 devices" in log.read_text()
-    processes.assert_same_run(run_dir, alone, exact=False)
+    launching.assert_same_run(run_dir, reference, exact=False)
 
-    refused = [*arguments, "seed=1"]
-    assert processes.start(refused, variables, log).wait() == 2, log.read_text()
+    other_experiment = [*arguments, "seed=1"]
+    assert launching.start_process(other_experiment, variables, log).wait() == 2, log.read_text()
     assert "belongs to another experiment" in log.read_text()
 
 
-def workers(folder: Path) -> list[int]:
-    """Ray's processes that train under this test: its folder of compiled programs is in their environment."""
-    found = []
+def worker_pids() -> list[int]:
+    """The ids of this test's Ray workers, whose environment names its folder of compiled programs."""
+    pids = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
             name, variables = (process / "cmdline").read_bytes(), (process / "environ").read_bytes()
-        except OSError:  # it has ended
+        except OSError:  # the process has ended
             continue
         if (
             b"RayTrainWorker" in name
             and tiny.cache_environment()["JAX_COMPILATION_CACHE_DIR"].encode() in variables
         ):
-            found.append(int(process.name))
-    return sorted(found)
+            pids.append(int(process.name))
+    return sorted(pids)

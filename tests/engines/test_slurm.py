@@ -1,6 +1,6 @@
-"""A real Slurm of two nodes on this machine: a job that is requeued and crashes ends as one process does.
+"""A real Slurm of two nodes on this machine: after a requeue and a crash a job ends as in one process.
 
-Needs root, slurmctld, slurmd and their clients (Debian: slurmctld slurmd slurm-client); is skipped without.
+Needs root, slurmctld, slurmd and their clients (Debian: slurmctld slurmd slurm-client); skipped without them.
 """
 
 import os
@@ -13,17 +13,18 @@ import sys
 import time
 from collections.abc import Iterator
 
+import launching
 import pytest
 import tiny
 
-absent = processes.missing("slurmctld", "slurmd", "srun", "sbatch", "scontrol")
+missing = launching.missing_programs("slurmctld", "slurmd", "srun", "sbatch", "scontrol")
 pytestmark = [
-    pytest.mark.skipif(absent is not None, reason=str(absent)),
+    pytest.mark.skipif(missing is not None, reason=str(missing)),
     pytest.mark.skipif(os.geteuid() != 0, reason="slurmd needs root"),
     pytest.mark.xdist_group("processes"),
 ]
-SCRIPT = processes.ROOT / "experiments" / "launch" / "slurm.sbatch"
-# Names that resolve everywhere, so that nothing on this machine has to be changed.
+SCRIPT = launching.ROOT / "experiments" / "launch" / "slurm.sbatch"
+# Addresses that resolve everywhere, so that no configuration of this machine has to change.
 CONFIGURATION = """
 ClusterName=mmjax
 SlurmctldHost={host}(127.0.0.1)
@@ -56,7 +57,7 @@ def compiled_once(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory) -> Iterator[dict[str, str]]:
-    """Variables that lead Slurm's clients to a cluster of two nodes, up and idle."""
+    """Environment variables with which Slurm's clients use a cluster of two idle nodes."""
     folder = tmp_path_factory.mktemp("slurm")
     ports = free_ports(3)
     configuration = folder / "slurm.conf"
@@ -67,10 +68,10 @@ def cluster(tmp_path_factory) -> Iterator[dict[str, str]]:
     )
     for name in ("state", "spool.127.0.0.1", "spool.127.0.0.2"):
         (folder / name).mkdir()
-    variables = processes.environment(SLURM_CONF=str(configuration))
+    variables = launching.environment(SLURM_CONF=str(configuration))
     daemons = [["slurmctld", "-D"]] + [["slurmd", "-D", "-N", f"127.0.0.{n}"] for n in (1, 2)]
     started = [
-        processes.start(daemon, variables, folder / f"daemon_{n}.log", limit=1200)
+        launching.start_process(daemon, variables, folder / f"daemon_{n}.log", limit=1200)
         for n, daemon in enumerate(daemons)
     ]
     try:
@@ -78,7 +79,7 @@ def cluster(tmp_path_factory) -> Iterator[dict[str, str]]:
         deadline = time.monotonic() + 60
         while "2 idle" not in subprocess.run(ask, env=variables, capture_output=True, text=True).stdout:
             logs = "".join((folder / f"daemon_{n}.log").read_text() for n in range(3))
-            assert time.monotonic() < deadline, f"the cluster does not come up: {logs}"
+            assert time.monotonic() < deadline, f"the cluster does not start: {logs}"
             time.sleep(0.5)
         yield variables
     finally:
@@ -89,60 +90,60 @@ def cluster(tmp_path_factory) -> Iterator[dict[str, str]]:
 
 
 def free_ports(number: int) -> list[int]:
-    taken = [socket.socket() for _ in range(number)]
-    for each in taken:
+    sockets = [socket.socket() for _ in range(number)]
+    for each in sockets:
         each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in taken]
-    for each in taken:
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
         each.close()
     return ports
 
 
-def test_the_job_script_requeues_retries_and_ends_as_one_process_does(cluster, tmp_path):
-    file = processes.write(tmp_path)
-    alone = processes.in_one_process(file, tmp_path / "alone")
+def test_job_script_requeues_and_restarts_and_ends_as_in_one_process(cluster, tmp_path):
+    file = launching.write_experiment(tmp_path)
+    reference = launching.train_in_this_process(file, tmp_path / "reference")
     run_dir, log = tmp_path / "run", tmp_path / "job.log"
     (tmp_path / "bin").mkdir()
     mmjax = tmp_path / "bin" / "mmjax"
     mmjax.write_text(f'#!/bin/sh\nexec {sys.executable} -m mmjax "$@"\n')
     mmjax.chmod(0o755)
-    script = tmp_path / SCRIPT.name  # these nodes have no GPU and one CPU
+    script = tmp_path / SCRIPT.name  # the nodes of this cluster have no GPU and one CPU
     script.write_text(re.sub(r"#SBATCH --(gpus|cpus).*\n", "", SCRIPT.read_text()))
     variables = cluster | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
 
     def slurm(*arguments: str) -> str:
         done = subprocess.run(
-            arguments, env=variables, capture_output=True, text=True, cwd=processes.ROOT, timeout=60
+            arguments, env=variables, capture_output=True, text=True, cwd=launching.ROOT, timeout=60
         )
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
-    def wait_for(moment) -> None:
-        deadline = time.monotonic() + processes.LIMIT_SECONDS
-        while not moment():
-            said = log.read_text() if log.exists() else "nothing yet"
-            assert time.monotonic() < deadline, f"{slurm('scontrol', 'show', 'job', job)}\n{said}"
+    def wait_until(condition) -> None:
+        deadline = time.monotonic() + launching.LIMIT_SECONDS
+        while not condition():
+            output = log.read_text() if log.exists() else "nothing yet"
+            assert time.monotonic() < deadline, f"{slurm('scontrol', 'show', 'job', job)}\n{output}"
             time.sleep(0.01)
 
-    arguments = processes.command(file, run_dir)[4:]
+    arguments = launching.train_command(file, run_dir)[4:]
     job = slurm("sbatch", "--parsable", f"--output={log}", str(script), *arguments)
     try:
-        wait_for(lambda: processes.num_logged(run_dir) >= 1)
-        asked, logged = time.monotonic(), processes.num_logged(run_dir)
+        wait_until(lambda: launching.num_logged(run_dir) >= 1)
+        requested, logged = time.monotonic(), launching.num_logged(run_dir)
         slurm("scontrol", "requeue", job)
-        wait_for(lambda: not processes.ranks(run_dir))
-        assert time.monotonic() - asked < processes.GRACE_SECONDS
-        stopped = processes.num_logged(run_dir)
-        assert logged <= stopped < processes.NUM_STEPS
-        assert processes.state_of(run_dir)["['step']"] == stopped
+        wait_until(lambda: not launching.training_pids(run_dir))
+        assert time.monotonic() - requested < launching.GRACE_SECONDS
+        stopped = launching.num_logged(run_dir)
+        assert logged <= stopped < launching.NUM_STEPS
+        assert launching.read_state(run_dir)["['step']"] == stopped
 
-        wait_for(lambda: processes.num_logged(run_dir) > stopped)
-        os.kill(processes.ranks(run_dir)[-1], signal.SIGKILL)
-        wait_for(lambda: "COMPLETED" in slurm("scontrol", "show", "job", job))
+        wait_until(lambda: launching.num_logged(run_dir) > stopped)
+        os.kill(launching.training_pids(run_dir)[-1], signal.SIGKILL)
+        wait_until(lambda: "COMPLETED" in slurm("scontrol", "show", "job", job))
     finally:
         subprocess.run(["scancel", job], env=variables, timeout=60, check=False)
-    said = log.read_text()
-    assert "(Slurm), 4 of 8 devices, coordinator 127.0.0.1:" in said
-    assert "starting again from the newest checkpoint" in said
-    processes.assert_same_run(run_dir, alone, exact=False)
+    output = log.read_text()
+    assert "(Slurm), 4 of 8 devices, coordinator 127.0.0.1:" in output
+    assert "restarting from the newest checkpoint" in output
+    launching.assert_same_run(run_dir, reference, exact=False)
     shutil.rmtree(run_dir)
