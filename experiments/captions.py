@@ -75,7 +75,7 @@ def experiment() -> Experiment:
                     mel=encoders.LogMel(sample_rate_hz=16_000, num_mels=40),
                     stem=encoders.FramePatches(frames=4),
                     augment=encoders.SpecAugment(
-                        time_stretch=0.25, mel_stretch=0.15, num_time_masks=1, max_time_frames=10
+                        time_stretch=0.25, mel_stretch=0.15, num_time_masks=1, max_mask_frames=10
                     ),
                     trunk=trunk(2),
                 ),
@@ -83,8 +83,8 @@ def experiment() -> Experiment:
             },
             fusion=fusion.CoAttention(
                 streams=three,
-                updated=("text",),
-                causal=("text",),
+                updated_streams=("text",),
+                causal_streams=("text",),
                 depth=2,
                 width=WIDTH,
                 num_heads=4,

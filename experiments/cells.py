@@ -65,8 +65,8 @@ def experiment() -> Experiment:
                 "boxes": heads.Boxes(
                     "image",
                     num_classes=len(CLASSES),
-                    grid=(10, 10),
-                    tokens=(10, 10),
+                    query_grid=(10, 10),
+                    token_grid=(10, 10),
                     depth=2,
                     mlp_width=4 * WIDTH,
                 )

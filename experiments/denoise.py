@@ -76,8 +76,8 @@ def experiment() -> Experiment:
             # The decoder: what is said reads what is left of the text, and what has been said.
             fusion=fusion.CoAttention(
                 streams=("source", "target"),
-                updated=("target",),
-                causal=("target",),
+                updated_streams=("target",),
+                causal_streams=("target",),
                 depth=1,
                 width=WIDTH,
                 num_heads=4,

@@ -82,9 +82,9 @@ def experiment() -> Experiment:
                         time_stretch=0.25,
                         mel_stretch=0.15,
                         num_time_masks=2,
-                        max_time_frames=10,
+                        max_mask_frames=10,
                         num_mel_masks=1,
-                        max_mels=6,
+                        max_mask_mels=6,
                     ),
                     trunk=trunk(2),
                 ),
@@ -94,7 +94,12 @@ def experiment() -> Experiment:
             },
             shared={"keywords": "text", "pair": "text"},
             fusion=fusion.CoAttention(
-                streams=three, updated=("text",), depth=1, width=WIDTH, num_heads=4, mlp_width=4 * WIDTH
+                streams=three,
+                updated_streams=("text",),
+                depth=1,
+                width=WIDTH,
+                num_heads=4,
+                mlp_width=4 * WIDTH,
             ),
             heads={
                 "image": heads.PooledEmbedding("image", dim=SHARED),

@@ -67,8 +67,8 @@ def experiment() -> Experiment:
             encoders={
                 "audio": encoders.SpectrogramTransformer(
                     mel=encoders.LogMel(sample_rate_hz=16_000, num_mels=40),
-                    stem=encoders.ConvFrames(depth=2, size=5, stride=2),
-                    augment=encoders.SpecAugment(num_time_masks=1, max_time_frames=8),
+                    stem=encoders.ConvFrames(depth=2, kernel_size=5, stride=2),
+                    augment=encoders.SpecAugment(num_time_masks=1, max_mask_frames=8),
                     trunk=trunk(2),
                 ),
                 "text": encoders.TextTransformer(vocab=VOCAB, max_length=8, trunk=trunk(1, causal=True)),
@@ -76,8 +76,8 @@ def experiment() -> Experiment:
             # The decoder: each word reads the speech and the words before it.
             fusion=fusion.CoAttention(
                 streams=("text", "audio"),
-                updated=("text",),
-                causal=("text",),
+                updated_streams=("text",),
+                causal_streams=("text",),
                 depth=2,
                 width=WIDTH,
                 num_heads=4,

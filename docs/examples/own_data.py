@@ -58,7 +58,12 @@ def experiment() -> Experiment:
                 "text": encoders.TextTransformer(vocab=VOCAB, max_length=24, trunk=trunk()),
             },
             fusion=fusion.CoAttention(
-                streams=STREAMS, updated=("text",), depth=1, width=WIDTH, num_heads=4, mlp_width=4 * WIDTH
+                streams=STREAMS,
+                updated_streams=("text",),
+                depth=1,
+                width=WIDTH,
+                num_heads=4,
+                mlp_width=4 * WIDTH,
             ),
             heads={stream: heads.PooledEmbedding(stream, dim=128) for stream in STREAMS}
             | {"words": heads.TokenLogits("text")},

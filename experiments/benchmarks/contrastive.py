@@ -86,7 +86,12 @@ def experiment(name: str, seed: int, num_steps: int = STEPS) -> Experiment:
     """One run. name: of CONTRASTS."""
     matching, taps = name == "matching", (1,) if name == "layers" else ()
     fused = fusion.CoAttention(
-        streams=("image", "text"), updated=("text",), depth=1, width=WIDTH, num_heads=4, mlp_width=4 * WIDTH
+        streams=("image", "text"),
+        updated_streams=("text",),
+        depth=1,
+        width=WIDTH,
+        num_heads=4,
+        mlp_width=4 * WIDTH,
     )
     return Experiment(
         name=name,
@@ -101,7 +106,7 @@ def experiment(name: str, seed: int, num_steps: int = STEPS) -> Experiment:
                 "audio": encoders.SpectrogramTransformer(
                     mel=encoders.LogMel(sample_rate_hz=16_000, num_mels=40),
                     stem=encoders.FramePatches(frames=4),
-                    augment=encoders.SpecAugment(num_time_masks=1, max_time_frames=10),
+                    augment=encoders.SpecAugment(num_time_masks=1, max_mask_frames=10),
                     trunk=trunk(taps),
                 ),
                 "text": encoders.TextTransformer(
@@ -110,7 +115,7 @@ def experiment(name: str, seed: int, num_steps: int = STEPS) -> Experiment:
             },
             fusion=fused if matching else fusion.Late(),
             heads={stream: heads.PooledEmbedding(stream, dim=SHARED) for stream in THREE}
-            | {f"{s}_halfway": heads.PooledEmbedding(s, dim=SHARED, depth=0) for s in THREE if taps}
+            | {f"{s}_halfway": heads.PooledEmbedding(s, dim=SHARED, hidden_state=0) for s in THREE if taps}
             | ({"matches": heads.MatchingLogit("text")} if matching else {}),
         ),
         objectives=CONTRASTS[name](),

@@ -1,4 +1,4 @@
-"""{stream: Encoded} -> {stream: Encoded}."""
+"""Fusions: let streams read each other, {stream: Encoded} -> {stream: Encoded}."""
 
 from mmjax.fusion.base import Fusion
 from mmjax.fusion.bottleneck import Bottleneck

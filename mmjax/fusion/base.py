@@ -1,4 +1,6 @@
-"""The interface of fusions."""
+"""The interfaces of fusions."""
+
+import dataclasses
 
 import flax.linen as nn
 
@@ -22,5 +24,24 @@ class Fusion(nn.Module):
         return False
 
     def __call__(self, encoded: dict[str, Encoded], train: bool = False) -> dict[str, Encoded]:
-        """Returns the fused streams, those that it adds included."""
+        """Returns the fused streams, those that it adds included. Other streams are returned unchanged."""
         raise NotImplementedError
+
+
+class SingleResultFusion(Fusion):
+    """A fusion whose result, "B L width", replaces one of its streams or becomes a new stream.
+
+    updated_stream: the stream that the result replaces; they have the same positions. None: the result is
+      the stream `new_stream`.
+    """
+
+    updated_stream: str | None = dataclasses.field(default=None, kw_only=True)
+    new_stream: str = dataclasses.field(default="fused", kw_only=True)
+
+    @property
+    def result_stream(self) -> str:
+        """The name of the stream that holds the result."""
+        return self.updated_stream or self.new_stream
+
+    def made_streams(self) -> tuple[str, ...]:
+        return () if self.updated_stream else (self.new_stream,)

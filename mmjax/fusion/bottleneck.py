@@ -1,4 +1,4 @@
-"""Streams that exchange what passes through a few tokens."""
+"""Attention through a few shared tokens."""
 
 import flax.linen as nn
 import jax
@@ -7,11 +7,10 @@ from jaxtyping import Bool, Float
 
 from mmjax.batch import Encoded, is_present
 from mmjax.errors import InputError
-from mmjax.fusion.base import Fusion
-from mmjax.fusion.join import (
+from mmjax.fusion.base import SingleResultFusion
+from mmjax.fusion.streams import (
     add_modality_embedding,
     any_present,
-    check_names,
     concat_streams,
     learned_tokens,
     select_streams,
@@ -20,15 +19,16 @@ from mmjax.fusion.join import (
 from mmjax.layers import Block, LayerNorm
 
 
-class Bottleneck(Fusion):
+class Bottleneck(SingleResultFusion):
     """Attention bottlenecks (Nagrani et al. 2021, MBT, section 3.2.3, eq. 8 and 9).
 
-    In each of `depth` layers a stream attends to itself and to `num_bottlenecks` tokens that all share; every
-    stream makes its own next state of those, and their mean over the streams that are there is what all see
-    in the next layer. So what one modality says reaches another a layer later. Layers below `first_mixing`
-    (the paper's fusion layer L_f) see no tokens.
+    In each layer, every stream attends to itself and to the shared bottleneck tokens, and computes its own
+    update of the tokens. The tokens of the next layer are the mean of these updates over the present streams,
+    so information crosses from one modality to another with a delay of one layer.
 
-    reader: the one stream that is replaced; None: all are, and the tokens become a new stream `into`.
+    num_bottlenecks: the number of shared tokens.
+    first_fusion_layer: the paper's L_f. Layers below it have no bottleneck tokens.
+    updated_stream: None updates all streams, and the tokens become the stream `new_stream`.
     """
 
     depth: int
@@ -36,62 +36,56 @@ class Bottleneck(Fusion):
     num_heads: int
     mlp_width: int
     num_bottlenecks: int = 4
-    first_mixing: int = 0
-    reader: str | None = None
-    into: str = "fused"
+    first_fusion_layer: int = 0
     dropout: float = 0.0
     dtype: str = "float32"
 
-    def made_streams(self) -> tuple[str, ...]:
-        return () if self.reader else (self.into,)
-
     @nn.compact
     def __call__(self, encoded: dict[str, Encoded], train: bool = False) -> dict[str, Encoded]:
-        check_names(self, self.streams, {"reader": (self.reader,)}, None if self.reader else self.into)
-        if self.reader and self.depth < self.first_mixing + 2:
+        streams = select_streams(self, encoded)
+        if self.updated_stream and self.depth < self.first_fusion_layer + 2:
             raise InputError(
-                f"Bottleneck with a reader expects a depth of at least first_mixing + 2, found {self.depth} "
-                f"with first_mixing={self.first_mixing}: one layer writes into the tokens, the next reads "
-                "them"
+                "Bottleneck with an updated_stream expects a depth of at least first_fusion_layer + 2, found "
+                f"{self.depth} with first_fusion_layer={self.first_fusion_layer}: one layer writes the "
+                "bottleneck tokens, the next reads them"
             )
-        streams = add_modality_embedding(
-            self, select_streams(self, self.streams, encoded), self.width, self.dtype
-        )
-        there = jnp.stack([is_present(value) for value in streams.values()], axis=1)
+        streams = add_modality_embedding(self, streams, self.width, self.dtype)
+        present = jnp.stack([is_present(value) for value in streams.values()], axis=1)
         tokens = learned_tokens(self, "bottleneck", self.num_bottlenecks, streams[self.streams[0]])
         for layer in range(self.depth):
-            # What the reader will not see any more is not computed.
-            last = layer == self.depth - 1 and self.reader is not None
-            votes = []
-            for stream in (self.reader,) if last else self.streams:
-                own = {"own": streams[stream]} | ({"tokens": tokens} if layer >= self.first_mixing else {})
-                joined = concat_streams(own.values())
+            # The last layer computes the result only: no layer reads the other streams or the tokens.
+            is_last = layer == self.depth - 1 and self.updated_stream is not None
+            updates = []
+            for stream in (self.updated_stream,) if is_last else self.streams:
+                has_tokens = layer >= self.first_fusion_layer
+                parts = {"stream": streams[stream]} | ({"tokens": tokens} if has_tokens else {})
+                joined = concat_streams(parts.values())
                 x = Block(
                     num_heads=self.num_heads, mlp_width=self.mlp_width, dropout=self.dropout,
                     dtype=self.dtype, name=f"{stream}_{layer}",
                 )(joined.embeddings, joined.mask, train)  # fmt: skip
-                parts = split_streams(x, own)
-                streams |= {stream: streams[stream].replace(embeddings=parts["own"])}
-                votes += [parts["tokens"]] if "tokens" in parts else []
-            if votes and not last:
-                mean = mean_over_present(jnp.stack(votes, axis=1), there, tokens.embeddings)
+                split = split_streams(x, parts)
+                streams |= {stream: streams[stream].replace(embeddings=split["stream"])}
+                updates += [split["tokens"]] if has_tokens else []
+            if updates and not is_last:
+                mean = mean_over_present(jnp.stack(updates, axis=1), present, tokens.embeddings)
                 tokens = tokens.replace(embeddings=mean)
-        if self.reader is None:
+        if self.updated_stream is None:
             tokens = tokens.replace(mask=any_present(streams, self.num_bottlenecks))
-            made = streams | {self.into: tokens}
+            results = streams | {self.new_stream: tokens}
         else:
-            made = {self.reader: streams[self.reader]}
+            results = {self.updated_stream: streams[self.updated_stream]}
         fused = {
             name: value.replace(embeddings=LayerNorm(dtype=self.dtype, name=f"{name}_norm")(value.embeddings))
-            for name, value in made.items()
+            for name, value in results.items()
         }
         return encoded | fused
 
 
 def mean_over_present(
-    votes: Float[jax.Array, "B S N D"], there: Bool[jax.Array, "B S"], otherwise: Float[jax.Array, "B N D"]
+    updates: Float[jax.Array, "B S N D"], present: Bool[jax.Array, "B S"], default: Float[jax.Array, "B N D"]
 ) -> Float[jax.Array, "B N D"]:
-    """The mean over those of S streams that are there; `otherwise` where none is."""
-    weight = there[..., None, None].astype(votes.dtype)
-    mean = (votes * weight).sum(1) / jnp.maximum(weight.sum(1), 1)
-    return jnp.where(there.any(1)[:, None, None], mean, otherwise)
+    """The mean over the present ones of S streams; `default` in rows where none is present."""
+    weight = present[..., None, None].astype(updates.dtype)
+    mean = (updates * weight).sum(1) / jnp.maximum(weight.sum(1), 1)
+    return jnp.where(present.any(1)[:, None, None], mean, default)

@@ -1,4 +1,4 @@
-"""Channels of all modalities multiplied with each other."""
+"""Products of channels across modalities."""
 
 import einops
 
@@ -8,18 +8,18 @@ from mmjax.sharding import shard
 
 
 class ChannelCross(FeatureFusion):
-    """Deep & cross layers, ``x_(l+1) = x_0 * (W_l x_l + b_l) + x_l``: Wang et al. 2021, DCN-V2, eq. 1.
+    """Deep & cross layers, `x_(l+1) = x_0 * (W_l x_l + b_l) + x_l`: Wang et al. 2021, DCN-V2, eq. 1.
 
-    x_0 is all f_m(x_m) side by side; each layer raises by one the degree of the products of channels. With
-    `rank`, W_l is a product of two matrices of that rank (eq. 2). A linear map to `width` follows. Other
-    fields as `FeatureFusion`'s.
+    x_0 is the concatenation of all f_m(x_m). Each layer raises the degree of the products of channels by one.
+    A linear map to `width` follows. Other fields: see `FeatureFusion`.
+
+    rank: each W_l is a product of two matrices of this rank (eq. 2). None: W_l is a full matrix.
     """
 
     depth: int = 2
     rank: int | None = None
 
-    def combine(self, vectors, there):
-        """``"B L S D" -> "B L D"``."""
+    def combine(self, vectors, mask):
         start = x = einops.rearrange(vectors, "B L S D -> B L (S D)")
         channels = start.shape[-1]
         for layer in range(self.depth):

@@ -1,4 +1,4 @@
-"""One MLP over all modalities side by side."""
+"""An MLP on the concatenated modalities."""
 
 import einops
 import jax.numpy as jnp
@@ -9,19 +9,20 @@ from mmjax.sharding import shard
 
 
 class ConcatMlp(FeatureFusion):
-    """f_m(x_m) side by side, with a flag for each that says whether it is there, through an MLP.
+    """An MLP on the concatenation of all f_m(x_m) and of one flag per modality, 1 where it is present.
 
-    A modality that is missing is zero (Ngiam et al. 2011 train bimodal autoencoders with such zeros).
-    depth: hidden layers of `hidden_width`; 0 is one linear map. Other fields as `FeatureFusion`'s.
+    A missing modality is zero (Ngiam et al. 2011 train bimodal autoencoders with such zeros). Other fields:
+    see `FeatureFusion`.
+
+    depth: the number of hidden layers of `hidden_width`; 0 is one linear map.
     """
 
     depth: int = 1
     hidden_width: int = 256
 
-    def combine(self, vectors, there):
-        """``"B L S D" -> "B L D"``."""
+    def combine(self, vectors, mask):
         x = einops.rearrange(vectors, "B L S D -> B L (S D)")
-        x = jnp.concatenate([x, there.astype(x.dtype)], axis=-1)
+        x = jnp.concatenate([x, mask.astype(x.dtype)], axis=-1)
         for layer in range(self.depth):
             x = Einsum(
                 "B L D, D F -> B L F", shape=(x.shape[-1], self.hidden_width),

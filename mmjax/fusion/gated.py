@@ -1,4 +1,4 @@
-"""A weighted sum of the modalities."""
+"""A gated sum of the modalities."""
 
 from typing import Literal
 
@@ -6,37 +6,38 @@ import einops
 import jax.numpy as jnp
 
 from mmjax.fusion.features import FeatureFusion
-from mmjax.fusion.join import over_present
+from mmjax.fusion.streams import masked_log_softmax
 from mmjax.layers import Einsum
 
 
 class GatedSum(FeatureFusion):
-    """``h = sum_m alpha_m f_m(x_m)``: Arevalo et al. 2017, Gated Multimodal Units.
+    """`h = sum_m alpha_m f_m(x_m)`: Arevalo et al. 2017, Gated Multimodal Units.
 
-    The weights are a softmax over the modalities that are there (of two, the paper's sigmoid gate), computed
-    from all f_m(x_m) side by side: for every example, and position of the reader, one weight a modality, or
-    with gates="channel", as in the paper, one for each of its channels. f_m has no tanh, as it has in the
-    paper. Other fields as `FeatureFusion`'s.
+    The weights alpha are a softmax over the present modalities, computed from the concatenation of all
+    f_m(x_m). For two modalities this equals the paper's sigmoid gate. Unlike the paper's, f_m has no tanh.
+    Other fields: see `FeatureFusion`.
+
+    gates: "example", one weight per modality for each example (and each position of `updated_stream`);
+      "channel", one weight per modality and channel, as in the paper.
     """
 
     gates: Literal["example", "channel"] = "example"
 
-    def combine(self, vectors, there):
-        """``"B L S D" -> "B L D"``."""
-        weights = self.weights(vectors, there).astype(vectors.dtype)
+    def combine(self, vectors, mask):
+        weights = self.gate_weights(vectors, mask).astype(vectors.dtype)
         return (vectors * weights).sum(2)
 
-    def weights(self, vectors, there):
-        """``"B L S D"`` or ``"B L S 1"``, float32: over what is there they sum to one."""
-        side_by_side = einops.rearrange(vectors, "B L S D -> B L (S D)")
+    def gate_weights(self, vectors, mask):
+        """Weights "B L S D" or "B L S 1", float32, that sum to one over the present modalities S."""
+        concatenated = einops.rearrange(vectors, "B L S D -> B L (S D)")
         num, width = vectors.shape[2:]
         if self.gates == "example":
             equation, shape, axes = "B L D, D S -> B L S", (num,), ("embed", None)
         else:
             equation, shape, axes = "B L D, D M S -> B L M S", (width, num), ("patch", "embed", None)
         logits = Einsum(equation, shape=(num * width, *shape), axes=axes, dtype=self.dtype, name="gates")(
-            side_by_side
+            concatenated
         )
         logits = logits[:, :, None] if self.gates == "example" else logits
-        log_weights = over_present(logits, jnp.broadcast_to(there[:, :, None], logits.shape))
+        log_weights = masked_log_softmax(logits, jnp.broadcast_to(mask[:, :, None], logits.shape))
         return jnp.swapaxes(jnp.exp(log_weights), 2, 3)

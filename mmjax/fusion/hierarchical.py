@@ -4,14 +4,14 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+from jaxtyping import Float
 
 from mmjax.batch import Encoded
 from mmjax.errors import InputError
-from mmjax.fusion.base import Fusion
-from mmjax.fusion.join import (
+from mmjax.fusion.base import SingleResultFusion
+from mmjax.fusion.streams import (
     add_modality_embedding,
     any_present,
-    check_names,
     concat_streams,
     cross_attend,
     learned_tokens,
@@ -21,72 +21,67 @@ from mmjax.fusion.join import (
 from mmjax.layers import Block, LayerNorm
 
 
-class Hierarchical(Fusion):
-    """The reader reads the others at each of `depth` levels of their encoders, lowest first.
+class Hierarchical(SingleResultFusion):
+    """Cross-attention to `depth` levels of the encoders, the lowest first.
 
-    The levels of a stream are the states at its trunk's `taps` and its last one. At each the reader's own
-    state is added to what it has read so far; then it attends to the others' states of that level, to itself,
-    and goes through an MLP: pairs of like depth, joined from below, as by the bridges of Xu et al. 2023
-    (BridgeTower).
+    The levels of a stream are the states at its trunk's `taps`, followed by its last state. At each level,
+    the updated stream's state of that level is added to the result so far, which then attends to the other
+    streams' states of the same level, then to itself, then passes through an MLP: layers of equal depth are
+    joined from below, as by the bridges of Xu et al. 2023 (BridgeTower).
 
-    reader: the stream that is replaced. None: one learned position reads all streams, a new stream `into`.
+    updated_stream: None: a learned token attends to all streams instead.
     """
 
     depth: int
     width: int
     num_heads: int
     mlp_width: int
-    reader: str | None = None
-    into: str = "fused"
     dropout: float = 0.0
     dtype: str = "float32"
 
-    def made_streams(self) -> tuple[str, ...]:
-        return () if self.reader else (self.into,)
-
     @nn.compact
     def __call__(self, encoded: dict[str, Encoded], train: bool = False) -> dict[str, Encoded]:
-        check_names(self, self.streams, {"reader": (self.reader,)}, None if self.reader else self.into)
-        streams = {
-            name: self.levels(name, x) for name, x in select_streams(self, self.streams, encoded).items()
-        }
+        states = {name: self.states(name, x) for name, x in select_streams(self, encoded).items()}
         levels = [
             add_modality_embedding(
-                self, {name: states[level] for name, states in streams.items()}, self.width, self.dtype,
+                self, {name: states[name][level] for name in states}, self.width, self.dtype,
                 suffix=f"_{level}",
             )
             for level in range(self.depth)
         ]  # fmt: skip
-        fused = levels[0][self.reader] if self.reader else self.question(levels[0])
-        for level, states in enumerate(levels):
-            if self.reader and level > 0:
-                fused = fused.replace(embeddings=fused.embeddings + states[self.reader].embeddings)
-            others = [value for name, value in states.items() if name != self.reader]
+        fused = levels[0][self.updated_stream] if self.updated_stream else self.learned_query(levels[0])
+        for level, streams in enumerate(levels):
+            if self.updated_stream and level > 0:
+                fused = fused.replace(embeddings=fused.embeddings + streams[self.updated_stream].embeddings)
+            others = [value for name, value in streams.items() if name != self.updated_stream]
             context = concat_streams([learned_tokens(self, f"level_{level}_null", 1, fused), *others])
             fused = fused.replace(embeddings=self.read_level(f"level_{level}", fused, context, train))
         fused = fused.replace(embeddings=LayerNorm(dtype=self.dtype, name="norm")(fused.embeddings))
-        return encoded | {self.reader or self.into: fused}
+        return encoded | {self.result_stream: fused}
 
-    def read_level(self, name: str, fused: Encoded, context: Encoded, train: bool) -> jax.Array:
-        """What is fused so far reads one level: ``"B L D"``."""
+    def read_level(
+        self, name: str, fused: Encoded, context: Encoded, train: bool
+    ) -> Float[jax.Array, "B L D"]:
+        """Cross-attention of the result so far to one level, self-attention and MLP."""
         options: dict[str, Any] = {"dropout": self.dropout, "dtype": self.dtype}
         x = cross_attend(name, fused.embeddings, context, train, num_heads=self.num_heads, **options)
-        if self.reader is None:  # one position has nothing to say to itself
+        if self.updated_stream is None:  # a single token needs no self-attention
             return mlp_residual(name, x, train, mlp_width=self.mlp_width, **options)
         block = Block(num_heads=self.num_heads, mlp_width=self.mlp_width, name=f"{name}_block", **options)
         return block(x, fused.mask, train)
 
-    def levels(self, stream: str, value: Encoded) -> list[Encoded]:
-        """The states of a stream, lowest first; an InputError if they are not `depth`."""
-        if len(value.hidden_states) != self.depth - 1:
+    def states(self, stream: str, value: Encoded) -> list[Encoded]:
+        """The `depth` states of a stream, the lowest first; an InputError if it has another number."""
+        num_hidden = len(value.hidden_states)
+        if num_hidden != self.depth - 1:
             taps = tuple(range(1, self.depth))
             raise InputError(
-                f"Hierarchical with depth={self.depth} expects {self.depth - 1} states of {stream!r} below "
-                f"its last, found {len(value.hidden_states)}: give its encoder's trunk as many taps, such as {taps}"
+                f"Hierarchical with depth={self.depth} expects {self.depth - 1} hidden states of {stream!r}, "
+                f"found {num_hidden}: give its encoder's trunk as many taps, such as {taps}"
             )
         return [Encoded(state, value.mask) for state in (*value.hidden_states, value.embeddings)]
 
-    def question(self, states: dict[str, Encoded]) -> Encoded:
-        """The learned position that reads where there is no reader."""
-        question = learned_tokens(self, "question", 1, next(iter(states.values())))
-        return question.replace(mask=any_present(states))
+    def learned_query(self, streams: dict[str, Encoded]) -> Encoded:
+        """The learned token that attends to the streams if there is no updated stream."""
+        query = learned_tokens(self, "question", 1, next(iter(streams.values())))
+        return query.replace(mask=any_present(streams))

@@ -1,11 +1,11 @@
-"""No fusion: streams meet only in the loss."""
+"""No fusion: streams are compared in the loss only."""
 
 from mmjax.batch import Encoded
 from mmjax.fusion.base import Fusion
 
 
 class Late(Fusion):
-    """Returns every stream as it is (dual encoders, CLIP)."""
+    """Returns every stream unchanged (dual encoders, CLIP)."""
 
     streams: tuple[str, ...] = ()
 

@@ -6,9 +6,8 @@ from mmjax.fusion.features import FeatureFusion
 
 
 class Mean(FeatureFusion):
-    """The mean of f_m(x_m) over the modalities that are there. Fields as `FeatureFusion`'s."""
+    """The mean of f_m(x_m) over the present modalities. Fields: see `FeatureFusion`."""
 
-    def combine(self, vectors, there):
-        """``"B L S D" -> "B L D"``."""
-        num = jnp.maximum(there.sum(-1), 1).astype(vectors.dtype)
+    def combine(self, vectors, mask):
+        num = jnp.maximum(mask.sum(-1), 1).astype(vectors.dtype)
         return vectors.sum(2) / num[..., None]

@@ -1,4 +1,4 @@
-"""The other modalities stand before the text."""
+"""A decoder with the other modalities as its prefix."""
 
 import flax.linen as nn
 import jax
@@ -8,28 +8,23 @@ from jaxtyping import Bool
 from mmjax.batch import Encoded
 from mmjax.errors import InputError
 from mmjax.fusion.base import Fusion
-from mmjax.fusion.join import (
-    add_modality_embedding,
-    check_names,
-    concat_streams,
-    select_streams,
-    split_streams,
-)
+from mmjax.fusion.streams import add_modality_embedding, concat_streams, select_streams, split_streams
 from mmjax.layers import Transformer
 
 
 class Prefix(Fusion):
-    """A decoder whose text is preceded by the other streams (Wang et al. 2022, SimVLM: prefix LM).
+    """A decoder of one stream whose prefix is the other streams (Wang et al. 2022, SimVLM: prefix LM).
 
-    Every stream is mapped to the trunk's width where it must be. A position of the prefix sees the whole
-    prefix; one of the reader sees the prefix, itself and what stands before it. Nothing is numbered anew:
-    streams keep the positions of their encoders, whatever the length of the prefix. For generation the
-    reader's encoder must be causal too.
+    Positions of the prefix attend to the whole prefix; positions of the decoded stream attend to the prefix,
+    to themselves and to earlier positions. Streams of another width are projected to the trunk's. The fusion
+    adds no position embeddings, so positions do not depend on the prefix's length. For generation, the
+    encoder of the decoded stream must be causal too.
 
-    reader: the stream that is decoded and replaced.
+    updated_stream: the stream that is decoded; the trunk's output replaces it.
+    trunk: a Transformer with causal=False.
     """
 
-    reader: str
+    updated_stream: str
     trunk: Transformer
 
     def is_causal_for(self, stream: str) -> bool:
@@ -37,24 +32,22 @@ class Prefix(Fusion):
 
     @nn.compact
     def __call__(self, encoded: dict[str, Encoded], train: bool = False) -> dict[str, Encoded]:
-        check_names(self, self.streams, {"reader": (self.reader,)}, into=None)
+        streams = select_streams(self, encoded, updated_stream=(self.updated_stream,))
         if self.trunk.causal:
             raise InputError(
-                "Prefix expects a trunk with causal=False, found True: it makes its own mask, and under "
-                "another the prefix could not see itself whole"
+                "Prefix expects a trunk with causal=False, found True: the positions of the prefix must "
+                "attend to the whole prefix, and Prefix passes a mask that keeps the rest causal"
             )
-        streams = add_modality_embedding(
-            self, select_streams(self, self.streams, encoded), self.trunk.width, self.trunk.dtype
-        )
-        streams |= {self.reader: streams.pop(self.reader)}  # last
+        streams = add_modality_embedding(self, streams, self.trunk.width, self.trunk.dtype)
+        streams |= {self.updated_stream: streams.pop(self.updated_stream)}  # move it to the end
         joined = concat_streams(streams.values())
-        length = streams[self.reader].mask.shape[1]
-        allowed = prefix_mask(joined.mask.shape[1] - length, length)
-        x = split_streams(self.trunk(joined.embeddings, joined.mask, train, allowed), streams)[self.reader]
-        return encoded | {self.reader: Encoded(x, streams[self.reader].mask)}
+        mask = streams[self.updated_stream].mask
+        allowed = prefix_mask(joined.mask.shape[1] - mask.shape[1], mask.shape[1])
+        x = self.trunk.encode(joined.embeddings, joined.mask, train, allowed).embeddings
+        return encoded | {self.updated_stream: Encoded(split_streams(x, streams)[self.updated_stream], mask)}
 
 
 def prefix_mask(prefix: int, length: int) -> Bool[jax.Array, "1 L L"]:
-    """Which of prefix + length positions (rows) may attend to which: the prefix, and what is not later."""
+    """The attention mask [query, key] of `prefix` + `length` positions: key in the prefix, or not later."""
     position = jnp.arange(prefix + length)
     return ((position[None, :] < prefix) | (position[None, :] <= position[:, None]))[None]

@@ -1,15 +1,15 @@
-"""All modalities in a fixed number of vectors."""
+"""A fixed number of latents that summarise the modalities."""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from mmjax.batch import Encoded
-from mmjax.fusion.base import Fusion
-from mmjax.fusion.join import (
+from mmjax.fusion.base import SingleResultFusion
+from mmjax.fusion.streams import (
     add_modality_embedding,
     any_present,
-    check_names,
     concat_streams,
     learned_tokens,
     mlp_residual,
@@ -19,15 +19,15 @@ from mmjax.layers import Block, LayerNorm, Mlp, MultiHeadAttention
 from mmjax.sharding import param_axes, shard
 
 
-class Resampler(Fusion):
+class Resampler(SingleResultFusion):
     """Perceiver resampler, and gated cross-attention to it (Alayrac et al. 2022, Flamingo, section 3.1).
 
-    In each of `depth` layers, `num_latents` learned vectors attend to the streams and to themselves, keys
-    and values laid end to end, then go through an MLP.
+    In each of `depth` layers, the learned latents attend to the concatenation of the streams and themselves,
+    then pass through an MLP.
 
-    reader: a stream that reads the latents of all the others, in `reader_depth` layers of gated
-      cross-attention ``y + tanh(a) attention``, a gated MLP, and a block of its own; a starts at zero. The
-      result replaces it. None: the latents of all streams are a new stream `into`.
+    updated_stream: reads the latents of the other streams in `cross_attention_depth` layers, each a gated
+      cross-attention `y + tanh(a) attention`, a gated MLP and a block; a is initialised to zero. None: the
+      latents of all streams are the result.
     """
 
     depth: int
@@ -35,50 +35,40 @@ class Resampler(Fusion):
     num_heads: int
     mlp_width: int
     num_latents: int = 8
-    reader: str | None = None
-    reader_depth: int = 1
-    into: str = "fused"
+    cross_attention_depth: int = 1
     dropout: float = 0.0
     dtype: str = "float32"
 
-    def made_streams(self) -> tuple[str, ...]:
-        return () if self.reader else (self.into,)
-
     @nn.compact
     def __call__(self, encoded: dict[str, Encoded], train: bool = False) -> dict[str, Encoded]:
-        check_names(self, self.streams, {"reader": (self.reader,)}, None if self.reader else self.into)
-        streams = add_modality_embedding(
-            self, select_streams(self, self.streams, encoded), self.width, self.dtype
-        )
-        others = [value for stream, value in streams.items() if stream != self.reader]
+        streams = add_modality_embedding(self, select_streams(self, encoded), self.width, self.dtype)
+        others = [value for stream, value in streams.items() if stream != self.updated_stream]
         latents = learned_tokens(self, "latents", self.num_latents, streams[self.streams[0]])
         for layer in range(self.depth):
             latents = self.resample(layer, latents, others, train)
-        norm = LayerNorm(dtype=self.dtype, name="latents_norm")
-        latents = latents.replace(embeddings=norm(latents.embeddings))
-        if self.reader is None:
-            return encoded | {self.into: latents.replace(mask=any_present(streams, self.num_latents))}
-        x, mask = streams[self.reader].embeddings, streams[self.reader].mask
-        for layer in range(self.reader_depth):
+        latents = latents.replace(embeddings=self.norm("latents_norm", latents.embeddings))
+        if self.updated_stream is None:
+            return encoded | {self.new_stream: latents.replace(mask=any_present(streams, self.num_latents))}
+        x, mask = streams[self.updated_stream].embeddings, streams[self.updated_stream].mask
+        for layer in range(self.cross_attention_depth):
             x = self.read_latents(layer, x, latents, train)
             x = Block(
                 num_heads=self.num_heads, mlp_width=self.mlp_width, dropout=self.dropout, dtype=self.dtype,
                 name=f"reader_{layer}_block",
             )(x, mask, train)  # fmt: skip
-        x = LayerNorm(dtype=self.dtype, name=f"{self.reader}_norm")(x)
-        return encoded | {self.reader: Encoded(x, mask)}
+        return encoded | {self.updated_stream: Encoded(self.norm(f"{self.updated_stream}_norm", x), mask)}
 
     def resample(self, layer: int, latents: Encoded, others: list[Encoded], train: bool) -> Encoded:
         """One layer of the latents."""
-        own = latents.replace(embeddings=self.norm(f"latents_{layer}_query_norm", latents.embeddings))
-        context = [latents.replace(embeddings=own.embeddings)]
+        query = latents.replace(embeddings=self.norm(f"latents_{layer}_query_norm", latents.embeddings))
+        context = [query]
         if others:
             joined = concat_streams(others)
             joined = joined.replace(embeddings=self.norm(f"latents_{layer}_context_norm", joined.embeddings))
-            context = [joined, *context]
+            context = [joined, query]
         keys = concat_streams(context)
         x = latents.embeddings + self.drop(
-            self.attention(f"latents_{layer}_cross")(own.embeddings, keys.embeddings, keys.mask), train
+            self.attention(f"latents_{layer}_cross")(query.embeddings, keys.embeddings, keys.mask), train
         )
         x = shard(x, "act_batch", "act_length", "act_embed")
         x = mlp_residual(
@@ -86,8 +76,10 @@ class Resampler(Fusion):
         )
         return latents.replace(embeddings=x)
 
-    def read_latents(self, layer: int, x: jax.Array, latents: Encoded, train: bool) -> jax.Array:
-        """Gated cross-attention and gated MLP of the reader."""
+    def read_latents(
+        self, layer: int, x: Float[jax.Array, "B L D"], latents: Encoded, train: bool
+    ) -> Float[jax.Array, "B L D"]:
+        """Gated cross-attention of the updated stream to the latents, and a gated MLP."""
         y = self.attention(f"reader_{layer}_cross")(
             self.norm(f"reader_{layer}_query_norm", x), latents.embeddings, latents.mask
         )
@@ -98,19 +90,19 @@ class Resampler(Fusion):
         x = x + self.gate(f"reader_{layer}_mlp_gate", x) * self.drop(y, train)
         return shard(x, "act_batch", "act_length", "act_embed")
 
-    def norm(self, name: str, x: jax.Array) -> jax.Array:
-        """x normalised."""
+    def norm(self, name: str, x: Float[jax.Array, "B L D"]) -> Float[jax.Array, "B L D"]:
+        """LayerNorm."""
         return LayerNorm(dtype=self.dtype, name=name)(x)
 
     def attention(self, name: str) -> MultiHeadAttention:
-        """A cross-attention."""
+        """The cross-attention module `name`."""
         return MultiHeadAttention(num_heads=self.num_heads, dtype=self.dtype, name=name)
 
-    def drop(self, x: jax.Array, train: bool) -> jax.Array:
-        """x with dropout."""
+    def drop(self, x: Float[jax.Array, "B L D"], train: bool) -> Float[jax.Array, "B L D"]:
+        """Dropout."""
         return nn.Dropout(self.dropout, deterministic=not train)(x)
 
-    def gate(self, name: str, like: jax.Array) -> jax.Array:
-        """tanh of a learned scalar, as ``"1 1 1"``."""
+    def gate(self, name: str, like: Float[jax.Array, "B L D"]) -> Float[jax.Array, "1 1 1"]:
+        """tanh of a learned scalar, in the dtype of `like`."""
         gate = self.param(name, param_axes(nn.initializers.zeros), ())
         return jnp.tanh(gate).astype(like.dtype).reshape(1, 1, 1)

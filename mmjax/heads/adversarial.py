@@ -1,4 +1,4 @@
-"""Is it real, or made up?"""
+"""The discriminator's output."""
 
 import flax.linen as nn
 import jax
@@ -12,10 +12,11 @@ from mmjax.layers import Einsum
 
 
 class RealOrGenerated(Head):
-    """Three logits an example, high for real: float32 ``"B 3"``, of a stream whose encoder has a generator.
+    """Three discriminator logits per example, high for real, of a stream whose encoder has a generator.
 
-    They are of the example itself, of what was generated beside it, and of the same once more for the
-    generator's loss, whose gradient leaves this head's parameters alone as it does the discriminator's.
+    Column 0: the real example. Column 1: the generated example, for the discriminator's loss. Column 2: the
+    same value for the generator's loss; its gradient reaches neither this head's nor the discriminator's
+    parameters.
     """
 
     @nn.compact
@@ -26,11 +27,12 @@ class RealOrGenerated(Head):
                 "encoder such as AdversarialSpectrogram, and a head after='encoder'"
             )
         real = pool(encoded, "mean")
-        own = pool(encoded.replace(embeddings=encoded.for_discriminator), "mean")
-        others = pool(encoded.replace(embeddings=encoded.for_generator), "mean")
+        for_discriminator = pool(encoded.replace(embeddings=encoded.for_discriminator), "mean")
+        for_generator = pool(encoded.replace(embeddings=encoded.for_generator), "mean")
         linear = Einsum(
             "B D, D C -> B C", shape=(real.shape[-1], 1), axes=("embed", "classes"), name="linear"
         )
-        logits = [linear(real), linear(own)]
+        logits = [linear(real), linear(for_discriminator)]
         constant = {"params": jax.lax.stop_gradient(linear.variables["params"])}
-        return jnp.concatenate([*logits, linear.clone(parent=None).apply(constant, others)], axis=1)
+        logits.append(linear.clone(parent=None).apply(constant, for_generator))
+        return jnp.concatenate(logits, axis=1)

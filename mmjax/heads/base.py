@@ -1,7 +1,7 @@
 """The interface of heads."""
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 
@@ -17,8 +17,8 @@ class Head(nn.Module):
     stream: str
     after: Literal["encoder", "fusion"] = dataclasses.field(default="encoder", kw_only=True)
 
-    def __call__(self, encoded: Encoded, table: Array | None = None) -> Array:
-        """Returns the prediction, "B ...".
+    def __call__(self, encoded: Encoded, table: Array | None = None) -> Any:
+        """Returns the prediction: an array "B ...", or a dataclass of such arrays.
 
         Args:
           encoded: embeddings "B L D" and their mask.

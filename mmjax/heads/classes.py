@@ -1,4 +1,4 @@
-"""One of several classes, or one yes or no."""
+"""Class logits of an example."""
 
 import dataclasses
 from typing import Literal
@@ -15,7 +15,7 @@ from mmjax.layers import Einsum
 
 
 class Classes(Head):
-    """Class logits of the pooled stream through a tanh layer (BERT's pooler): float32 ``"B classes"``."""
+    """Class logits of the pooled stream after a tanh layer (BERT's pooler)."""
 
     num_classes: int
     pooling: Literal["mean", "first"] = "first"

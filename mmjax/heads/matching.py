@@ -1,4 +1,4 @@
-"""Do the streams belong together?"""
+"""Whether streams belong to the same example."""
 
 import dataclasses
 from typing import Literal
@@ -13,7 +13,7 @@ from mmjax.heads.classes import Classes
 
 
 class MatchingLogit(Head):
-    """One logit of a fused stream that has read the other: float32 ``"B"`` (ALBEF's image-text matching)."""
+    """One logit per example, of a fused stream that has read the other (ALBEF's image-text matching)."""
 
     pooling: Literal["mean", "first"] = "first"
     after: Literal["encoder", "fusion"] = dataclasses.field(default="fusion", kw_only=True)

@@ -1,4 +1,4 @@
-"""A class for every position."""
+"""Class logits of every position."""
 
 import flax.linen as nn
 import jax
@@ -12,7 +12,7 @@ from mmjax.layers import Einsum
 
 
 class PositionClasses(Head):
-    """Class logits of each position by a linear map: float32 ``"B L classes"`` (Devlin et al. 2019, 5.3)."""
+    """Class logits of each position, by a linear map (Devlin et al. 2019, 5.3)."""
 
     num_classes: int
 
@@ -20,30 +20,28 @@ class PositionClasses(Head):
     def __call__(self, encoded: Encoded, table: jax.Array | None = None) -> Float32[jax.Array, "B L classes"]:
         x = encoded.embeddings.astype(jnp.float32)
         return Einsum(
-            "B L D, D C -> B L C",
-            shape=(x.shape[-1], self.num_classes),
-            axes=("embed", "classes"),
+            "B L D, D C -> B L C", shape=(x.shape[-1], self.num_classes), axes=("embed", "classes"),
             name="linear",
-        )(x)
+        )(x)  # fmt: skip
 
 
 @struct.dataclass
-class Frames:
-    """What FrameLogits predicts."""
+class MaskedLogits:
+    """Logits of every position, and which positions are valid."""
 
     logits: Array  # float32 "B L V"
-    mask: Array  # bool "B L": which frames are there
+    mask: Array  # bool "B L"
 
 
 class FrameLogits(Head):
-    """Which token each frame of a sound or a clip says, for `objectives.CTC`.
+    """Token logits of each audio or video frame, for `objectives.CTC`.
 
-    The blank is one of the `vocab` tokens: [PAD], which no text says.
+    vocab: the number of tokens. The blank is one of them: [PAD], which occurs in no text.
     """
 
     vocab: int
 
     @nn.compact
-    def __call__(self, encoded: Encoded, table: jax.Array | None = None) -> Frames:
+    def __call__(self, encoded: Encoded, table: jax.Array | None = None) -> MaskedLogits:
         logits = PositionClasses(self.stream, self.vocab, name="classes")(encoded)
-        return Frames(logits, encoded.mask)
+        return MaskedLogits(logits, encoded.mask)

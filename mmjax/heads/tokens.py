@@ -1,4 +1,4 @@
-"""A guess at every token."""
+"""Token logits of every position."""
 
 import dataclasses
 from typing import Literal
@@ -15,7 +15,7 @@ from mmjax.sharding import param_axes, shard
 
 
 class TokenLogits(Head):
-    """Dense, GELU, norm, the transposed token table and a bias (BERT's MLM head): float32 ``"B L V"``."""
+    """Dense, GELU, norm, the transposed token table and a bias (BERT's MLM head)."""
 
     after: Literal["encoder", "fusion"] = dataclasses.field(default="fusion", kw_only=True)
 
@@ -23,18 +23,14 @@ class TokenLogits(Head):
     def __call__(
         self, encoded: Encoded, table: Float32[jax.Array, "V D"] | None = None
     ) -> Float32[jax.Array, "B L V"]:
-        """table: that of the encoder that made the stream."""
         if table is None:
             raise ValueError(f"TokenLogits reads stream {self.stream!r}, whose encoder has no token table")
         x = encoded.embeddings
         vocab, width = table.shape
         x = Einsum(
-            "B L D, D M -> B L M",
-            shape=(x.shape[-1], width),
-            axes=("patch", "embed"),
-            dtype=x.dtype.name,
+            "B L D, D M -> B L M", shape=(x.shape[-1], width), axes=("patch", "embed"), dtype=x.dtype.name,
             name="dense",
-        )(x)
+        )(x)  # fmt: skip
         x = LayerNorm(name="norm")(nn.gelu(x))
         bias = self.param("bias", param_axes(nn.initializers.zeros, "vocab"), (vocab,))
         logits = jnp.einsum("BLD,VD->BLV", x, table, preferred_element_type=jnp.float32) + bias[None, None]

@@ -1,4 +1,4 @@
-"""What a decision-level fusion has agreed on."""
+"""The predictions of a decision-level fusion."""
 
 import dataclasses
 from typing import Literal
@@ -13,17 +13,17 @@ from mmjax.sharding import shard
 
 
 class Votes(Head):
-    """A stream of log-probabilities, such as `fusion.Decision` makes, handed on as logits.
+    """Returns a stream of log-probabilities, such as `fusion.LateVoting` adds, as logits.
 
-    each: "position", float32 ``"B L V"``; "example", the first position as float32 ``"B C"``.
+    per: "position" returns all positions, "B L V"; "example" returns the first position, "B C".
     """
 
     stream: str = "votes"
-    each: Literal["position", "example"] = "position"
+    per: Literal["position", "example"] = "position"
     after: Literal["encoder", "fusion"] = dataclasses.field(default="fusion", kw_only=True)
 
     def __call__(self, encoded: Encoded, table: jax.Array | None = None) -> Float32[jax.Array, "B ..."]:
         logits = encoded.embeddings.astype(jnp.float32)
-        if self.each == "example":
+        if self.per == "example":
             return logits[:, 0]
         return shard(logits, "act_batch", "act_length", "act_vocab")

@@ -14,32 +14,32 @@ from mmjax.testing import TOLERANCE, VOCAB
 
 
 def head(
-    name: str, module: Callable[[], nn.Module], inputs: Callable[[], tuple] = lambda: (encoded(),), **more
+    name: str, module: Callable[[], nn.Module], inputs: Callable[[], tuple] = lambda: (encoded(),), **settings
 ) -> Row:
     defaults = {"select": keep_present_rows, "bf16": "inputs"}
-    return Row(f"heads.{name}", lambda dtype: module(), inputs, **defaults | more)
+    return Row(f"heads.{name}", lambda dtype: module(), inputs, **defaults | settings)
 
 
-def some_places() -> tuple[Encoded]:
-    """Six of eight patches, the first of them none (a register); of the last row none is there."""
+def visible_patches() -> tuple[Encoded]:
+    """Six of eight patches; the first position is a register. The last row is missing."""
     rng = np.random.default_rng(0)
     patch_indices = np.stack([rng.permutation(8)[:6] for _ in range(B)]).astype(np.int32)
     patch_indices[:, 0] = -1
     return (encoded().replace(patch_indices=patch_indices),)
 
 
-def decoded(
-    name: str, make: Callable, inputs: Callable = some_places, select: Callable = keep_present_rows
+def decoder_row(
+    name: str, make: Callable, inputs: Callable = visible_patches, select: Callable = keep_present_rows
 ) -> Row:
     return Row(f"heads.{name}", make, inputs, select=select, tolerance=TOLERANCE["fp32_stack"])
 
 
-def decoder(dtype: str) -> heads.Reconstruction:
+def reconstruction(dtype: str) -> heads.Reconstruction:
     return heads.Reconstruction("image", num_patches=8, patch_dim=5, trunk=trunk(dtype, width=8))
 
 
-def quantised_read(output: heads.Quantised, inputs: tuple) -> dict:
-    """Every array, where the stream is there."""
+def keep_quantised(output: heads.Quantised, inputs: tuple) -> dict:
+    """All arrays, zero at masked positions."""
     arrays = {field.name: getattr(output, field.name) for field in dataclasses.fields(output)}
     del arrays["num_codes"]
     mask = inputs[0].mask
@@ -48,49 +48,51 @@ def quantised_read(output: heads.Quantised, inputs: tuple) -> dict:
     }
 
 
-def frames_read(output: heads.Frames, inputs: tuple) -> tuple:
+def keep_frames(output: heads.MaskedLogits, inputs: tuple) -> tuple:
     return keep_tokens(output.logits, inputs), output.mask
 
 
-def contested() -> AdversarialEncoded:
-    own = encoded()
-    made_up = {"for_discriminator": normal(B, L, D, seed=1), "for_generator": normal(B, L, D, seed=2)}
-    return AdversarialEncoded(own.embeddings, own.mask, **made_up)
+def adversarial_encoded() -> AdversarialEncoded:
+    real = encoded()
+    generated = {"for_discriminator": normal(B, L, D, seed=1), "for_generator": normal(B, L, D, seed=2)}
+    return AdversarialEncoded(real.embeddings, real.mask, **generated)
 
 
 HEADS = [
     Row(
         "heads.RealOrGenerated",
         lambda dtype: heads.RealOrGenerated("audio"),
-        lambda: (contested(),),
+        lambda: (adversarial_encoded(),),
         select=keep_present_rows,
         bf16="inputs",
     ),
     head(
         "Boxes",
-        lambda: heads.Boxes("image", num_classes=3, grid=(2, 3), tokens=(1, 4), mlp_width=32, depth=1),
+        lambda: heads.Boxes(
+            "image", num_classes=3, query_grid=(2, 3), token_grid=(1, 4), mlp_width=32, depth=1
+        ),
     ),
     head("PooledEmbedding", lambda: heads.PooledEmbedding("text", dim=8)),
     head("PooledEmbedding.first", lambda: heads.PooledEmbedding("text", dim=8, pooling="first")),
     head(
-        "PooledEmbedding.depth",
-        lambda: heads.PooledEmbedding("text", dim=8, depth=1, use_bias=True),
+        "PooledEmbedding.hidden_state",
+        lambda: heads.PooledEmbedding("text", dim=8, hidden_state=1, use_bias=True),
         inputs=lambda: (encoded().replace(hidden_states=(normal(B, L, D, seed=3), normal(B, L, D, seed=4))),),
     ),
     head("Classes", lambda: heads.Classes("text", num_classes=3, pooling="mean")),
     head("Votes", lambda: heads.Votes("votes"), select=keep_tokens),
-    head("Votes.example", lambda: heads.Votes("votes", each="example")),
+    head("Votes.example", lambda: heads.Votes("votes", per="example")),
     head("MatchingLogit", lambda: heads.MatchingLogit("text")),
     head("PooledEmbedding.last", lambda: heads.PooledEmbedding("text", dim=8, pooling="last")),
     head("PositionClasses", lambda: heads.PositionClasses("text", num_classes=3), select=keep_tokens),
-    head("FrameLogits", lambda: heads.FrameLogits("audio", vocab=5), select=frames_read),
+    head("FrameLogits", lambda: heads.FrameLogits("audio", vocab=5), select=keep_frames),
     head(
         "TokenLogits",
         lambda: heads.TokenLogits("text"),
         kwargs={"table": normal(VOCAB, D)},
         select=keep_tokens,
     ),
-    decoded("Reconstruction", decoder),
+    decoder_row("Reconstruction", reconstruction),
     head(
         "Reconstruction.linear",
         lambda: heads.Reconstruction("image", num_patches=4, patch_dim=5),
@@ -99,8 +101,8 @@ HEADS = [
     head(
         "PatchQuantiser",
         lambda: heads.PatchQuantiser("image", num_codes=6, code_dim=4, patch_dim=5, trunk=trunk()),
-        select=quantised_read,
+        select=keep_quantised,
         tolerance=TOLERANCE["fp32_stack"],
-        bf16=None,  # of codes that are nearly as near, rounding picks another
+        bf16=None,  # rounding changes which of two close codes is nearest
     ),
 ]

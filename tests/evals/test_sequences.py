@@ -4,15 +4,14 @@ import functools
 
 import numpy as np
 import pytest
-from fakes import Records, TwoTokensAWord, dataset
+from fakes import RecordSource, TwoTokensPerWord, dataset
 
 from mmjax import data
 from mmjax.errors import InputError
 from mmjax.evals import Captions, Tags, Transcripts
-from mmjax.evals.edits import edit_distance, error_rate, rates
-from mmjax.evals.tags import entities, scores
+from mmjax.evals.text_errors import edit_distance, error_rate
 from mmjax.evals.transcripts import decode_best_path
-from mmjax.heads import Frames
+from mmjax.heads import MaskedLogits
 
 NAMES = ("red fox", "blue fox", "red cat", "grey cat", "red fox")
 
@@ -50,7 +49,7 @@ def test_edit_distance_is_what_the_recursion_says():
 
 
 def test_rates_count_words_and_tokens_of_all_examples_together():
-    tokenizer = TwoTokensAWord(("red", "fox", "cat"))
+    tokenizer = TwoTokensPerWord(("red", "fox", "cat"))
     encode = lambda text: tokenizer.encode(text)[0]  # noqa: E731
     said = [encode("red fox"), encode("cat"), encode("red"), []]
     true = [encode("red fox"), encode("red cat"), encode("fox"), encode("red red red")]
@@ -74,7 +73,7 @@ def speaker(batch, view, heads, seed=0):
     for row, (first, second) in enumerate(tokens[:, 1:3]):
         for frame, token in enumerate((0, first, first, 0, second, 0)):
             logits[row, frame, token] = 1
-    return {"frames": Frames(logits, np.asarray(batch["audio"].mask)[:, :6])}, {}
+    return {"frames": MaskedLogits(logits, np.asarray(batch["audio"].mask)[:, :6])}, {}
 
 
 def test_transcripts_of_frames():
@@ -175,11 +174,11 @@ CLASSES = ("O", "B-a", "I-a")
 
 def tagged(rows: tuple[tuple[str, str], ...]) -> data.Dataset:
     words = data.TextTransform(
-        "words", TwoTokensAWord(("red", "blue", "fox", "cat")), length=10, pretokenized=True, optional=True
+        "words", TwoTokensPerWord(("red", "blue", "fox", "cat")), length=10, pretokenized=True, optional=True
     )
     records = [{"__key__": str(n), "words": text, "tags": tags} for n, (text, tags) in enumerate(rows)]
     return data.Dataset(
-        Records(tuple(records)),
+        RecordSource(tuple(records)),
         {"text": words, "tags": data.TagTransform("tags", text=words, classes=CLASSES)},
     )
 

@@ -9,24 +9,24 @@ from catalog.of_fusion import with_hidden_states
 from mmjax.batch import Encoded
 
 
-def pair() -> dict[str, Encoded]:
-    """Text, a wider image and a stream to pass on, padded, each with a state below its last.
+def padded_pair() -> dict[str, Encoded]:
+    """Text, a wider image and an unread stream, padded, with one hidden state each.
 
-    The last example has neither, and example 1 no image.
+    Example 1 has no image, the last example neither text nor image.
     """
     encoded = with_hidden_states()[0]
-    there = encoded["image"].mask & (np.arange(len(encoded["image"].mask)) != 1)[:, None]
-    return jax.tree.map(jnp.asarray, encoded | {"image": encoded["image"].replace(mask=there)})
+    mask = encoded["image"].mask & (np.arange(len(encoded["image"].mask)) != 1)[:, None]
+    return jax.tree.map(jnp.asarray, encoded | {"image": encoded["image"].replace(mask=mask)})
 
 
-def whole() -> dict[str, Encoded]:
-    """The same without padding."""
-    return {name: value.replace(mask=jnp.ones_like(value.mask)) for name, value in pair().items()}
+def unpadded_pair() -> dict[str, Encoded]:
+    """The same streams without padding."""
+    return {name: value.replace(mask=jnp.ones_like(value.mask)) for name, value in padded_pair().items()}
 
 
-def drawn(module: nn.Module, encoded: dict[str, Encoded]) -> dict:
-    """Random parameters: at their first values gates are closed and biases zero."""
-    abstract = jax.eval_shape(lambda given: module.init(jax.random.key(0), given), encoded)["params"]
+def random_params(module: nn.Module, encoded: dict[str, Encoded]) -> dict:
+    """Random parameters. Initial ones would not do: gates and biases start at zero."""
+    abstract = jax.eval_shape(lambda encoded: module.init(jax.random.key(0), encoded), encoded)["params"]
     rng = np.random.default_rng(0)
     return jax.tree.map(
         lambda x: jnp.asarray(0.3 * rng.normal(size=x.shape), x.dtype), nn.meta.unbox(abstract)
@@ -34,5 +34,5 @@ def drawn(module: nn.Module, encoded: dict[str, Encoded]) -> dict:
 
 
 def negated(encoded: dict[str, Encoded], stream: str) -> dict[str, Encoded]:
-    """The same with other content in one stream."""
+    """The same streams, with the embeddings of one negated."""
     return encoded | {stream: jax.tree.map(lambda x: x if x.dtype == bool else -x, encoded[stream])}

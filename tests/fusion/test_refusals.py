@@ -1,4 +1,4 @@
-"""Fusions that do not fit their streams are refused by name, with the valid ones."""
+"""Errors for fusions that do not fit their streams name the field and the valid values."""
 
 import dataclasses
 
@@ -7,22 +7,12 @@ import pytest
 import tiny
 from catalog.of_fusion import PAIR, SIZES
 from catalog.row import D, trunk
-from fusion_inputs import pair
+from fusion_inputs import padded_pair
 
 from mmjax import fusion, heads
 from mmjax.errors import InputError
 from mmjax.experiment import load
 from mmjax.experiment.validation import validate
-
-
-def fused(module) -> None:
-    """Shapes only: nothing is computed."""
-    jax.eval_shape(lambda given: module.init(jax.random.key(0), given), pair())
-
-
-def decision(**fields) -> fusion.LateVoting:
-    return fusion.LateVoting(PAIR, num_classes=3, **SIZES | fields)
-
 
 MISFITS = {
     "a stream that was not encoded": (
@@ -38,21 +28,23 @@ MISFITS = {
         fusion.SingleStream(("text", "text"), trunk()),
         r"SingleStream.streams expects one or more different streams, found \('text', 'text'\)",
     ),
-    "a reader of its own": (
-        fusion.Resampler(PAIR, depth=1, reader="audio", **SIZES),
-        r"Resampler.reader names \['audio'\], which it does not read: expected one of \['text', 'image'\]",
+    "an updated stream that it does not read": (
+        fusion.Resampler(PAIR, depth=1, updated_stream="audio", **SIZES),
+        r"Resampler.updated_stream names \['audio'\], which it does not read: "
+        r"expected one of \['text', 'image'\]",
     ),
-    "an updated stream of its own": (
-        fusion.CoAttention(PAIR, depth=1, updated=("audio",), **SIZES),
-        r"CoAttention.updated names \['audio'\], which it does not read: expected one of \['text', 'image'\]",
+    "one of several updated streams that it does not read": (
+        fusion.CoAttention(PAIR, depth=1, updated_streams=("audio",), **SIZES),
+        r"CoAttention.updated_streams names \['audio'\], which it does not read: "
+        r"expected one of \['text', 'image'\]",
     ),
-    "a causal stream of its own": (
-        fusion.CoAttention(PAIR, depth=1, causal=("audio",), **SIZES),
-        r"CoAttention.causal names \['audio'\], which it does not read",
+    "a causal stream that it does not read": (
+        fusion.CoAttention(PAIR, depth=1, causal_streams=("audio",), **SIZES),
+        r"CoAttention.causal_streams names \['audio'\], which it does not read",
     ),
-    "into one of its streams": (
-        decision(into="text"),
-        r"LateVoting.into expects a new name, found 'text', one of its streams \['text', 'image'\]",
+    "a new stream named as one that it reads": (
+        fusion.LateVoting(PAIR, num_classes=3, new_stream="text", **SIZES),
+        r"LateVoting.new_stream expects a new name, found 'text', one of its streams \['text', 'image'\]",
     ),
     "a trunk of another width": (
         fusion.ConcatMlp(PAIR, 2 * D, trunk=trunk()),
@@ -63,18 +55,18 @@ MISFITS = {
         "width 16 is not divisible by num_heads 3",
     ),
     "too few levels": (
-        fusion.Hierarchical(PAIR, depth=4, reader="text", **SIZES),
-        r"Hierarchical with depth=4 expects 3 states of 'text' below its last, found 1: give its encoder's "
-        r"trunk as many taps, such as \(1, 2, 3\)",
+        fusion.Hierarchical(PAIR, depth=4, updated_stream="text", **SIZES),
+        r"Hierarchical with depth=4 expects 3 hidden states of 'text', found 1: give its encoder's trunk "
+        r"as many taps, such as \(1, 2, 3\)",
     ),
-    "a reader that no token reaches": (
-        fusion.Bottleneck(PAIR, depth=2, first_mixing=1, reader="text", **SIZES),
-        r"Bottleneck with a reader expects a depth of at least first_mixing \+ 2, found 2 with "
-        "first_mixing=1",
+    "no layer that reads the bottleneck tokens": (
+        fusion.Bottleneck(PAIR, depth=2, first_fusion_layer=1, updated_stream="text", **SIZES),
+        r"Bottleneck with an updated_stream expects a depth of at least first_fusion_layer \+ 2, found 2 "
+        "with first_fusion_layer=1",
     ),
-    "a reader that no query reaches": (
-        fusion.QFormer(PAIR, depth=1, reader="text", **SIZES),
-        "QFormer with a reader expects a depth of at least 2, found 1",
+    "no layer in which the updated stream reads the queries": (
+        fusion.QFormer(PAIR, depth=1, updated_stream="text", **SIZES),
+        "QFormer with an updated_stream expects a depth of at least 2, found 1",
     ),
     "a causal trunk": (
         fusion.Prefix(PAIR, "text", trunk(causal=True)),
@@ -84,10 +76,10 @@ MISFITS = {
 
 
 @pytest.mark.parametrize("case", MISFITS)
-def test_misfit_is_refused(case):
+def test_fusion_that_does_not_fit_its_streams_is_refused(case):
     module, message = MISFITS[case]
     with pytest.raises((InputError, ValueError), match=message):
-        fused(module)
+        jax.eval_shape(lambda encoded: module.init(jax.random.key(0), encoded), padded_pair())
 
 
 @pytest.fixture
@@ -108,7 +100,7 @@ def with_model(experiment, **changes):
             "of those, add an encoder, or name in `shared` one that reads it",
         ),
         (
-            {"fusion": fusion.Mean(("text",), D, into="text")},
+            {"fusion": fusion.Mean(("text",), D, new_stream="text")},
             r"model.fusion \(Mean\) makes the stream 'text', which the model encodes: expected a name "
             "other than",
         ),
@@ -124,12 +116,12 @@ def with_model(experiment, **changes):
         ),
     ],
 )
-def test_experiment_whose_streams_nothing_makes_is_refused(experiment, changes, message):
-    heads_of = {**experiment.model.heads, **changes.pop("heads", {})}
+def test_experiment_with_a_stream_that_nothing_makes_is_refused(experiment, changes, message):
+    all_heads = {**experiment.model.heads, **changes.pop("heads", {})}
     with pytest.raises(InputError, match=message):
-        validate(with_model(experiment, heads=heads_of, **changes))
+        validate(with_model(experiment, heads=all_heads, **changes))
 
 
-def test_experiment_that_reads_what_fusion_makes_is_not_refused(experiment):
+def test_experiment_whose_head_reads_the_new_stream_is_valid(experiment):
     changed = {**experiment.model.heads, "x": heads.Classes("fused", num_classes=2)}
     validate(with_model(experiment, fusion=fusion.Mean(("text",), D), heads=changed))

@@ -272,9 +272,9 @@ def test_codes_are_the_nearest_and_gradients_pass_straight_through():
     codebook = np.float64(params["params"]["codebook"].unbox())
     codebook /= np.linalg.norm(codebook, axis=1, keepdims=True)
     for row, number in np.ndindex(2, 5):
-        distance = [np.sum((np.float64(made.found[row, number]) - code) ** 2) for code in codebook]
+        distance = [np.sum((np.float64(made.latents[row, number]) - code) ** 2) for code in codebook]
         assert made.codes[row, number] == np.argmin(distance)
-        np.testing.assert_allclose(made.nearest[row, number], codebook[np.argmin(distance)], atol=1e-6)
+        np.testing.assert_allclose(made.code_vectors[row, number], codebook[np.argmin(distance)], atol=1e-6)
     decoded = jax.grad(lambda x: jnp.square(head.apply(params, encoded.replace(embeddings=x)).patches).sum())(
         x
     )
