@@ -1,8 +1,7 @@
-"""Tiny data made on the fly: encoded pictures and recordings, tar shards."""
+"""Tiny test data: encoded images and audio, tar and JSON Lines files."""
 
 import io
 import json
-import os
 import tarfile
 from pathlib import Path
 
@@ -11,42 +10,44 @@ import pytest
 import soundfile
 from PIL import Image
 
+from mmjax import data
+
 
 class Make:
-    """Encoders for tests."""
+    """Encodes images and audio, and writes files into `folder`."""
 
     def __init__(self, folder: Path):
         self.folder = folder
 
     def image(self, pixels, format: str = "PNG", **options) -> bytes:
-        """An encoded picture; ``pixels`` uint8, or a Pillow picture."""
+        """An encoded image of uint8 "height width [channel]", or of a Pillow image."""
         file = io.BytesIO()
-        picture = pixels if isinstance(pixels, Image.Image) else Image.fromarray(np.asarray(pixels, np.uint8))
-        picture.save(file, format, **options)
+        image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(np.asarray(pixels, np.uint8))
+        image.save(file, format, **options)
         return file.getvalue()
 
     def audio(self, samples, rate: int, format: str = "WAV", subtype: str = "FLOAT") -> bytes:
-        """An encoded recording; ``samples`` float "samples [channels]"."""
+        """Encoded audio of float "samples [channels]"."""
         file = io.BytesIO()
         soundfile.write(file, np.asarray(samples, np.float32), rate, format=format, subtype=subtype)
         return file.getvalue()
 
-    def tone(self, seconds: float = 0.1, rate: int = 8000, hz: float = 440.0, loud: float = 0.5):
+    def tone(self, seconds: float = 0.1, rate: int = 8000, hz: float = 440.0, amplitude: float = 0.5):
         """A sine, float "samples"."""
-        return loud * np.sin(2 * np.pi * hz * np.arange(round(seconds * rate)) / rate)
+        return amplitude * np.sin(2 * np.pi * hz * np.arange(round(seconds * rate)) / rate)
 
     def tar(self, members: dict[str, bytes], name: str = "shard.tar") -> str:
-        """A tar file with these members; its path."""
+        """Writes a tar file of these members and returns its path."""
         path = self.folder / name
         with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
-            for member, data in members.items():
+            for member, content in members.items():
                 info = tarfile.TarInfo(member)
-                info.size = len(data)
-                tar.addfile(info, io.BytesIO(data))
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
         return str(path)
 
     def jsonl(self, lines, name: str = "lines.jsonl") -> str:
-        """A JSON Lines file of values or of raw bytes; its path."""
+        """Writes a JSON Lines file of values or raw bytes and returns its path."""
         path = self.folder / name
         path.write_bytes(
             b"".join(
@@ -58,7 +59,7 @@ class Make:
 
 @pytest.fixture
 def make(tmp_path, monkeypatch) -> Make:
-    """The encoders; caches go to a folder of this test."""
+    """Makes test data in this test's folder, which also holds its caches."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     folder = tmp_path / "data"
     folder.mkdir()
@@ -67,11 +68,10 @@ def make(tmp_path, monkeypatch) -> Make:
 
 @pytest.fixture
 def shared_data() -> Path:
-    """The folder of the real data sets, where there is one."""
-    default = Path(__file__).parents[3] / "shared" / "data"
-    folder = Path(os.environ.get("MMJAX_DATA", default))
+    """The folder of the real data sets. Skips the test on machines without it."""
+    folder = data.local("").folder
     if not folder.is_dir():
         pytest.skip(
-            f"real data: no folder {folder}; set MMJAX_DATA to the folder that holds avdigits, grid_s1, ..."
+            f"no real data at {folder}: set MMJAX_DATA to the folder that holds avdigits, grid_s1, ..."
         )
     return folder

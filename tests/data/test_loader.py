@@ -1,4 +1,4 @@
-"""Batches: a pure function of (seed, step, row); bad examples; evaluation epochs."""
+"""Training batches as a function of (seed, step, row); bad examples; evaluation epochs."""
 
 import itertools
 import logging
@@ -15,8 +15,8 @@ from mmjax.batch import is_present
 from mmjax.errors import InputError
 
 
-def small(make, num=10, bad=()):
-    """Pictures, sounds and labels of which some are bad."""
+def paired(num=10, bad=()):
+    """Images, audio and labels; the labels at the indices `bad` are invalid."""
     rng = np.random.default_rng(0)
     arrays = {
         "image": [rng.integers(0, 256, (8, 8, 3), dtype=np.uint8) for _ in range(num)],
@@ -34,10 +34,10 @@ def small(make, num=10, bad=()):
     )
 
 
-def mixture(make, batch_size=6, bad=(), **options):
+def mixture(batch_size=6, bad=(), **options):
     unpaired = data.Dataset(data.Arrays({"y": list(range(100, 107))}), {"label": data.LabelTransform("y")})
     return data.Mixture(
-        {"paired": (2.0, small(make, bad=bad)), "unpaired": (1.0, unpaired)}, batch_size=batch_size, **options
+        {"paired": (2.0, paired(bad=bad)), "unpaired": (1.0, unpaired)}, batch_size=batch_size, **options
     )
 
 
@@ -50,78 +50,79 @@ def leaves(batch):
     }
 
 
-def assert_equal(one, two, rows=slice(None)):
-    one, two = leaves(one), leaves(two)
-    assert one.keys() == two.keys()
-    for name in one:
-        np.testing.assert_array_equal(one[name][rows], two[name], err_msg=name)
+def assert_equal(expected, found, rows=slice(None)):
+    """Whether `found` holds these rows of `expected`."""
+    expected, found = leaves(expected), leaves(found)
+    assert expected.keys() == found.keys()
+    for name in expected:
+        np.testing.assert_array_equal(expected[name][rows], found[name], err_msg=name)
 
 
-def take(mixed, start, num, **options):
+def load(mixed, start, num, **options):
     return [batch for batch, _ in data.batches(mixed, start_step=start, num_steps=start + num, **options)]
 
 
-def test_batches_have_the_shapes_of_the_spec(make):
-    mixed = mixture(make)
-    (batch,) = take(mixed, 0, 1, seed=0)
+def test_batches_have_the_shapes_of_the_spec():
+    mixed = mixture()
+    (batch,) = load(mixed, 0, 1, seed=0)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), batch) == jax.tree.map(
         lambda x: (x.shape, x.dtype), mixed.spec()
     )
     assert is_present(batch["image"]).sum() == 4 and is_present(batch["label"]).all()
 
 
-def test_position_is_the_step(make):
-    mixed = mixture(make)
-    from_start = take(mixed, 0, 6, seed=3)
-    for step, batch in enumerate(take(mixed, 4, 2, seed=3), start=4):
+def test_a_later_start_gives_the_same_batches():
+    mixed = mixture()
+    from_start = load(mixed, 0, 6, seed=3)
+    for step, batch in enumerate(load(mixed, 4, 2, seed=3), start=4):
         assert_equal(from_start[step], batch)
 
 
-def test_threads_change_nothing(make):
-    for one, two in zip(
-        take(mixture(make), 2, 4, seed=1, num_threads=0),
-        take(mixture(make), 2, 4, seed=1, num_threads=3),
+def test_the_number_of_threads_does_not_change_batches():
+    for expected, found in zip(
+        load(mixture(), 2, 4, seed=1, num_threads=0),
+        load(mixture(), 2, 4, seed=1, num_threads=3),
         strict=True,
     ):
-        assert_equal(one, two)
+        assert_equal(expected, found)
 
 
-def test_processes_that_load_parts_together_load_the_whole(make):
-    whole = take(mixture(make), 5, 2, seed=1)
+def test_processes_load_their_rows_of_the_global_batch():
+    whole = load(mixture(), 5, 2, seed=1)
     for rows in (np.array([0, 1, 2]), np.array([3, 4, 5]), np.array([5, 0])):
-        for one, two in zip(whole, take(mixture(make), 5, 2, seed=1, rows=rows), strict=True):
-            assert_equal(one, two, rows)
+        for expected, found in zip(whole, load(mixture(), 5, 2, seed=1, rows=rows), strict=True):
+            assert_equal(expected, found, rows)
 
 
-def test_seeds_give_other_orders_and_other_augmentation(make):
-    one, two = take(mixture(make), 0, 1, seed=1)[0], take(mixture(make), 0, 1, seed=2)[0]
-    assert one["label"].values.tolist() != two["label"].values.tolist()
-    lonely = data.Mixture.of(small(make, num=1), batch_size=1)
-    one, two = take(lonely, 0, 1, seed=1)[0], take(lonely, 0, 1, seed=2)[0]
-    assert np.abs(one["image"].pixels - two["image"].pixels).max() > 0
+def test_the_seed_changes_order_and_augmentation():
+    first, second = load(mixture(), 0, 1, seed=1)[0], load(mixture(), 0, 1, seed=2)[0]
+    assert first["label"].values.tolist() != second["label"].values.tolist()
+    single = data.Mixture.of(paired(num=1), batch_size=1)
+    first, second = load(single, 0, 1, seed=1)[0], load(single, 0, 1, seed=2)[0]
+    assert np.abs(first["image"].pixels - second["image"].pixels).max() > 0
 
 
-def test_every_example_comes_once_an_epoch_in_another_order(make):
-    mixed = data.Mixture.of(small(make), batch_size=5)
-    values = np.stack([batch["label"].values for batch in take(mixed, 0, 6, seed=0)]).reshape(3, 10)
+def test_each_epoch_has_every_example_once_in_its_own_order():
+    mixed = data.Mixture.of(paired(), batch_size=5)
+    values = np.stack([batch["label"].values for batch in load(mixed, 0, 6, seed=0)]).reshape(3, 10)
     for epoch in values:
         assert sorted(epoch) == list(range(10))
     assert len({tuple(epoch) for epoch in values}) == 3
 
 
-def test_augmentation_differs_between_epochs(make):
-    mixed = data.Mixture.of(small(make, num=1), batch_size=1)
-    one, two = take(mixed, 0, 2, seed=0)
-    assert np.abs(one["image"].pixels - two["image"].pixels).max() > 0.01
+def test_augmentation_differs_between_epochs():
+    mixed = data.Mixture.of(paired(num=1), batch_size=1)
+    first, second = load(mixed, 0, 2, seed=0)
+    assert np.abs(first["image"].pixels - second["image"].pixels).max() > 0.01
 
 
-def test_batches_go_on_for_ever_unless_told(make):
-    stream = data.batches(mixture(make), seed=0, start_step=10**6)
+def test_batches_are_endless_without_num_steps():
+    stream = data.batches(mixture(), seed=0, start_step=10**6)
     assert len(list(itertools.islice(stream, 3))) == 3
 
 
-def test_bad_examples_become_missing_rows_and_are_reported(make):
-    mixed = data.Mixture.of(small(make, bad=(3, 7)), batch_size=10)
+def test_bad_examples_become_missing_rows_and_are_reported():
+    mixed = data.Mixture.of(paired(bad=(3, 7)), batch_size=10)
     ((batch, bad),) = data.batches(mixed, seed=0, start_step=0, num_steps=1)
     assert bad.num_rows == 10 and sorted(key for key, _ in bad.examples) == ["arrays[3]", "arrays[7]"]
     assert "expected a class number in 'label', found -1" in bad.examples[0][1]
@@ -129,12 +130,12 @@ def test_bad_examples_become_missing_rows_and_are_reported(make):
         assert is_present(stream).sum() == 8
 
 
-def test_counter_logs_each_bad_example_once_and_stops_above_the_share(make, caplog):
-    mixed = data.Mixture.of(small(make, bad=(3, 7)), batch_size=10, max_bad_fraction=0.1)
+def test_the_counter_logs_each_bad_example_once_and_raises_above_the_fraction(caplog):
+    mixed = data.Mixture.of(paired(bad=(3, 7)), batch_size=10, max_bad_fraction=0.1)
     counter = data.BadExampleCounter(mixed)
     ((_, bad),) = data.batches(mixed, seed=0, start_step=0, num_steps=1)
     with caplog.at_level(logging.WARNING), pytest.raises(InputError) as caught:
-        counter.add(data.BadExamples(bad.examples, 1000))  # 2 of 1000: goes on
+        counter.add(data.BadExamples(bad.examples, 1000))  # 2 of 1000 are within the limit
         counter.add(data.BadExamples(bad.examples * 60, 10))
     message = str(caught.value)
     assert "expected at most 10.00% bad examples (max_bad_fraction), found 122 of 1010" in message
@@ -142,25 +143,25 @@ def test_counter_logs_each_bad_example_once_and_stops_above_the_share(make, capl
     assert sum("skipped the bad example arrays[3]" in line for line in caplog.messages) == 1
 
 
-def test_counter_waits_for_enough_rows_and_judges_at_the_end(make):
-    mixed = data.Mixture.of(small(make), batch_size=4)
+def test_the_counter_waits_for_enough_rows_and_is_checked_at_the_end():
+    mixed = data.Mixture.of(paired(), batch_size=4)
     early = data.BadExampleCounter(mixed)
-    early.add(data.BadExamples([("k", "r")], 4))  # 25 %, but only 4 of 10 records were seen
+    early.add(data.BadExamples([("k", "r")], 4))  # 25 %, but only 4 of 10 rows were counted
     with pytest.raises(InputError, match=r"found 1 of 4"):
         early.check()
-    tolerant = data.BadExampleCounter(data.Mixture.of(small(make), batch_size=4, max_bad_fraction=0.25))
+    tolerant = data.BadExampleCounter(data.Mixture.of(paired(), batch_size=4, max_bad_fraction=0.25))
     for _ in range(5):
         tolerant.add(data.BadExamples([("k", "r")], 4))
     tolerant.check()
     assert (tolerant.num_bad, tolerant.num_rows) == (5, 20)
 
 
-def test_missing_data_is_said_when_batches_are_asked_for(make):
-    far = data.Dataset(
+def test_missing_data_raise_before_the_first_batch():
+    missing = data.Dataset(
         data.WebDataset("/no/such", hint="Set MMJAX_DATA."), {"label": data.LabelTransform("y")}
     )
     with pytest.raises(InputError, match=r"expected data at /no/such, .* Set MMJAX_DATA."):
-        data.batches(data.Mixture.of(far, batch_size=2), seed=0, start_step=0)
+        data.batches(data.Mixture.of(missing, batch_size=2), seed=0, start_step=0)
 
 
 def test_an_empty_dataset_is_refused(make):
@@ -169,7 +170,7 @@ def test_an_empty_dataset_is_refused(make):
         data.batches(data.Mixture.of(empty, batch_size=2), seed=0, start_step=0)
 
 
-def test_input_errors_of_a_thread_reach_the_caller(make):
+def test_input_errors_in_a_thread_are_raised(make):
     path = make.tar({f"{i}.txt": b"1" for i in range(4)})
     tar = data.Dataset(data.WebDataset(path), {"label": data.LabelTransform("txt")})
     stream = data.batches(data.Mixture.of(tar, batch_size=2), seed=0, start_step=0)
@@ -179,32 +180,26 @@ def test_input_errors_of_a_thread_reach_the_caller(make):
         list(itertools.islice(stream, 50))
 
 
-def test_rows_and_seed_are_checked(make):
-    with pytest.raises(InputError, match="expected rows of a batch of 6, found 0 to 6"):
-        data.batches(mixture(make), seed=0, start_step=0, rows=np.arange(7))
+def test_invalid_rows_and_seeds_are_refused():
+    with pytest.raises(InputError, match="expected rows below batch_size=6, found 0 to 6"):
+        data.batches(mixture(), seed=0, start_step=0, rows=np.arange(7))
     with pytest.raises(InputError, match="expected seed and start_step of at least 0, found -1 and 0"):
-        data.batches(mixture(make), seed=-1, start_step=0)
+        data.batches(mixture(), seed=-1, start_step=0)
 
 
-def test_epoch_is_in_order_unaugmented_and_padded(make):
-    dataset = small(make, num=5)
+def test_epoch_is_in_order_unaugmented_and_padded():
+    dataset = paired(num=5)
     batches = list(data.epoch(dataset, 2))
     assert np.concatenate([batch["label"].values for batch in batches]).tolist() == [0, 1, 2, 3, 4, 0]
-    assert is_present(batches[-1]["image"]).tolist() == [True, False] and batches[-1][
-        "image"
-    ].pixels.shape == (
-        2,
-        4,
-        4,
-        3,
-    )
-    for one, two in zip(batches, data.epoch(dataset, 2), strict=True):
-        assert_equal(one, two)
+    last = batches[-1]["image"]
+    assert is_present(last).tolist() == [True, False] and last.pixels.shape == (2, 4, 4, 3)
+    for expected, found in zip(batches, data.epoch(dataset, 2), strict=True):
+        assert_equal(expected, found)
     assert len(list(data.epoch(dataset, 2, limit=3))) == 2
 
 
-def test_epoch_counts_bad_examples(make):
-    dataset = small(make, bad=(3,))
+def test_epoch_counts_bad_examples():
+    dataset = paired(bad=(3,))
     batches = list(data.epoch(dataset, 10, max_bad_fraction=0.1))
     assert is_present(batches[0]["label"]).tolist() == [i != 3 for i in range(10)]
     with pytest.raises(InputError, match=r"found 1 of 10"):
@@ -227,7 +222,7 @@ if __name__ == "__main__":
 """
 
 
-def test_worker_processes_change_nothing(make, tmp_path):
+def test_worker_processes_do_not_change_batches(make, tmp_path):
     path = make.jsonl([{"y": i} for i in range(9)])
     script = tmp_path / "with_workers.py"
     script.write_text(WITH_WORKERS)
@@ -236,5 +231,5 @@ def test_worker_processes_change_nothing(make, tmp_path):
         [sys.executable, str(script), path], env=environment, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
-    alone, together = done.stdout.splitlines()
-    assert alone == together
+    without_workers, with_workers = done.stdout.splitlines()
+    assert without_workers == with_workers

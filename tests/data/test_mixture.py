@@ -1,4 +1,4 @@
-"""Mixtures: proportions, streams, shapes; datasets and collation."""
+"""Mixtures: proportions, streams, shapes. Datasets and their cache, and collation."""
 
 import jax
 import numpy as np
@@ -15,37 +15,40 @@ def labels(values=(0, 1, 2), cache=False, **streams):
 
 
 @pytest.mark.parametrize("weights", [(1.0,), (0.7, 0.3), (1, 2, 3), (0.98, 0.01, 0.01), (1e-3, 5.0)])
-def test_rows_are_shared_out_exactly_and_counted_without_a_gap(weights):
+def test_rows_are_assigned_in_proportion_and_positions_have_no_gap(weights):
     mixture = data.Mixture({str(i): (w, labels()) for i, w in enumerate(weights)}, batch_size=8)
     rows = np.arange(5000)
-    dataset, place = mixture.assign(rows)
+    dataset, position = mixture.assign(rows)
     for number, weight in enumerate(weights):
-        mine = place[dataset == number]
-        np.testing.assert_array_equal(mine, np.arange(mine.size))  # each of its examples once, in order
-        share = weight / sum(weights)
-        had = np.cumsum(dataset == number)
-        assert np.abs(had - share * (rows + 1)).max() <= len(weights)
-    # a pure function of the row: any part, anywhere, gives the same
+        positions = position[dataset == number]
+        np.testing.assert_array_equal(positions, np.arange(positions.size))  # each once, in order
+        fraction = weight / sum(weights)
+        num_assigned = np.cumsum(dataset == number)
+        assert np.abs(num_assigned - fraction * (rows + 1)).max() <= len(weights)
+    # A pure function of the row: a part of the rows has the same assignment.
     np.testing.assert_array_equal(
-        np.stack(mixture.assign(rows[3000:3010])), np.stack([dataset, place])[:, 3000:3010]
+        np.stack(mixture.assign(rows[3000:3010])), np.stack([dataset, position])[:, 3000:3010]
     )
 
 
-def test_rows_far_away_are_still_counted_exactly():
+def test_positions_are_exact_after_1e17_rows():
     mixture = data.Mixture({"a": (1.0, labels()), "b": (2.0, labels())}, batch_size=8)
-    dataset, place = mixture.assign(np.arange(10**17, 10**17 + 300))
-    for number, share in ((0, 1 / 3), (1, 2 / 3)):
-        assert (np.diff(place[dataset == number]) == 1).all()
-        assert abs(place[dataset == number][0] / 10**17 - share) < 1e-6
+    dataset, position = mixture.assign(np.arange(10**17, 10**17 + 300))
+    for number, fraction in ((0, 1 / 3), (1, 2 / 3)):
+        assert (np.diff(position[dataset == number]) == 1).all()
+        assert abs(position[dataset == number][0] / 10**17 - fraction) < 1e-6
 
 
-def test_streams_are_the_union_and_spec_needs_no_disk():
+def test_streams_are_the_union_and_spec_reads_no_data():
     image = data.ImageTransform("png", (4, 4))
-    far = data.WebDataset("/no/such/folder")
+    missing = data.WebDataset("/no/such/folder")
     mixture = data.Mixture(
         {
-            "a": (1.0, data.Dataset(far, {"image": image})),
-            "b": (1.0, data.Dataset(far, {"image": image, "audio": data.AudioTransform("ogg", 100, 1.0)})),
+            "a": (1.0, data.Dataset(missing, {"image": image})),
+            "b": (
+                1.0,
+                data.Dataset(missing, {"image": image, "audio": data.AudioTransform("ogg", 100, 1.0)}),
+            ),
         },
         batch_size=6,
     )
@@ -64,7 +67,7 @@ def test_conflicting_shapes_are_refused():
 
 
 @pytest.mark.parametrize(
-    "datasets, size, words",
+    "datasets, size, message",
     [
         ({}, 2, "expected at least one dataset"),
         ({"a": (0.0, None)}, 2, "expected a positive weight of dataset 'a', found 0.0"),
@@ -72,18 +75,18 @@ def test_conflicting_shapes_are_refused():
         ({"a": (1.0, None)}, 0, "expected a batch_size of at least 1, found 0"),
     ],
 )
-def test_ill_made_mixtures_are_refused(datasets, size, words):
-    with pytest.raises(InputError, match=words):
+def test_invalid_mixtures_are_refused(datasets, size, message):
+    with pytest.raises(InputError, match=message):
         data.Mixture(datasets, batch_size=size)
 
 
-def test_collate_fills_in_what_is_missing():
+def test_collate_fills_in_missing_streams():
     blank = {"label": data.LabelTransform("y").empty()}
     batch = data.collate([{"label": Labels(np.int32(5), np.asarray(True))}, {}], blank)
     assert batch["label"].values.tolist() == [5, 0] and is_present(batch["label"]).tolist() == [True, False]
 
 
-def test_optional_streams_may_be_missing_and_others_not():
+def test_only_optional_streams_may_be_missing():
     optional = labels(
         (0, 1), label=data.LabelTransform("y"), other=data.LabelTransform("z", optional=True)
     ).open()
@@ -93,7 +96,7 @@ def test_optional_streams_may_be_missing_and_others_not():
         required.example(1)
 
 
-def test_an_optional_stream_that_is_there_but_bad_is_bad():
+def test_a_bad_value_of_an_optional_stream_is_a_bad_example():
     with pytest.raises(data.BadExample, match="found -1"):
         labels((-1,), label=data.LabelTransform("y", optional=True)).open().example(0)
 
@@ -107,7 +110,7 @@ class CountingLabels(data.LabelTransform):
 
 
 @pytest.mark.parametrize("cache, calls", [(False, 6), (True, 3)])
-def test_cache_decodes_once_bad_examples_too(cache, calls):
+def test_the_cache_decodes_each_record_once_even_bad_ones(cache, calls):
     CountingLabels.calls.clear()
     opened = labels((4, -1, 5), cache=cache, label=CountingLabels("y")).open()
     for _ in range(2):
@@ -119,5 +122,5 @@ def test_cache_decodes_once_bad_examples_too(cache, calls):
 
 def test_equal_datasets_share_their_cache():
     source = data.Arrays({"y": [1]})
-    one, two = (data.Dataset(source, {"label": data.LabelTransform("y")}, cache=True) for _ in range(2))
-    assert one.open() is two.open()
+    first, second = (data.Dataset(source, {"label": data.LabelTransform("y")}, cache=True) for _ in range(2))
+    assert first.open() is second.open()

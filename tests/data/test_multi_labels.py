@@ -1,4 +1,4 @@
-"""Several classes of one record."""
+"""MultiLabelTransform: any number of classes per record."""
 
 import numpy as np
 import pytest
@@ -10,8 +10,8 @@ from mmjax.errors import InputError
 CLASSES = ("red cell", "white cell", "platelet")
 
 
-def decode(value, **more):
-    return MultiLabelTransform("json.cells", CLASSES, **more).decode(
+def decode(value, **options):
+    return MultiLabelTransform("json.cells", CLASSES, **options).decode(
         {"__key__": "7", "json": {"cells": value}}
     )
 
@@ -26,7 +26,7 @@ def decode(value, **more):
         (np.array([False, True, True]), [0, 1, 1]),
     ],
 )
-def test_names_numbers_and_answers(value, expected):
+def test_names_indices_and_bools_are_read(value, expected):
     np.testing.assert_array_equal(decode(value), np.array(expected, bool))
 
 
@@ -41,22 +41,22 @@ def test_names_numbers_and_answers(value, expected):
         ([True], "found True"),
         ([0.5], "found 0.5"),
         ("platelet", "expected a list of classes in 'json.cells', found 'platelet'"),
-        (np.array([True]), r"expected 3 answers in 'json.cells', found the shape \(1,\)"),
+        (np.array([True]), r"expected 3 bools in 'json.cells', found the shape \(1,\)"),
     ],
 )
-def test_what_is_no_list_of_classes_is_a_bad_example(value, message):
+def test_other_values_are_bad_examples(value, message):
     with pytest.raises(BadExample, match=message):
         decode(value)
 
 
-def test_other_names_are_passed_over_if_asked():
+def test_skip_unknown_ignores_other_names():
     np.testing.assert_array_equal(decode(["blast", "platelet"], skip_unknown=True), [0, 0, 1])
     np.testing.assert_array_equal(decode(["blast"], skip_unknown=True), [0, 0, 0])
     with pytest.raises(BadExample, match="found 3"):
         decode([3], skip_unknown=True)
 
 
-def test_a_record_without_the_field_is_unknown_not_no():
+def test_a_record_without_the_field_has_a_mask_of_false():
     transform = MultiLabelTransform("cells", CLASSES, optional=True)
     with pytest.raises(MissingField):
         transform.decode({"__key__": "7"})
@@ -67,6 +67,6 @@ def test_a_record_without_the_field_is_unknown_not_no():
     np.testing.assert_array_equal(batch["cells"].mask, [[1, 1, 1], [1, 1, 1], [0, 0, 0]])
 
 
-def test_classes_are_named_once():
+def test_repeated_classes_are_refused():
     with pytest.raises(InputError, match="names of the classes, each once"):
         MultiLabelTransform("cells", ("a", "a"))

@@ -1,4 +1,4 @@
-"""Tokenizers, texts and labels."""
+"""Vocabularies, TextTransform and LabelTransform."""
 
 import json
 import subprocess
@@ -23,7 +23,7 @@ def texts(values=TEXTS):
 
 
 def full_size(source, fields=("text",), **options) -> int:
-    """The size at which every word is one token; the refusal tells it."""
+    """The size at which every word is one token, which the error names."""
     with pytest.raises(InputError) as caught:
         data.WordPiece(source, fields, vocab_size=100_000, **options).open()
     return int(str(caught.value).rpartition("=")[2].rstrip("."))
@@ -34,17 +34,17 @@ def wordpiece(source=None, **options):
     return data.WordPiece(source, ("text",), vocab_size=full_size(source, **options), **options)
 
 
-def one(transform, value):
+def transformed(transform, value):
     return transform.augment(transform.decode({"__key__": "k", "text": value}), None)
 
 
-def reason(transform, record) -> str:
+def bad_reason(transform, record) -> str:
     with pytest.raises(data.BadExample) as caught:
         transform.decode({"__key__": "k"} | record)
     return str(caught.value)
 
 
-def test_special_tokens_have_their_ids_and_texts_come_back():
+def test_special_ids_and_decoding():
     vocabulary = wordpiece().open()
     assert (vocabulary.pad_id, vocabulary.cls_id, vocabulary.sep_id, vocabulary.mask_id) == (0, 2, 3, 4)
     ids, words = vocabulary.encode("Bin  BLUE, café 日本")
@@ -53,21 +53,21 @@ def test_special_tokens_have_their_ids_and_texts_come_back():
     assert vocabulary.encode("xylophone ☃")[0].count(data.UNK_ID) == 2
 
 
-def test_digest_tells_vocabularies_apart_and_nothing_else():
+def test_equal_vocabularies_alone_have_equal_digests():
     def digest(text):
         return wordpiece(texts([text])).open().digest()
 
     assert digest("a red fox") == digest("red a fox") != digest("a red fax")
 
 
-def test_accents_and_vowel_signs_are_kept_and_case_may_be():
+def test_accents_and_vowel_signs_are_kept_and_case_optionally():
     vocabulary = wordpiece().open()
     assert vocabulary.decode(vocabulary.encode("ÜBER हिन्दी")[0]) == "über हिन्दी"
     cased = wordpiece(lowercase=False).open()
     assert cased.decode(cased.encode("Über")[0]) == "Über"
 
 
-def test_every_word_is_one_token_in_a_full_vocabulary_and_pieces_in_a_smaller():
+def test_words_are_single_tokens_in_a_full_vocabulary_and_pieces_in_a_smaller_one():
     spec = wordpiece()
     vocabulary = spec.open()
     for text in TEXTS[:3]:
@@ -78,7 +78,7 @@ def test_every_word_is_one_token_in_a_full_vocabulary_and_pieces_in_a_smaller():
     assert smaller.decode(ids) == TEXTS[0]
 
 
-def test_vocab_size_is_asserted():
+def test_another_vocab_size_is_refused():
     right = wordpiece().vocab_size
     for wrong in (10, right + 1):
         with pytest.raises(
@@ -87,7 +87,7 @@ def test_vocab_size_is_asserted():
             data.WordPiece(texts(), ("text",), vocab_size=wrong).open()
 
 
-def test_max_alphabet_bounds_the_characters():
+def test_max_alphabet_limits_the_characters():
     small = wordpiece(max_alphabet=3).open()
     assert small.size < wordpiece().vocab_size
     assert data.UNK_ID in small.encode("日")[0]
@@ -106,7 +106,7 @@ print(json.dumps([spec.open().decode([i]) for i in range(5, 40)]))
 """
 
 
-def test_the_same_data_give_the_same_vocabulary_in_every_process(make):
+def test_equal_data_give_equal_vocabularies_in_every_process(make):
     path = make.jsonl([{"text": text} for text in TEXTS[:3]])
     run = [sys.executable, "-c", PRINT_VOCABULARY, path]
     processes = [subprocess.Popen(run, stdout=subprocess.PIPE, text=True) for _ in range(3)]
@@ -114,12 +114,12 @@ def test_the_same_data_give_the_same_vocabulary_in_every_process(make):
     assert len(json.loads(printed[0])) == 35 and len(set(printed)) == 1
 
 
-def test_text_is_framed_cut_and_padded():
+def test_text_has_special_tokens_and_is_truncated_and_padded():
     transform = data.TextTransform("text", wordpiece(), length=6)
-    whole = one(transform, "bin blue")
+    whole = transformed(transform, "bin blue")
     assert whole.tokens.tolist()[0] == 2 and whole.tokens.tolist()[3:] == [3, 0, 0]
     assert whole.mask.tolist() == [True] * 4 + [False] * 2 and whole.words.tolist() == [-1, 0, 1, -1, -1, -1]
-    cut = one(transform, "bin blue at f two now")
+    cut = transformed(transform, "bin blue at f two now")
     assert cut.tokens[-1] == 3 and cut.mask.all() and cut.words.tolist() == [-1, 0, 1, 2, 3, -1]
     assert [a.dtype for a in (cut.tokens, cut.mask, cut.token_types, cut.words)] == [
         np.int32,
@@ -131,7 +131,7 @@ def test_text_is_framed_cut_and_padded():
     assert empty.tokens.shape == cut.tokens.shape and not empty.mask.any() and (empty.words == -1).all()
 
 
-def test_several_fields_are_chosen_at_random_in_training_only_if_asked():
+def test_one_of_several_fields_is_chosen_at_random_only_in_training_and_on_request():
     record = {"__key__": "k", "a": "bin", "b": ["red", "blue"]}
     tokenizer = wordpiece()
     first = data.TextTransform(("none", "a", "b"), tokenizer, 5)
@@ -147,29 +147,29 @@ def test_several_fields_are_chosen_at_random_in_training_only_if_asked():
 
 
 @pytest.mark.parametrize(
-    "record, words",
+    "record, message",
     [
-        ({"text": ""}, "k: expected text in 'text', found nothing but white space"),
-        ({"text": b" \n"}, "found nothing but white space"),
+        ({"text": ""}, "k: expected text in 'text', found only white space"),
+        ({"text": b" \n"}, "found only white space"),
         ({"text": b"caf\xe9"}, "k: expected UTF-8 text in 'text', found the byte 0xe9 at 3"),
-        ({"text": "\ud800"}, "expected text in 'text' that UTF-8 can hold"),
+        ({"text": "\ud800"}, "expected text in 'text' that UTF-8 can encode"),
         ({"text": []}, "k: expected at least one text in 'text', found an empty list"),
         ({"text": 5}, "k: expected text or a list of texts in 'text', found a int"),
-        ({"text": "\u200b\x00"}, "of which the tokenizer makes no token"),
+        ({"text": "\u200b\x00"}, "for which the tokenizer gives no token"),
         ({"json": b'{"a": 1}'}, "k: expected the field 'text', found only ['json']"),
     ],
 )
-def test_bad_texts_are_bad_examples(record, words):
-    assert words in reason(data.TextTransform("text", wordpiece(), 6), record)
+def test_bad_texts_are_bad_examples(record, message):
+    assert message in bad_reason(data.TextTransform("text", wordpiece(), 6), record)
 
 
-def test_missing_json_keys_name_what_is_there():
+def test_missing_json_keys_list_the_existing_ones():
     transform = data.TextTransform("json.names.de", wordpiece(), 6)
-    message = reason(transform, {"json": b'{"names": {"en": "x", "fr": "y"}}'})
+    message = bad_reason(transform, {"json": b'{"names": {"en": "x", "fr": "y"}}'})
     assert message == "k: expected 'de' of 'json.names.de' in 'json.names', found the keys ['en', 'fr']"
 
 
-def test_ill_made_specs_are_refused():
+def test_invalid_settings_are_refused():
     with pytest.raises(InputError, match="expected a length of at least 3"):
         data.TextTransform("text", wordpiece(), 2)
     with pytest.raises(InputError, match="expected choose='first' or 'random', found 'last'"):
@@ -186,36 +186,38 @@ def bert_folder(tmp_path):
     return str(tmp_path / "bert")
 
 
-def test_pretrained_reads_a_folder_and_asserts_its_size(bert_folder):
+def test_pretrained_reads_a_folder_and_checks_its_size(bert_folder):
     vocabulary = data.Pretrained(bert_folder, vocab_size=8).open()
     assert vocabulary.size == 8 and vocabulary.mask_id == 4 and vocabulary.pad_id == 0
     assert vocabulary.encode("two words") == ([5, 6, 7], [0, 1, 1])
     assert vocabulary.decode([2, 5, 6, 7, 3]) == "two words"
     assert vocabulary.digest() != wordpiece().open().digest()
-    framed = one(data.TextTransform("text", data.Pretrained(bert_folder, 8), 6), "two words")
+    framed = transformed(data.TextTransform("text", data.Pretrained(bert_folder, 8), 6), "two words")
     assert framed.tokens.tolist() == [2, 5, 6, 7, 3, 0]
     with pytest.raises(InputError, match="expected vocab_size=9, found 8 tokens in .*bert"):
         data.Pretrained(bert_folder, vocab_size=9).open()
 
 
 def test_pretrained_refuses_a_missing_or_empty_folder(tmp_path):
-    with pytest.raises(InputError, match="expected a tokenizer's folder, found nothing at .*none"):
+    with pytest.raises(InputError, match="expected a tokenizer's folder, found none at .*none"):
         data.Pretrained(str(tmp_path / "none"), vocab_size=8).open()
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="expected a tokenizer in .*empty, found none"):
+    with pytest.raises(
+        InputError, match="expected a tokenizer that transformers can load in .*empty, found none"
+    ):
         data.Pretrained(str(tmp_path / "empty"), vocab_size=8).open()
 
 
-@pytest.mark.parametrize("value, number", [(2, 2), (np.uint8(1), 1), ("b", 1), (b"b\n", 1)])
-def test_labels_are_numbers_or_names(value, number):
+@pytest.mark.parametrize("value, index", [(2, 2), (np.uint8(1), 1), ("b", 1), (b"b\n", 1)])
+def test_labels_are_indices_or_names(value, index):
     transform = data.LabelTransform("y", classes=("a", "b", "c"))
     label = transform.augment(transform.decode({"__key__": "k", "y": value}), None)
-    assert label.values == number and label.values.dtype == np.int32 and label.mask
+    assert label.values == index and label.values.dtype == np.int32 and label.mask
     assert not transform.empty().mask and transform.empty().values.shape == ()
 
 
 @pytest.mark.parametrize(
-    "value, words",
+    "value, message",
     [
         ("d", "k: expected classes among ['a', 'b'] in 'y', found ['d']"),
         (2, "k: expected a class number below 2 in 'y', found 2"),
@@ -224,8 +226,8 @@ def test_labels_are_numbers_or_names(value, number):
         ([1], "expected a class number in 'y', found [1]"),
     ],
 )
-def test_bad_labels_are_bad_examples(value, words):
-    assert words in reason(data.LabelTransform("y", classes=("a", "b")), {"y": value})
+def test_bad_labels_are_bad_examples(value, message):
+    assert message in bad_reason(data.LabelTransform("y", classes=("a", "b")), {"y": value})
 
 
 def test_the_51_words_of_grid_are_one_token_each(shared_data, make):

@@ -1,0 +1,13 @@
+"""data.local: the folder of the data sets."""
+
+from mmjax import data
+
+
+def test_mmjax_data_names_the_folder(monkeypatch):
+    monkeypatch.setenv("MMJAX_DATA", "/data")
+    assert data.local("avdigits").path("train.tar") == "/data/avdigits/train.tar"
+
+
+def test_the_default_folder_is_beside_the_checkout(monkeypatch):
+    monkeypatch.delenv("MMJAX_DATA", raising=False)
+    assert data.local("avdigits").path("train.tar").endswith("/shared/data/avdigits/train.tar")
