@@ -56,8 +56,8 @@ class PatchQuantiser(Head):
         return Quantised(codes, latents, code_vectors, patches, encoded.mask, self.num_codes)
 
 
-def normalise(x: Float[jax.Array, "*rows E"]) -> Float[jax.Array, "*rows E"]:
-    """Scales vectors to unit length; the lower bound keeps the gradient finite at zero."""
+def normalise(x: Array) -> jax.Array:
+    """Scales vectors "... E" to unit length; the lower bound keeps the gradient finite at zero."""
     return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), 1e-12))
 
 

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Float32, Int
 
-from mmjax.batch import Encoded
+from mmjax.batch import Array, Encoded
 from mmjax.heads.base import Head
 from mmjax.layers import Einsum, LearnedPositions, Transformer
 from mmjax.sharding import param_axes
@@ -67,10 +67,10 @@ def scatter_patches(
     x: Float[jax.Array, "B visible D"],
     mask: Bool[jax.Array, "B visible"],
     patch_indices: Int[jax.Array, "B visible"],
-    token: Float[jax.Array, " D"],
+    token: Array,
     num_patches: int,
 ) -> Float[jax.Array, "B {num_patches} D"]:
-    """Places each unmasked vector at its patch index, and `token` at the patches that have none."""
+    """Places each unmasked vector at its patch index, and the vector `token` "D" at the others."""
     patch = jnp.arange(num_patches, dtype=patch_indices.dtype)
     is_source = (patch_indices[:, :, None] == patch[None, None, :]) & mask[:, :, None]
     source = jnp.take_along_axis(x, is_source.argmax(1)[..., None], axis=1)
