@@ -64,7 +64,7 @@ def experiment() -> Experiment:
                 "text": encoders.TextTransformer(
                     vocab=VOCAB,
                     max_length=LONGEST,
-                    position_scale=0.02,  # those beyond the training sentences stay near nothing
+                    position_init_std=0.02,  # those beyond the training sentences stay near nothing
                     trunk=Transformer(
                         depth=2, width=WIDTH, num_heads=4, mlp_width=4 * WIDTH, dropout=0.3, scan=False
                     ),

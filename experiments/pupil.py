@@ -59,7 +59,7 @@ def experiment() -> Experiment:
                     mel=encoders.LogMel(sample_rate_hz=8000, num_mels=40),
                     stem=encoders.FramePatches(frames=4),
                     trunk=trunk(),
-                    augment=encoders.SpecAugment(num_time_masks=1, num_mel_masks=1, max_mels=6),
+                    augment=encoders.SpecAugment(num_time_masks=1, num_mel_masks=1, max_mask_mels=6),
                 ),
                 "image": encoders.ViT(stem=encoders.LinearPatches(patch=(7, 7)), trunk=trunk()),
             },

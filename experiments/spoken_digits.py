@@ -84,7 +84,7 @@ def experiment() -> Experiment:
                     mel=mel,
                     stem=encoders.FramePatches(frames=4),
                     trunk=trunk(2),
-                    augment=encoders.SpecAugment(num_time_masks=1, num_mel_masks=1, max_mels=6),
+                    augment=encoders.SpecAugment(num_time_masks=1, num_mel_masks=1, max_mask_mels=6),
                 ),
                 "image": encoders.ViT(stem=encoders.LinearPatches(patch=(7, 7)), trunk=trunk(2)),
                 "text": encoders.TextTransformer(vocab=60, max_length=3, trunk=trunk(1)),

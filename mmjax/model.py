@@ -1,4 +1,4 @@
-"""The model on one page: encoders -> fusion -> heads."""
+"""The model: encoders -> fusion -> heads."""
 
 from collections.abc import Iterable, Mapping
 
@@ -7,48 +7,49 @@ import jax
 
 from mmjax.batch import Array, Audio, Encoded, Image, Stream
 from mmjax.encoders import Encoder
+from mmjax.fusion import Fusion
+from mmjax.heads import Head
 
 
 class MultimodalModel(nn.Module):
-    """A tower for each stream, a fusion that lets streams read each other, and heads that predict.
+    """Encoders of streams, a fusion of their encodings, and heads that predict from either.
 
-    encoders: {stream: module (stream value, train) -> Encoded}.
-    fusion: {stream: Encoded} -> {stream: Encoded}, over `fusion.streams`; it may make streams of its own,
-      which `fusion.made_streams()` names.
-    heads: {name: module}; each names its `stream` and reads it `after` its "encoder" or after "fusion".
-    shared: {stream: other stream}, for streams read by another stream's encoder with the same weights,
-      e.g. {"keywords": "text"}.
+    encoders: {stream: encoder}.
+    fusion: how streams are fused. It may add streams of its own, its `made_streams`.
+    heads: {name: head}. Each reads one stream, after its encoder or after the fusion.
+    shared: {stream: key in `encoders`}, for streams without an encoder of their own, such as
+      {"keywords": "text"}. The weights are shared.
     """
 
     encoders: Mapping[str, Encoder]
-    fusion: nn.Module
-    heads: Mapping[str, nn.Module]
+    fusion: Fusion
+    heads: Mapping[str, Head]
     shared: Mapping[str, str] | None = None
 
     def encoder_name(self, stream: str) -> str:
-        """The key in `encoders` of the tower that reads `stream`."""
+        """The key in `encoders` of the encoder that reads `stream`."""
         return (self.shared or {}).get(stream, stream)
 
     def encode(self, stream: str, value: Stream, train: bool = False) -> Encoded:
-        """One stream through its tower."""
+        """Encodes one stream."""
         encoder = self.encoders[self.encoder_name(stream)]
         if isinstance(value, Image | Audio) and value.visible is not None and not encoder.hides_patches:
             raise ValueError(
-                f"a view hides patches of the stream {stream!r}, but its encoder {type(encoder).__name__} "
+                f"a view masks patches of the stream {stream!r}, but its encoder {type(encoder).__name__} "
                 "reads all of them: use an encoder with hides_patches, such as ViT or SpectrogramTransformer"
             )
         with jax.named_scope(f"encode_{stream}"):
             return encoder(value, train)
 
-    def token_table(self, stream: str) -> jax.Array | None:
-        """The token table of the tower that reads `stream`, where it has one."""
+    def token_table(self, stream: str) -> Array | None:
+        """The token embeddings "V D" of the encoder that reads `stream`; None: it has none."""
         encoder = self.encoders.get(self.encoder_name(stream))
         return None if encoder is None else encoder.token_table()
 
     def predict(
         self, encoded: dict[str, Encoded], heads: Iterable[str], train: bool = False
     ) -> dict[str, Array]:
-        """Encodings -> {head: prediction}. Fusion runs only if one of `heads` reads what it makes."""
+        """Returns {head: prediction "B ..."}. The fusion runs only if one of `heads` reads its output."""
         heads = tuple(heads)
         fused: dict[str, Encoded] = {}
         if any(self.heads[name].after == "fusion" for name in heads):
@@ -67,9 +68,9 @@ class MultimodalModel(nn.Module):
         needed: dict[str, None] = {}
         for name in heads:
             head = self.heads[name]
-            fused = head.after == "fusion"
-            needed |= dict.fromkeys(self.fusion.streams if fused else ())
-            needed |= {} if fused and head.stream in self.fusion.made_streams() else {head.stream: None}
+            is_fused = head.after == "fusion"
+            needed |= dict.fromkeys(self.fusion.streams if is_fused else ())
+            needed |= {} if is_fused and head.stream in self.fusion.made_streams() else {head.stream: None}
         return tuple(needed)
 
     def head_names(self) -> tuple[str, ...]:

@@ -141,17 +141,14 @@ def test_bf16_is_close_to_fp32(row):
     if row.bf16 == "inputs":
         inputs = jax.tree.map(lambda x: x.astype(jnp.bfloat16) if x.dtype == np.float32 else x, inputs)
     dtype = "bfloat16" if row.bf16 == "module" else "float32"
-    approximate = jax.jit(lambda params, inputs: forward(row, params, inputs, dtype))(
-        parameters(row.name), inputs
-    )
-    for a, b in zip(jax.tree.leaves(approximate), jax.tree.leaves(exact), strict=True):
+    run = jax.jit(lambda params, inputs: forward(row, params, inputs, dtype))
+    approximate = run(parameters(row.name), inputs)
+    pairs = list(zip(jax.tree.leaves(approximate), jax.tree.leaves(exact), strict=True))
+    for a, b in pairs:
         error = np.linalg.norm(np.float32(a) - np.float32(b)) / np.linalg.norm(np.float32(b))
         assert error < TOLERANCE["bf16"]
     if row.bf16 == "module":
-        assert not all(
-            np.array_equal(a, b)
-            for a, b in zip(jax.tree.leaves(approximate), jax.tree.leaves(exact), strict=True)
-        )
+        assert not all(np.array_equal(a, b) for a, b in pairs)
 
 
 @rows()

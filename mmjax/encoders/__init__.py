@@ -1,4 +1,4 @@
-"""One modality -> Encoded."""
+"""Encoders: one stream -> Encoded."""
 
 from mmjax.encoders.adversarial import AdversarialSpectrogram, SpectrogramGenerator
 from mmjax.encoders.audio import ConvFrames, FramePatches, SpectrogramTransformer

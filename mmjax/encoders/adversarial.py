@@ -1,4 +1,4 @@
-"""Features of a discriminator that learns beside a generator, on spectrograms."""
+"""A generative adversarial network on spectrograms, whose discriminator is the encoder."""
 
 import math
 
@@ -16,26 +16,26 @@ from mmjax.layers import Conv2d, Einsum, LayerNorm
 
 
 class SpectrogramGenerator(nn.Module):
-    """Noise to a spectrogram, as DCGAN's generator (Radford et al. 2016, section 3, figure 1).
+    """Maps noise to a spectrogram, as DCGAN's generator (Radford et al. 2016, section 3, figure 1).
 
-    A linear map to a small picture of ``channels[0]``, then for each entry norm, ReLU and a doubling both
-    ways, down to one channel. A doubling is a convolution to four times the channels whose quarters are laid
-    out side by side (Shi et al. 2016, section 2.2): a strided transposed convolution without its uneven
-    overlap. Norms are over channels, because batch statistics would tie examples together. The last map is
-    linear: a normalised log-mel has no bounds for a tanh.
+    A linear map to a small image of `channels[0]` is followed, for each entry of `channels`, by a norm, ReLU
+    and upsampling by two along both axes, ending with one channel. Upsampling is a convolution to four times
+    the channels, rearranged to 2 x 2 pixels (Shi et al. 2016, section 2.2); it avoids the uneven overlap of a
+    strided transposed convolution. Norms are over channels, so that examples stay independent. There is no
+    final tanh, since a normalised log-mel is unbounded.
     """
 
     channels: tuple[int, ...] = (128, 64, 32)
-    size: int = 3
+    kernel_size: int = 3
     dtype: str = "float32"
 
     @nn.compact
     def __call__(
         self, noise: Float[jax.Array, "B Z"], num_frames: int, num_mels: int
     ) -> Float[jax.Array, "B {num_frames} {num_mels}"]:
-        """One spectrogram a row of noise."""
-        times = 2 ** len(self.channels)
-        height, width = math.ceil(num_frames / times), math.ceil(num_mels / times)
+        """Returns one spectrogram for each row of noise."""
+        upsampling = 2 ** len(self.channels)
+        height, width = math.ceil(num_frames / upsampling), math.ceil(num_mels / upsampling)
         x = Einsum(
             "B Z, Z P -> B P", shape=(noise.shape[1], height * width * self.channels[0]),
             axes=("patch", "embed"), dtype=self.dtype, name="linear",
@@ -43,16 +43,18 @@ class SpectrogramGenerator(nn.Module):
         x = x.reshape(-1, height, width, self.channels[0])
         for i, channels in enumerate((*self.channels[1:], 1)):
             x = nn.relu(LayerNorm(dtype=self.dtype, name=f"norm_{i}")(x))
-            # The last four channels are a cell's four pixels: too few for devices to share.
+            # The last convolution has four output channels, too few to shard.
             axes = ("patch", "embed" if channels > 1 else None)
-            conv = Conv2d(4 * channels, self.size, by="xla", axes=axes, dtype=self.dtype, name=f"conv_{i}")
-            x = conv(x)
+            x = Conv2d(
+                4 * channels, self.kernel_size, implementation="xla", axes=axes, dtype=self.dtype,
+                name=f"conv_{i}",
+            )(x)  # fmt: skip
             x = einops.rearrange(x, "B M N (a b C) -> B (M a) (N b) C", a=2, b=2)
         return x[:, :num_frames, :num_mels, 0]
 
 
 class AdversarialSpectrogram(Encoder):
-    """The encoding is a discriminator's features (Radford et al. 2016, section 5); a generator trains it.
+    """The features of a discriminator trained against a generator (Radford et al. 2016, section 5).
 
     `heads.RealOrGenerated` and `objectives.Adversarial` compute its losses on `batch.AdversarialEncoded`: no
     gradient reaches the generator through `for_discriminator`, nor the discriminator's parameters through
@@ -65,27 +67,26 @@ class AdversarialSpectrogram(Encoder):
     generator: SpectrogramGenerator
     discriminator: ConvSpectrogram
     width: int
-    noise: int = 64
+    noise_dim: int = 64
     augment: SpecAugment | None = None
 
     @nn.compact
     def __call__(self, audio: Audio, train: bool = False) -> AdversarialEncoded:
-        """Audio ``"B samples"`` -> AdversarialEncoded ``"B L D"``."""
         mel, frames = self.mel(audio.samples, audio.mask)
         if train and self.augment is not None:
             mel, frames = self.augment(mel, frames, self.make_rng("views"))
         real, mask = self.discriminator(mel, frames, self.width)
         if train:
-            noise = jax.random.normal(self.make_rng("views"), (mel.shape[0], self.noise))
+            noise = jax.random.normal(self.make_rng("views"), (mel.shape[0], self.noise_dim))
         else:
-            drawn = jax.random.normal(jax.random.key(0), (1, self.noise))
-            noise = jnp.broadcast_to(drawn, (mel.shape[0], self.noise))
-        made = self.generator(noise, mel.shape[1], mel.shape[2]).astype(mel.dtype)
-        made = jnp.where(frames[..., None], made, 0)
-        for_discriminator, _ = self.discriminator(jax.lax.stop_gradient(made), frames, self.width)
+            fixed = jax.random.normal(jax.random.key(0), (1, self.noise_dim))
+            noise = jnp.broadcast_to(fixed, (mel.shape[0], self.noise_dim))
+        generated = self.generator(noise, mel.shape[1], mel.shape[2]).astype(mel.dtype)
+        generated = jnp.where(frames[..., None], generated, 0)
+        for_discriminator, _ = self.discriminator(jax.lax.stop_gradient(generated), frames, self.width)
         constant = {"params": jax.lax.stop_gradient(self.discriminator.variables["params"])}
-        judge = self.discriminator.clone(parent=None)
-        for_generator, _ = judge.apply(constant, made, frames, self.width)
+        discriminator = self.discriminator.clone(parent=None)
+        for_generator, _ = discriminator.apply(constant, generated, frames, self.width)
         return AdversarialEncoded(
             real, mask, for_discriminator=for_discriminator, for_generator=for_generator
         )

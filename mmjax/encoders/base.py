@@ -28,6 +28,6 @@ class Encoder(nn.Module):
         """Returns the encoding of one stream's value (a Text, Image, Audio ...).
 
         Args:
-          train: apply dropout and augmentation.
+          train: whether to apply dropout and augmentation.
         """
         raise NotImplementedError

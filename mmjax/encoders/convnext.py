@@ -1,18 +1,19 @@
-"""A convolutional stem for ViT."""
+"""A ConvNeXt stem for ViT."""
 
 import einops
 import flax.linen as nn
 import jax
 from jaxtyping import Float
 
+from mmjax.encoders.projection import project
 from mmjax.layers import Conv2d, DepthwiseConv2d, Einsum, LayerNorm
 from mmjax.sharding import param_axes
 
 
 class ConvNeXtBlock(nn.Module):
-    """Liu et al. 2022, figure 4: depthwise 7 x 7, norm, four times as wide, GELU, back, layer scale."""
+    """Depthwise 7 x 7 convolution, norm, MLP of 4 C, layer scale, residual (Liu et al. 2022, figure 4)."""
 
-    initial_scale: float
+    layer_scale_init: float
     dtype: str
 
     @nn.compact
@@ -28,30 +29,32 @@ class ConvNeXtBlock(nn.Module):
             "B M N F, F D -> B M N D", shape=(4 * channels, channels), axes=("mlp", "embed"),
             dtype=self.dtype, name="down",
         )(nn.gelu(y))  # fmt: skip
-        init = param_axes(nn.initializers.constant(self.initial_scale), "embed")
+        init = param_axes(nn.initializers.constant(self.layer_scale_init), "embed")
         return x + self.param("scale", init, (channels,)).astype(self.dtype)[None, None, None] * y
 
 
 class ConvNeXtStem(nn.Module):
-    """ConvNeXt's first stages in front of a ViT's trunk (Liu et al. 2022, section 2.2 and table 9).
+    """The first stages of ConvNeXt, as a stem for ViT (Liu et al. 2022, section 2.2 and table 9).
 
-    A `patch` x `patch` convolution of that stride and a norm ("patchify"), `blocks[0]` blocks; for each
-    further entry of `channels` a norm, a 2 x 2 convolution of stride 2, and its blocks; then a linear map to
-    the trunk's width. ``blocks=(0,)`` is the patchify stem alone. A token stands for ``patch 2^(n-1)`` pixels
-    each way, n the length of `channels`.
+    The first stage is a `patch` x `patch` convolution of that stride, a norm and `blocks[0]` blocks. Each
+    further stage is a norm, a 2 x 2 convolution of stride 2 and its blocks. A linear map to the trunk's width
+    follows. A token covers `patch * 2 ** (len(channels) - 1)` pixels along each axis.
+
+    channels, blocks: the width and the number of blocks of each stage; blocks=(0,) only patchifies.
+    layer_scale_init: the initial layer scale of the blocks.
     """
 
     patch: int = 4
     channels: tuple[int, ...] = (96,)
     blocks: tuple[int, ...] = (3,)
-    initial_scale: float = 1e-6
+    layer_scale_init: float = 1e-6
     dtype: str = "float32"
 
     @nn.compact
     def __call__(
         self, pixels: Float[jax.Array, "B height width channel"], width: int
     ) -> Float[jax.Array, "B L {width}"]:
-        """Cells in reading order."""
+        """Returns tokens in reading order."""
         if len(self.channels) != len(self.blocks) or not self.channels:
             raise ValueError(
                 f"expected a number of blocks for each of channels={self.channels}, found {self.blocks}"
@@ -59,21 +62,15 @@ class ConvNeXtStem(nn.Module):
         side = self.patch * 2 ** (len(self.channels) - 1)
         if pixels.shape[1] % side or pixels.shape[2] % side:
             raise ValueError(
-                f"a picture of {pixels.shape[1:3]} pixels does not divide into cells of {(side, side)}"
+                f"an image of {pixels.shape[1:3]} pixels does not divide into cells of {(side, side)}"
             )
         x = pixels
         for i, (channels, num_blocks) in enumerate(zip(self.channels, self.blocks, strict=True)):
-            size = 2 if i else self.patch
+            kernel_size = 2 if i else self.patch
             x = LayerNorm(dtype=self.dtype, name=f"norm_{i}")(x) if i else x
-            x = Conv2d(channels, size, size, dtype=self.dtype, name=f"conv_{i}")(x)
+            x = Conv2d(channels, kernel_size, kernel_size, dtype=self.dtype, name=f"conv_{i}")(x)
             x = x if i else LayerNorm(dtype=self.dtype, name="norm_0")(x)
             for j in range(num_blocks):
-                x = ConvNeXtBlock(self.initial_scale, self.dtype, name=f"block_{i}_{j}")(x)
+                x = ConvNeXtBlock(self.layer_scale_init, self.dtype, name=f"block_{i}_{j}")(x)
         x = einops.rearrange(x, "B M N C -> B (M N) C")
-        return Einsum(
-            "B L P, P D -> B L D",
-            shape=(x.shape[-1], width),
-            axes=("patch", "embed"),
-            dtype=self.dtype,
-            name="linear",
-        )(x)
+        return project(x, width, self.dtype)

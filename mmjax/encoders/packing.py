@@ -1,4 +1,4 @@
-"""Several short examples in one row, so that little of the arithmetic is spent on padding."""
+"""Packing of several short examples into one row, so that less compute is spent on padding."""
 
 import dataclasses
 from typing import NamedTuple
@@ -11,70 +11,70 @@ from mmjax.batch import Encoded
 from mmjax.layers import Transformer
 
 
-class Places(NamedTuple):
-    """Where the positions of B examples lie in R rows of M places."""
+class PackedLayout(NamedTuple):
+    """Where the positions of B examples of length L are in R rows of length M, with G examples per row."""
 
-    source: jax.Array  # int32 "R M", which of the row's G x L positions lies there
-    segment: jax.Array  # int32 "R M", which of the row's G examples; -1 where nothing lies
-    place: jax.Array  # int32 "B L", where in its row the position lies
-    kept: jax.Array  # bool "B L", False where there is nothing, or no room
+    source: jax.Array  # int32 "R M", the index of this position among the "G L" positions of its examples
+    segment_ids: jax.Array  # int32 "R M", the index of its example among the G, -1: empty
+    index_in_row: jax.Array  # int32 "B L", where in its row the position is
+    is_kept: jax.Array  # bool "B L", False where the position is masked or does not fit
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Packing:
-    """`examples` consecutive examples share a row of `length` places (NaViT, Dehghani et al. 2023, 2.1).
+    """Packs consecutive examples into one row (NaViT, Dehghani et al. 2023, section 2.1).
 
-    Attention stays within an example. Which examples meet is fixed by their order and their room by `length`:
-    what does not fit is masked, the last positions of the last examples first. ``length = examples x L``
-    always holds everything and saves nothing; choose it by what `share_kept` says of the data.
+    Attention stays within an example. Positions that do not fit are masked, from the end of the row's last
+    example on: choose `row_length` by `kept_fraction`.
+
+    examples_per_row: G.
+    row_length: M, between the length L of one example and G L, which fits everything but saves no compute.
     """
 
-    examples: int
-    length: int
+    examples_per_row: int
+    row_length: int
 
-    def places(self, mask: Bool[jax.Array, "B L"]) -> Places:
-        """Sorts what is there to the front of each row, in order."""
+    def layout(self, mask: Bool[jax.Array, "B L"]) -> PackedLayout:
+        """Moves the valid positions of each row to its front, in order."""
         batch, length = mask.shape
-        if batch % self.examples:
+        if batch % self.examples_per_row:
             raise ValueError(
-                f"a batch of {batch} does not divide into rows of {self.examples} packed examples each"
+                f"a batch of {batch} does not divide into rows of {self.examples_per_row} packed examples: "
+                "expected a multiple of examples_per_row"
             )
-        if not length <= self.length <= self.examples * length:
+        total = self.examples_per_row * length
+        if not length <= self.row_length <= total:
             raise ValueError(
-                f"expected a packed length from {length}, the longest example, to {self.examples * length}, "
-                f"all of {self.examples} examples, found {self.length}"
+                f"expected a row_length from {length}, the length of one example, to {total}, that of "
+                f"{self.examples_per_row} examples, found {self.row_length}"
             )
-        flat = mask.reshape(-1, self.examples * length)
-        source = jnp.argsort(~flat, axis=1, stable=True)[:, : self.length].astype(jnp.int32)
-        filled = jnp.arange(self.length)[None] < flat.sum(1, keepdims=True)
-        place = jnp.cumsum(flat, axis=1, dtype=jnp.int32) - 1
-        kept = flat & (place < self.length)
-        return Places(
+        flat = mask.reshape(-1, total)
+        source = jnp.argsort(~flat, axis=1, stable=True)[:, : self.row_length].astype(jnp.int32)
+        is_filled = jnp.arange(self.row_length)[None] < flat.sum(1, keepdims=True)
+        index = jnp.cumsum(flat, axis=1, dtype=jnp.int32) - 1
+        is_kept = flat & (index < self.row_length)
+        return PackedLayout(
             source=source,
-            segment=jnp.where(filled, source // length, -1),
-            place=jnp.clip(place, 0, self.length - 1).reshape(mask.shape),
-            kept=kept.reshape(mask.shape),
+            segment_ids=jnp.where(is_filled, source // length, -1),
+            index_in_row=jnp.clip(index, 0, self.row_length - 1).reshape(mask.shape),
+            is_kept=is_kept.reshape(mask.shape),
         )
 
     def encode(self, trunk: Transformer, x: jax.Array, mask: jax.Array, train: bool = False) -> Encoded:
-        """`trunk.encode` of ``"B L D"`` by packed rows, unpacked again."""
-        places = self.places(mask)
-        rows = jnp.take_along_axis(self.rows_of(x), places.source[..., None], axis=1)
-        same = places.segment[:, :, None] == places.segment[:, None, :]
-        encoded = trunk.encode(rows, places.segment >= 0, train, allowed=same)
-        group = places.place.reshape(rows.shape[0], -1)
+        """Packs x "B L D" with mask "B L", applies `trunk.encode`, and unpacks its result."""
+        layout = self.layout(mask)
+        groups = x.reshape(x.shape[0] // self.examples_per_row, -1, x.shape[-1])
+        rows = jnp.take_along_axis(groups, layout.source[..., None], axis=1)
+        is_same_example = layout.segment_ids[:, :, None] == layout.segment_ids[:, None, :]
+        encoded = trunk.encode(rows, layout.segment_ids >= 0, train, attention_mask=is_same_example)
+        index = layout.index_in_row.reshape(rows.shape[0], -1)
 
         def unpack(y: jax.Array) -> jax.Array:
-            return jnp.take_along_axis(y, group[..., None], axis=1).reshape(x.shape)
+            return jnp.take_along_axis(y, index[..., None], axis=1).reshape(x.shape)
 
         hidden_states = tuple(unpack(y) for y in encoded.hidden_states)
-        return Encoded(unpack(encoded.embeddings), places.kept, hidden_states)
+        return Encoded(unpack(encoded.embeddings), layout.is_kept, hidden_states)
 
-    def rows_of(self, x: jax.Array) -> jax.Array:
-        """``"B L D" -> "R (G L) D"``."""
-        return x.reshape(x.shape[0] // self.examples, -1, x.shape[-1])
-
-
-def share_kept(packing: Packing, mask: Bool[jax.Array, "B L"]) -> jax.Array:
-    """How much of what is there has room."""
-    return packing.places(mask).kept.sum() / jnp.maximum(mask.sum(), 1)
+    def kept_fraction(self, mask: Bool[jax.Array, "B L"]) -> jax.Array:
+        """The fraction of valid positions that fit, a scalar."""
+        return self.layout(mask).is_kept.sum() / jnp.maximum(mask.sum(), 1)

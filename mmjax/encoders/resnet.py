@@ -1,4 +1,4 @@
-"""Residual convolutional networks for pictures."""
+"""Residual convolutional networks for images."""
 
 from typing import Literal
 
@@ -16,11 +16,12 @@ from mmjax.sharding import shard
 EXPANSION = {"basic": 1, "bottleneck": 4}
 
 
-class Residual(nn.Module):
-    """He et al. 2016, eq. 1 and 2: ``relu(F(x) + x)``, x through a 1 x 1 convolution where the shapes differ.
+class ResidualBlock(nn.Module):
+    """relu(F(x) + x), with a 1 x 1 convolution of x if the shapes differ (He et al. 2016, eq. 1 and 2).
 
-    "basic" (figure 5, left) is two 3 x 3 convolutions; "bottleneck" (right) 1 x 1, 3 x 3 and 1 x 1 to four
-    times the width. The stride is the 3 x 3 convolution's, as implementations since have it.
+    kind: "basic" has two 3 x 3 convolutions (figure 5, left); "bottleneck" has 1 x 1, 3 x 3 and 1 x 1
+      convolutions, with an output of 4 `width` (right).
+    stride: that of the first 3 x 3 convolution, as in later implementations.
     """
 
     width: int
@@ -31,38 +32,39 @@ class Residual(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[jax.Array, "B height width C"]) -> Float[jax.Array, "B M N D"]:
-        sizes = {"basic": (3, 3), "bottleneck": (1, 3, 1)}[self.kind]
+        kernel_sizes = {"basic": (3, 3), "bottleneck": (1, 3, 1)}[self.kind]
         strided = {"basic": 0, "bottleneck": 1}[self.kind]
-        out = self.width * EXPANSION[self.kind]
+        out_width = self.width * EXPANSION[self.kind]
 
-        def conv_norm(x, width, size, stride, name):
-            x = convolution(width, size, stride, self.dtype, f"{name}_conv")(x)
+        def conv_norm(x, width, kernel_size, stride, name):
+            x = conv_without_bias(width, kernel_size, stride, self.dtype, f"{name}_conv")(x)
             return GroupNorm(self.num_groups, dtype=self.dtype, name=f"{name}_norm")(x)
 
         y = x
-        for i, size in enumerate(sizes):
-            last = i == len(sizes) - 1
-            y = conv_norm(
-                y, out if last else self.width, size, self.stride if i == strided else 1, f"residual_{i}"
-            )
-            y = y if last else nn.relu(y)
+        for i, kernel_size in enumerate(kernel_sizes):
+            is_last = i == len(kernel_sizes) - 1
+            width, stride = out_width if is_last else self.width, self.stride if i == strided else 1
+            y = conv_norm(y, width, kernel_size, stride, f"residual_{i}")
+            y = y if is_last else nn.relu(y)
         if x.shape != y.shape:
-            x = conv_norm(x, out, 1, self.stride, "shortcut")
+            x = conv_norm(x, out_width, 1, self.stride, "shortcut")
         return shard(nn.relu(x + y), "act_batch", None, None, "act_embed")
 
 
-def convolution(width: int, size: int, stride: int, dtype: str, name: str) -> Conv2d:
-    """Without a bias, which the norm behind it has."""
-    return Conv2d(width, size, stride, use_bias=False, by="xla", dtype=dtype, name=name)
+def conv_without_bias(width: int, kernel_size: int, stride: int, dtype: str, name: str) -> Conv2d:
+    """A convolution before a norm, whose bias replaces its own."""
+    return Conv2d(width, kernel_size, stride, use_bias=False, implementation="xla", dtype=dtype, name=name)
 
 
 class ResNet(Encoder):
-    """He et al. 2016, table 1, with group in the place of batch normalisation: a token for each last cell.
+    """ResNet with group normalisation (He et al. 2016, table 1). A token is a cell of the last feature map.
 
-    ResNet-18 is ``stages=(2, 2, 2, 2), block="basic"``, ResNet-50 ``(3, 4, 6, 3), "bottleneck"``; tokens are
-    ``8 width`` and ``32 width`` wide, in reading order. `stem` "large" shrinks four times (7 x 7 and a
-    maximum, for pictures of 224), "small" not at all (3 x 3, section 4.2, for pictures of 32); each stage but
-    the first halves. A cell knows its place by the padding that it sees, and by nothing else.
+    ResNet-18 is `stages=(2, 2, 2, 2), block="basic"`, with tokens of 8 `width`. ResNet-50 is `stages=(3, 4,
+    6, 3), block="bottleneck"`, with tokens of 32 `width`. There are no position embeddings.
+
+    stages: the number of blocks of each stage. Every stage but the first halves the resolution.
+    stem: "large" divides the resolution by four, for images of about 224 pixels; "small" keeps it, for images
+      of about 32 pixels (section 4.2).
     """
 
     stages: tuple[int, ...] = (2, 2, 2, 2)
@@ -74,21 +76,20 @@ class ResNet(Encoder):
 
     @nn.compact
     def __call__(self, image: Image, train: bool = False) -> Encoded:
-        """Image ``"B height width channel"`` -> Encoded ``"B L D"``."""
         for name, found, valid in (
             ("block", self.block, ("basic", "bottleneck")),
             ("stem", self.stem, ("large", "small")),
         ):
             if found not in valid:
                 raise ValueError(f"{name} expects one of {list(valid)}, found {found!r}")
-        size, stride = {"large": (7, 2), "small": (3, 1)}[self.stem]
-        x = convolution(self.width, size, stride, self.dtype, "stem_conv")(image.pixels)
+        kernel_size, stride = {"large": (7, 2), "small": (3, 1)}[self.stem]
+        x = conv_without_bias(self.width, kernel_size, stride, self.dtype, "stem_conv")(image.pixels)
         x = nn.relu(GroupNorm(self.num_groups, dtype=self.dtype, name="stem_norm")(x))
         if self.stem == "large":
             x = nn.max_pool(x, (3, 3), (2, 2), "SAME")
         for i, depth in enumerate(self.stages):
             for j in range(depth):
-                x = Residual(
+                x = ResidualBlock(
                     self.width * 2**i, self.block, stride=2 if i and not j else 1, num_groups=self.num_groups,
                     dtype=self.dtype, name=f"stage_{i}_{j}",
                 )(x)  # fmt: skip

@@ -1,4 +1,4 @@
-"""From samples to a log-mel spectrogram on the device, and what may be done to it in training."""
+"""Log-mel spectrograms, and their augmentation in training; both run on the device."""
 
 import dataclasses
 
@@ -12,10 +12,14 @@ from mmjax.sharding import map_batch_shards
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LogMel:
-    """A log-mel spectrogram: Hann windows, power, Slaney's mel scale with area-normalised triangles.
+    """A log-mel spectrogram of Hann windows, with area-normalised triangular filters on Slaney's mel scale.
 
-    Frame t is centred on sample ``t * hop``; there are ``samples // hop`` of them (Whisper's convention).
-    Each clip is shifted and scaled to mean 0 and deviation 1 over its valid frames: loudness does not matter.
+    Frame t is centred on sample `t * hop`; there are `samples // hop` frames (Whisper's convention). Each
+    clip is normalised to mean 0 and standard deviation 1 over its valid frames, so that loudness has no
+    influence.
+
+    low_hz, high_hz: the range of the filters; `high_hz` None: half of the sample rate.
+    floor: added to the power before the logarithm.
     """
 
     sample_rate_hz: int
@@ -27,19 +31,19 @@ class LogMel:
     floor: float = 1e-6
 
     def sizes(self) -> tuple[int, int, int]:
-        """(window, hop, fft length) in samples."""
+        """(window, hop, FFT length) in samples."""
         window = round(self.window_seconds * self.sample_rate_hz)
         return window, round(self.hop_seconds * self.sample_rate_hz), window
 
     def __call__(
         self, samples: Float[jax.Array, "B samples"], mask: Bool[jax.Array, "B samples"]
     ) -> tuple[Float32[jax.Array, "B frames mels"], Bool[jax.Array, "B frames"]]:
-        """Spectrogram, zero where it is not valid, and which frames are valid."""
-        samples = jnp.where(mask, samples, 0)  # the last valid window reaches into the padding
+        """Returns the spectrogram, zero at masked frames, and the mask of its frames."""
+        samples = jnp.where(mask, samples, 0)  # the last valid windows overlap the padding
         window, hop, fft = self.sizes()
         num_frames = samples.shape[1] // hop
         padded = jnp.pad(samples, ((0, 0), (window // 2, window)))
-        # Frames by reshaping: hop-sized pieces, as many side by side as a window needs. No gather.
+        # A window is a concatenation of pieces of `hop` samples, which is faster than a gather.
         pieces_per_window = -(-window // hop)
         pieces = padded[:, : (num_frames + pieces_per_window) * hop]
         pieces = jnp.pad(pieces, ((0, 0), (0, (num_frames + pieces_per_window) * hop - pieces.shape[1])))
@@ -47,7 +51,7 @@ class LogMel:
         frames = jnp.concatenate([pieces[:, i : i + num_frames] for i in range(pieces_per_window)], axis=-1)
         frames = frames[..., :window] * np.hanning(window + 1)[None, None, :-1].astype(np.float32)
         spectrum = map_batch_shards(lambda frames: jnp.fft.rfft(frames, n=fft), frames)
-        # Not abs(): its guarded square root costs more than the transform.
+        # Not abs(): its safe square root costs more than the FFT.
         power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
         high = self.sample_rate_hz / 2 if self.high_hz is None else self.high_hz
         log_mel = jnp.log(
@@ -63,7 +67,7 @@ class LogMel:
 
 
 def mel_filters(sample_rate_hz: int, fft: int, num_mels: int, low_hz: float, high_hz: float) -> np.ndarray:
-    """Triangles of unit area on the mel scale of Slaney 1998, Auditory Toolbox: ``"fft/2+1 mels"``."""
+    """Triangles of unit area on Slaney's mel scale (1998, Auditory Toolbox): shape (fft / 2 + 1, mels)."""
     edges_hz = mel_to_hz(np.linspace(hz_to_mel(low_hz), hz_to_mel(high_hz), num_mels + 2))
     bins_hz = np.linspace(0, sample_rate_hz / 2, fft // 2 + 1)
     lower, centre, upper = edges_hz[:-2], edges_hz[1:-1], edges_hz[2:]
@@ -72,9 +76,9 @@ def mel_filters(sample_rate_hz: int, fft: int, num_mels: int, low_hz: float, hig
     return (np.maximum(0, np.minimum(rising, falling)) * 2 / (upper - lower)).astype(np.float32)
 
 
-# Slaney's scale: linear to 1 kHz (15 mels), then 27 mels for each factor of 6.4.
+# Slaney's scale is linear up to 1 kHz (15 mels), then logarithmic: 27 mels for each factor of 6.4.
 def hz_to_mel(hz):
-    """Hertz to mels, Slaney's scale."""
+    """Hertz to mels on Slaney's scale."""
     return np.where(
         np.less(hz, 1000.0),
         np.asarray(hz) * 3 / 200,
@@ -83,7 +87,7 @@ def hz_to_mel(hz):
 
 
 def mel_to_hz(mel):
-    """Mels to hertz, Slaney's scale."""
+    """Mels to hertz on Slaney's scale."""
     return np.where(
         np.less(mel, 15), np.asarray(mel) * 200 / 3, 1000 * np.exp((np.asarray(mel) - 15) * np.log(6.4) / 27)
     )
@@ -91,62 +95,63 @@ def mel_to_hz(mel):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SpecAugment:
-    """Random changes of a spectrogram in training: masks (Park et al. 2019, without the time warp), a linear
-    time stretch about the clip's start, and a linear stretch of the mel axis (vocal tract length, Jaitly &
-    Hinton 2013).
+    """Augments a spectrogram, independently for each example.
+
+    num_time_masks, max_mask_frames: how many runs of frames are zeroed, and their largest length (Park et al.
+      2019, SpecAugment, without its time warp).
+    num_mel_masks, max_mask_mels: the same for runs of mels.
+    time_stretch: 0.25 changes the speed by a factor from 0.75 to 1.25.
+    mel_stretch: the same for the mel axis (vocal tract length perturbation, Jaitly & Hinton 2013).
     """
 
     num_time_masks: int = 0
-    max_time_frames: int = 8
+    max_mask_frames: int = 8
     num_mel_masks: int = 0
-    max_mels: int = 8
-    time_stretch: float = 0.0  # 0.25: speed between 0.75 and 1.25
+    max_mask_mels: int = 8
+    time_stretch: float = 0.0
     mel_stretch: float = 0.0
 
     def __call__(
         self, mel: Float[jax.Array, "B frames mels"], mask: Bool[jax.Array, "B frames"], key: jax.Array
     ) -> tuple[Float[jax.Array, "B frames mels"], Bool[jax.Array, "B frames"]]:
-        """Spectrogram and mask anew."""
+        """Returns the augmented spectrogram and its mask."""
         stretch_key, warp_key, time_key, mel_key = jax.random.split(key, 4)
+        batch, num_frames, num_mels = mel.shape
         if self.time_stretch:
-            rate = 1 + self.time_stretch * jax.random.uniform(
-                stretch_key, (mel.shape[0],), minval=-1, maxval=1
-            )
-            source = jnp.arange(mel.shape[1])[None] * rate[:, None]
-            nearest = jnp.clip(jnp.round(source).astype(jnp.int32), 0, mel.shape[1] - 1)
-            mask = jnp.take_along_axis(mask, nearest, axis=1) & (source <= mel.shape[1] - 1)
+            rate = 1 + self.time_stretch * jax.random.uniform(stretch_key, (batch,), minval=-1, maxval=1)
+            source = jnp.arange(num_frames)[None] * rate[:, None]
+            nearest = jnp.clip(jnp.round(source).astype(jnp.int32), 0, num_frames - 1)
+            mask = jnp.take_along_axis(mask, nearest, axis=1) & (source <= num_frames - 1)
             mel = resample(mel, source) * mask[..., None]
         if self.mel_stretch:
-            rate = 1 + self.mel_stretch * jax.random.uniform(warp_key, (mel.shape[0],), minval=-1, maxval=1)
-            source = jnp.arange(mel.shape[2])[None] * rate[:, None]
+            rate = 1 + self.mel_stretch * jax.random.uniform(warp_key, (batch,), minval=-1, maxval=1)
+            source = jnp.arange(num_mels)[None] * rate[:, None]
             mel = resample(mel.swapaxes(1, 2), source).swapaxes(1, 2)
         for i in range(self.num_time_masks):
-            mel *= ~random_band(
-                jax.random.fold_in(time_key, i), mel.shape[0], mel.shape[1], self.max_time_frames
-            )[:, :, None]
+            key = jax.random.fold_in(time_key, i)
+            mel *= ~random_band(key, batch, num_frames, self.max_mask_frames)[:, :, None]
         for i in range(self.num_mel_masks):
-            mel *= ~random_band(jax.random.fold_in(mel_key, i), mel.shape[0], mel.shape[2], self.max_mels)[
-                :, None, :
-            ]
+            key = jax.random.fold_in(mel_key, i)
+            mel *= ~random_band(key, batch, num_mels, self.max_mask_mels)[:, None, :]
         return mel, mask
 
 
 def resample(x: Float[jax.Array, "B N C"], source: Float[jax.Array, "B N"]) -> Float[jax.Array, "B N C"]:
-    """Linear interpolation of x along N at the positions `source`; clamped at the ends."""
+    """Interpolates x linearly along N at the positions `source`, which are clipped to the axis."""
     source = jnp.clip(source, 0, x.shape[1] - 1)
     low = jnp.floor(source).astype(jnp.int32)
     high = jnp.minimum(low + 1, x.shape[1] - 1)
-    share = (source - low)[..., None]
+    fraction = (source - low)[..., None]
     return (
-        jnp.take_along_axis(x, low[..., None], 1) * (1 - share)
-        + jnp.take_along_axis(x, high[..., None], 1) * share
+        jnp.take_along_axis(x, low[..., None], 1) * (1 - fraction)
+        + jnp.take_along_axis(x, high[..., None], 1) * fraction
     )
 
 
 def random_band(
     key: jax.Array, batch: int, length: int, max_width: int
 ) -> Bool[jax.Array, "{batch} {length}"]:
-    """True on one random run of 0..max_width positions an example."""
+    """True on one random run of 0 to `max_width` positions in each example."""
     width_key, start_key = jax.random.split(key)
     width = jax.random.randint(width_key, (batch, 1), 0, max_width + 1)
     start = jax.random.randint(start_key, (batch, 1), 0, jnp.maximum(length - width, 0) + 1)

@@ -1,4 +1,4 @@
-"""Sound from its samples, without a spectrogram."""
+"""An encoder of audio by its samples, without a spectrogram."""
 
 import flax.linen as nn
 import jax
@@ -7,19 +7,22 @@ from jaxtyping import Bool, Float
 
 from mmjax.batch import Audio, Encoded
 from mmjax.encoders.base import Encoder
-from mmjax.layers import Conv1d, Einsum, LayerNorm, LearnedPositions, Transformer
+from mmjax.encoders.projection import project
+from mmjax.layers import Conv1d, LayerNorm, LearnedPositions, Transformer
 
 
 class ConvWaveform(nn.Module):
     """The feature encoder of wav2vec 2.0 (Baevski et al. 2020, sections 2 and 4.2), then a linear map.
 
-    Blocks of a convolution over time, a norm over channels and GELU; the clip comes in with mean 0 and
-    deviation 1. Seven blocks with strides of 5, 2, 2, 2, 2, 2, 2 make a position of 320 samples, 20 ms at 16
-    kHz. Padding is "same" and silenced before each convolution.
+    It normalises the clip to mean 0 and standard deviation 1. Each block is a convolution over time with
+    "same" padding, a norm over channels and GELU; masked positions are zeroed before each convolution. The
+    default strides reduce 320 samples, 20 ms at 16 kHz, to one token.
+
+    kernel_sizes, strides: those of each convolution.
     """
 
     channels: int = 512
-    sizes: tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
+    kernel_sizes: tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
     strides: tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
     dtype: str = "float32"
 
@@ -27,29 +30,25 @@ class ConvWaveform(nn.Module):
     def __call__(
         self, samples: Float[jax.Array, "B samples"], mask: Bool[jax.Array, "B samples"], width: int
     ) -> tuple[Float[jax.Array, "B L {width}"], Bool[jax.Array, "B L"]]:
-        """Samples -> positions."""
-        if len(self.sizes) != len(self.strides):
-            raise ValueError(f"expected a stride for each of sizes={self.sizes}, found {self.strides}")
-        x = standardise(samples, mask)[..., None]
-        for i, (size, stride) in enumerate(zip(self.sizes, self.strides, strict=True)):
-            x = Conv1d(self.channels, size, stride, dtype=self.dtype, name=f"conv_{i}")(x)
+        """Returns tokens and their mask."""
+        if len(self.kernel_sizes) != len(self.strides):
+            raise ValueError(
+                f"expected a stride for each of kernel_sizes={self.kernel_sizes}, found {self.strides}"
+            )
+        x = normalise_clips(samples, mask)[..., None]
+        for i, (kernel_size, stride) in enumerate(zip(self.kernel_sizes, self.strides, strict=True)):
+            x = Conv1d(self.channels, kernel_size, stride, dtype=self.dtype, name=f"conv_{i}")(x)
             mask = mask[:, ::stride]
             x = nn.gelu(LayerNorm(dtype=self.dtype, name=f"norm_{i}")(x))
             x = jnp.where(mask[..., None], x, 0)
-        x = Einsum(
-            "B L P, P D -> B L D",
-            shape=(self.channels, width),
-            axes=("patch", "embed"),
-            dtype=self.dtype,
-            name="linear",
-        )(LayerNorm(dtype=self.dtype, name="norm")(x))
+        x = project(LayerNorm(dtype=self.dtype, name="norm")(x), width, self.dtype)
         return x, mask
 
 
-def standardise(
+def normalise_clips(
     samples: Float[jax.Array, "B samples"], mask: Bool[jax.Array, "B samples"]
 ) -> Float[jax.Array, "B samples"]:
-    """Each clip to mean 0 and deviation 1 over what is there; 0 elsewhere."""
+    """Normalises each clip to mean 0 and standard deviation 1 over valid samples; the others become 0."""
     samples = jnp.where(mask, samples.astype(jnp.float32), 0)
     count = jnp.maximum(mask.sum(1, keepdims=True), 1)
     centred = jnp.where(mask, samples - samples.sum(1, keepdims=True) / count, 0)
@@ -58,15 +57,14 @@ def standardise(
 
 
 class WaveformTransformer(Encoder):
-    """Convolutions over the samples, positions, trunk."""
+    """Convolutions over the samples, position embeddings and trunk."""
 
     stem: ConvWaveform
     trunk: Transformer
-    position_scale: float = 1.0
+    position_init_std: float = 1.0
 
     @nn.compact
     def __call__(self, audio: Audio, train: bool = False) -> Encoded:
-        """Audio ``"B samples"`` -> Encoded ``"B L D"``."""
         x, mask = self.stem(audio.samples, audio.mask, self.trunk.width)
-        x = LearnedPositions(x.shape[1], self.position_scale, name="positions")(x)
+        x = LearnedPositions(x.shape[1], self.position_init_std, name="positions")(x)
         return self.trunk.encode(x, mask, train)

@@ -1,4 +1,4 @@
-"""Layers that know no modality and no loss."""
+"""Layers that are independent of modality and loss."""
 
 from mmjax.layers.attention import MultiHeadAttention
 from mmjax.layers.conv import Conv1d, Conv2d, DepthwiseConv2d
@@ -9,9 +9,10 @@ from mmjax.layers.pooling import mean_pool
 from mmjax.layers.positions import LearnedPositions, SinusoidalPositions
 from mmjax.layers.recurrent import Recurrent
 from mmjax.layers.transformer import Block, Transformer
+from mmjax.layers.trunk import Trunk
 
 __all__ = [
     "ACTIVATIONS", "Block", "Conv1d", "Conv2d", "DepthwiseConv2d", "Einsum", "GroupNorm", "LayerNorm",
     "LearnedPositions", "Mlp", "MultiHeadAttention", "Recurrent", "SinusoidalPositions", "Transformer",
-    "mean_pool", "stacked_projection",
+    "Trunk", "mean_pool", "stacked_projection",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Multi-head attention, to itself or to another stream."""
+"""Multi-head self-attention and cross-attention."""
 
 import flax.linen as nn
 import jax
@@ -7,13 +7,13 @@ from jaxtyping import Bool, Float
 from mmjax.layers.einsum import Einsum, stacked_projection
 from mmjax.sharding import shard
 
-BESIDE_ATTENTION = ("act_batch", "act_length", "act_heads", "act_head_width")
+PROJECTION_AXES = ("act_batch", "act_length", "act_heads", "act_head_width")
 
 
 class MultiHeadAttention(nn.Module):
-    """Vaswani et al. 2017, eq. 1 and section 3.2.2; the softmax is in float32.
+    """Multi-head attention (Vaswani et al. 2017, eq. 1 and section 3.2.2), with its softmax in float32.
 
-    A query whose keys are all masked attends evenly to them: its reader must mask it; it is never NaN.
+    A query whose keys are all masked attends to them uniformly: its output is not NaN, but must be masked.
     """
 
     num_heads: int
@@ -27,12 +27,16 @@ class MultiHeadAttention(nn.Module):
         x: Float[jax.Array, "B L D"],
         context: Float[jax.Array, "B M C"],
         context_mask: Bool[jax.Array, "B M"],
-        allowed: Bool[jax.Array, "#B L M"] | None = None,
+        attention_mask: Bool[jax.Array, "#B L M"] | None = None,
     ) -> Float[jax.Array, "B L D"]:
-        """x attends to context, which may be x itself, where context_mask is True.
+        """Returns the attention of x to the context.
 
-        allowed: which query may attend to which key, where that is not the same for all (a prefix that all
-        may see, examples packed into one row); a first axis of 1 serves every example.
+        Args:
+          x: queries.
+          context: keys and values; x itself for self-attention.
+          context_mask: True where a key may be attended to by every query.
+          attention_mask: True where this query may attend to this key, e.g. within a prefix or a packed
+            example. An axis "#B" of size 1 is broadcast over the batch.
         """
         width = x.shape[-1]
         if width % self.num_heads:
@@ -53,11 +57,12 @@ class MultiHeadAttention(nn.Module):
         else:
             query = projection("query", x)(x)
             key, value = stacked_projection([projection(name, context) for name in ("key", "value")], context)
-        # Named twice: positions are exchanged for heads here, rather than inputs gathered before products.
-        query, key, value = (shard(y, *BESIDE_ATTENTION) for y in (query, key, value))
+        # Two constraints in a row make the compiler exchange positions for heads (an all-to-all) here. With
+        # one it would gather the inputs before the projections.
+        query, key, value = (shard(y, *PROJECTION_AXES) for y in (query, key, value))
         mask = context_mask[:, None, None, :]
-        if allowed is not None:
-            mask = mask & allowed[:, None]
+        if attention_mask is not None:
+            mask = mask & attention_mask[:, None]
         attended = jax.nn.dot_product_attention(
             shard(query, "act_batch", "act_queries", "act_attention_heads", "act_head_width"),
             shard(key, "act_batch", "act_keys", "act_attention_heads", "act_head_width"),
@@ -66,7 +71,7 @@ class MultiHeadAttention(nn.Module):
             is_causal=self.causal,
         )
         attended = shard(attended, "act_batch", "act_queries", "act_attention_heads", "act_head_width")
-        attended = shard(attended, *BESIDE_ATTENTION)
+        attended = shard(attended, *PROJECTION_AXES)
         return Einsum(
             "B L H K, H K D -> B L D", shape=(*heads, width), axes=("heads", "head_width", "embed"),
             use_bias=self.use_bias, dtype=self.dtype, name="out",

@@ -1,4 +1,4 @@
-"""The position-wise feed-forward half of a block."""
+"""The feed-forward layer of a Transformer block."""
 
 import flax.linen as nn
 import jax
@@ -10,14 +10,14 @@ from mmjax.sharding import shard
 ACTIVATIONS = {
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
-    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),  # CLIP's
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),  # CLIP
     "relu": jax.nn.relu,
-    "leaky_relu": lambda x: jax.nn.leaky_relu(x, 0.2),  # DCGAN's discriminator's
+    "leaky_relu": lambda x: jax.nn.leaky_relu(x, 0.2),  # DCGAN's discriminator
 }
 
 
 class Mlp(nn.Module):
-    """``activation(x W1) W2``, ``"B L D" -> "B L D"``."""
+    """`activation(x W1 + b1) W2 + b2` at each position."""
 
     mlp_width: int
     activation: str = "gelu_tanh"

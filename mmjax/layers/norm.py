@@ -1,4 +1,4 @@
-"""Normalisation without running state: every example by itself."""
+"""Normalisation per example, without running statistics."""
 
 import flax.linen as nn
 import jax
@@ -9,7 +9,7 @@ from mmjax.sharding import param_axes
 
 
 class LayerNorm(nn.Module):
-    """Ba, Kiros & Hinton 2016 over the last axis; statistics in float32 whatever the compute dtype."""
+    """Normalises the last axis (Ba, Kiros & Hinton 2016), with statistics in float32 for every dtype."""
 
     epsilon: float = 1e-6
     use_bias: bool = True
@@ -24,18 +24,16 @@ class LayerNorm(nn.Module):
         lead = (1,) * (x.ndim - 1)
         y *= self.param("scale", param_axes(nn.initializers.ones, "embed"), (width,)).reshape(*lead, width)
         if self.use_bias:
-            y += self.param("bias", param_axes(nn.initializers.zeros, "embed"), (width,)).reshape(
-                *lead, width
-            )
+            bias = self.param("bias", param_axes(nn.initializers.zeros, "embed"), (width,))
+            y += bias.reshape(*lead, width)
         return y.astype(self.dtype)
 
 
 class GroupNorm(nn.Module):
-    """Wu & He 2018, eq. 1 to 4: over all positions of a picture and the channels of each of its groups.
+    """Normalises each group of channels over all positions of an image (Wu & He 2018, eq. 1 to 4).
 
-    In the place of batch normalisation, whose statistics would tie an example to the others of its batch and
-    to a running state beside the parameters: examples stay independent, a step stays a pure function, and a
-    resumed run is the same to the bit. Statistics in float32 whatever the compute dtype.
+    It replaces batch normalisation, whose statistics depend on the other examples of a batch and on running
+    averages beside the parameters. Statistics are float32 for every dtype.
     """
 
     num_groups: int = 32

@@ -1,4 +1,4 @@
-"""Positions to one vector."""
+"""Pooling of positions."""
 
 import jax
 import jax.numpy as jnp
@@ -6,6 +6,6 @@ from jaxtyping import Bool, Float, Float32
 
 
 def mean_pool(x: Float[jax.Array, "B L D"], mask: Bool[jax.Array, "B L"]) -> Float32[jax.Array, "B D"]:
-    """The mean over positions whose mask is True, in float32; zero where there is none."""
+    """The mean over valid positions, in float32; zero for an example without any."""
     weight = mask[..., None].astype(jnp.float32)
     return (x.astype(jnp.float32) * weight).sum(1) / jnp.maximum(weight.sum(1), 1.0)

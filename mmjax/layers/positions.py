@@ -1,4 +1,4 @@
-"""What tells a position from its neighbours."""
+"""Position embeddings."""
 
 import flax.linen as nn
 import jax
@@ -10,14 +10,16 @@ from mmjax.sharding import param_axes
 
 
 class LearnedPositions(nn.Module):
-    """A learned vector for each of `length` positions, added to ``"B L D"`` with L <= length.
+    """Adds a learned vector to each position.
 
-    `scale` is the standard deviation at the start. BERT's 0.02 suits tokens of the same scale; where the
-    input has unit scale, positions of 0.02 are drowned and short sequences learn their order late or never.
+    length: the largest number of positions.
+    init_std: the standard deviation at initialisation. BERT's 0.02 fits token embeddings of that scale.
+      Beside inputs of unit scale it is too small: models of short sequences then learn their order late or
+      never.
     """
 
     length: int
-    scale: float = 1.0
+    init_std: float = 1.0
 
     @nn.compact
     def __call__(self, x: Float[jax.Array, "B L D"]) -> Float[jax.Array, "B L D"]:
@@ -25,13 +27,13 @@ class LearnedPositions(nn.Module):
             raise ValueError(
                 f"the input has {x.shape[1]} positions, and the table of positions has {self.length}"
             )
-        init = param_axes(nn.initializers.normal(self.scale), "positions", "embed")
+        init = param_axes(nn.initializers.normal(self.init_std), "positions", "embed")
         table = self.param("table", init, (self.length, x.shape[-1]))
         return x + table[None, : x.shape[1]].astype(x.dtype)
 
 
 class SinusoidalPositions(nn.Module):
-    """Fixed sines and cosines, Vaswani et al. 2017, section 3.5 (halves concatenated), added to the input."""
+    """Adds fixed sines and cosines (Vaswani et al. 2017, section 3.5, with sines before cosines)."""
 
     max_period: float = 10_000.0
 
@@ -41,7 +43,7 @@ class SinusoidalPositions(nn.Module):
 
 
 def sinusoids(length: int, width: int, max_period: float = 10_000.0) -> Float32[jax.Array, "L D"]:
-    """``"L D"``: sin(position / max_period^(2 i / width)) for i < width / 2, then the cosines."""
+    """sin(position / max_period^(2 i / width)) for i < width / 2, followed by the cosines."""
     half = width // 2
     frequency = np.exp(-np.log(max_period) * np.arange(half) / half)
     angle = np.arange(length)[:, None] * frequency[None, :]

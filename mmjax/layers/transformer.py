@@ -1,4 +1,4 @@
-"""The one trunk under every encoder."""
+"""The Transformer trunk."""
 
 from typing import Any, Literal
 
@@ -10,6 +10,7 @@ from mmjax.batch import Encoded
 from mmjax.layers.attention import MultiHeadAttention
 from mmjax.layers.mlp import Mlp
 from mmjax.layers.norm import LayerNorm
+from mmjax.layers.trunk import Trunk
 from mmjax.sharding import shard
 from mmjax.sharding.annotate import LAYERS_METADATA
 
@@ -21,7 +22,7 @@ REMAT_POLICIES = {
 
 
 class Block(nn.Module):
-    """Attention and MLP with residuals; pre-norm (GPT-2, ViT) or post-norm (BERT)."""
+    """Self-attention and an MLP with residuals; pre-norm (GPT-2, ViT) or post-norm (BERT)."""
 
     num_heads: int
     mlp_width: int
@@ -39,51 +40,38 @@ class Block(nn.Module):
         x: Float[jax.Array, "B L D"],
         mask: Bool[jax.Array, "B L"],
         train: bool,
-        allowed: Bool[jax.Array, "#B L L"] | None = None,
+        attention_mask: Bool[jax.Array, "#B L L"] | None = None,
     ) -> Float[jax.Array, "B L D"]:
-        """mask: which positions are there; allowed: which may attend to which, as MultiHeadAttention's."""
+        """Returns the block's output. The masks are those of `Transformer.encode`."""
 
         def normalise(x, name):
-            return LayerNorm(epsilon=self.epsilon, use_bias=self.use_bias, dtype=self.dtype, name=name)(x)
+            return LayerNorm(self.epsilon, self.use_bias, self.dtype, name=name)(x)
 
         def drop(x):
             return nn.Dropout(self.dropout, deterministic=not train)(x)
 
-        attention = MultiHeadAttention(
-            num_heads=self.num_heads,
-            causal=self.causal,
-            use_bias=self.use_bias,
-            dtype=self.dtype,
-            name="attention",
-        )
-        mlp = Mlp(
-            mlp_width=self.mlp_width,
-            activation=self.activation,
-            use_bias=self.use_bias,
-            dtype=self.dtype,
-            name="mlp",
-        )
+        common = {"use_bias": self.use_bias, "dtype": self.dtype}
+        attention = MultiHeadAttention(self.num_heads, self.causal, **common, name="attention")
+        mlp = Mlp(self.mlp_width, self.activation, **common, name="mlp")
         if self.norm == "pre":
             y = normalise(x, "attention_norm")
-            x = x + drop(attention(y, y, mask, allowed))
+            x = x + drop(attention(y, y, mask, attention_mask))
             x = x + drop(mlp(normalise(x, "mlp_norm")))
         else:
-            x = normalise(x + drop(attention(x, x, mask, allowed)), "attention_norm")
+            x = normalise(x + drop(attention(x, x, mask, attention_mask)), "attention_norm")
             x = normalise(x + drop(mlp(x)), "mlp_norm")
         return shard(x, "act_batch", "act_length", "act_embed")
 
 
-class Transformer(nn.Module):
-    """`depth` blocks; a final norm if pre-norm.
+class Transformer(Trunk):
+    """`depth` blocks, and a final norm if pre-norm.
 
-    `scan` compiles one block whatever the depth, and stacks parameters along "layers". `remat` trades compute
-    for memory in the backward pass: "dots" keeps matrix products, "full" keeps only each block's input.
-    Parameters are float32, arithmetic is in `dtype`. `taps` are depths, 1 to `depth` - 1, whose states
-    `encode` hands on beside the last one, for what aligns or fuses streams at several depths.
+    dtype: the dtype of the arithmetic; parameters are float32.
+    scan: compile one block for all layers, with parameters stacked along a first axis "layers".
+    remat: what the backward pass recomputes to save memory. "dots" keeps matrix products, "full" keeps only
+      the input of each block.
     """
 
-    depth: int
-    width: int
     num_heads: int
     mlp_width: int
     norm: Literal["pre", "post"] = "pre"
@@ -94,16 +82,17 @@ class Transformer(nn.Module):
     dropout: float = 0.0
     scan: bool = True
     remat: Literal["none", "dots", "full"] = "none"
-    taps: tuple[int, ...] = ()
     dtype: str = "float32"
 
     @classmethod
     def of(cls, depth: int, width: int, *, num_heads: int | None = None, **fields: Any) -> "Transformer":
-        """The usual proportions: heads of 64 channels, and an MLP four times as wide as the residual stream.
+        """Returns a trunk with heads of 64 channels and an MLP of width 4 D.
 
         Args:
-          num_heads: None takes width / 64, at least 1.
-          fields: any other field, such as `causal=True`.
+          depth: the number of blocks.
+          width: D.
+          num_heads: None: D / 64, at least 1.
+          fields: other fields, such as `causal=True`.
 
         >>> Transformer.of(12, 768).num_heads, Transformer.of(12, 768).mlp_width
         (12, 3072)
@@ -111,42 +100,28 @@ class Transformer(nn.Module):
         heads = max(1, width // 64) if num_heads is None else num_heads
         return cls(**{"depth": depth, "width": width, "num_heads": heads, "mlp_width": 4 * width} | fields)
 
-    def __call__(
-        self,
-        x: Float[jax.Array, "B L D"],
-        mask: Bool[jax.Array, "B L"],
-        train: bool = False,
-        allowed: Bool[jax.Array, "#B L L"] | None = None,
-    ) -> Float[jax.Array, "B L D"]:
-        """What is under a False mask changes nothing that is under a True one.
+    @property
+    def is_causal(self):
+        return self.causal
 
-        allowed: which position may attend to which, as MultiHeadAttention's.
-        """
-        return self.states(x, mask, train, allowed)[0]
-
+    @nn.compact
     def encode(
         self,
         x: Float[jax.Array, "B L D"],
         mask: Bool[jax.Array, "B L"],
         train: bool = False,
-        allowed: Bool[jax.Array, "#B L L"] | None = None,
+        attention_mask: Bool[jax.Array, "#B L L"] | None = None,
     ) -> Encoded:
-        """The same as an encoder's result, with the states at `taps`."""
-        x, hidden_states = self.states(x, mask, train, allowed)
-        return Encoded(x, mask, hidden_states)
+        """Returns the last block's output, normalised if pre-norm, and the outputs of the blocks in `taps`.
 
-    @nn.compact
-    def states(
-        self, x: jax.Array, mask: jax.Array, train: bool, allowed: jax.Array | None
-    ) -> tuple[Float[jax.Array, "B L D"], tuple[Float[jax.Array, "B L D"], ...]]:
-        """The last state, normalised if pre-norm, and those at `taps` as they are."""
-        if x.shape[-1] != self.width:
-            raise ValueError(f"the trunk has width {self.width}, and its input has width {x.shape[-1]}")
-        if not all(0 < tap < self.depth for tap in self.taps):
-            raise ValueError(f"taps expects depths of 1 to {self.depth - 1}, found {self.taps}")
+        Args:
+          mask: True where the position is valid.
+          attention_mask: True where this query may attend to this key, in addition to `mask` and `causal`.
+        """
+        self.check_input(x)
         block = Block
         if self.remat != "none":
-            # Under scan XLA finds nothing to merge the recomputation with: no barrier is needed.
+            # Under scan XLA cannot merge the recomputation with the forward pass, so that CSE is harmless.
             block = nn.remat(
                 Block, policy=REMAT_POLICIES[self.remat], prevent_cse=not self.scan, static_argnums=(3,)
             )
@@ -156,24 +131,23 @@ class Transformer(nn.Module):
             dtype=self.dtype,
         )  # fmt: skip
         x = shard(x.astype(self.dtype), "act_batch", "act_length", "act_embed")
-        depths: Any = []  # states, lowest first: a list, or stacked along a first axis
+        outputs: Any = []  # of all blocks: a list, or stacked along a first axis
         if self.scan:
 
             def layer(module, carry, _):
-                carry = module(carry, mask, train, allowed)
+                carry = module(carry, mask, train, attention_mask)
                 return carry, carry if self.taps else None
 
             layers = nn.scan(
                 layer, variable_axes={"params": 0}, split_rngs={"params": True, "dropout": True},
                 length=self.depth, metadata_params=LAYERS_METADATA,
             )  # fmt: skip
-            x, depths = layers(block(**options, name="layers"), x, None)
+            x, outputs = layers(block(**options, name="layers"), x, None)
         else:
             for i in range(self.depth):
-                x = block(**options, name=f"layer_{i}")(x, mask, train, allowed)
-                depths.append(x)
-        hidden_states = tuple(depths[tap - 1] for tap in self.taps)
+                x = block(**options, name=f"layer_{i}")(x, mask, train, attention_mask)
+                outputs.append(x)
+        hidden_states = tuple(outputs[tap - 1] for tap in self.taps)
         if self.norm == "pre":
-            norm = LayerNorm(self.epsilon, use_bias=self.use_bias, dtype=self.dtype, name="final_norm")
-            x = norm(x)
-        return x, hidden_states
+            x = LayerNorm(self.epsilon, self.use_bias, self.dtype, name="final_norm")(x)
+        return Encoded(x, mask, hidden_states)

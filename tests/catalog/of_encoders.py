@@ -95,7 +95,7 @@ def patches() -> tuple[Patches]:
     return (Patches(normal(B, 6, 12), index // 2, index % 2, padding(length=6)),)
 
 
-PACKING = encoders.Packing(examples=2, length=12)
+PACKING = encoders.Packing(examples_per_row=2, row_length=12)
 
 
 def cnn(dtype: str) -> encoders.ConvSpectrogram:
@@ -107,13 +107,13 @@ def spectrogram_cnn(dtype: str) -> encoders.SpectrogramCNN:
 
 
 def waveform_stem(dtype: str) -> encoders.ConvWaveform:
-    return encoders.ConvWaveform(channels=8, sizes=(10, 3), strides=(5, 4), dtype=dtype)
+    return encoders.ConvWaveform(channels=8, kernel_sizes=(10, 3), strides=(5, 4), dtype=dtype)
 
 
 def adversarial(dtype: str) -> encoders.AdversarialSpectrogram:
     return encoders.AdversarialSpectrogram(
         mel=encoders.LogMel(sample_rate_hz=8000, num_mels=8),
-        generator=generator(dtype), discriminator=cnn(dtype), width=D, noise=4,
+        generator=generator(dtype), discriminator=cnn(dtype), width=D, noise_dim=4,
     )  # fmt: skip
 
 

@@ -47,10 +47,12 @@ LAYERS = [
     layer("Einsum", einsum, normal(B, L, D)),
     layer("LayerNorm", lambda t: layers.LayerNorm(dtype=t), normal(B, L, D)),
     layer("Mlp", lambda t: layers.Mlp(mlp_width=32, dtype=t), normal(B, L, D)),
-    layer("Conv1d", lambda t: layers.Conv1d(D, size=3, stride=2, dtype=t), normal(B, L, 5)),
-    layer("Conv2d", lambda t: layers.Conv2d(D, size=3, stride=2, dtype=t), normal(B, 5, 6, 2)),
-    layer("Conv2d.xla", lambda t: layers.Conv2d(D, size=3, stride=2, by="xla", dtype=t), normal(B, 5, 6, 2)),
-    layer("DepthwiseConv2d", lambda t: layers.DepthwiseConv2d(size=3, dtype=t), normal(B, 5, 6, 2)),
+    layer("Conv1d", lambda t: layers.Conv1d(D, kernel_size=3, stride=2, dtype=t), normal(B, L, 5)),
+    layer("Conv2d", lambda t: layers.Conv2d(D, kernel_size=3, stride=2, dtype=t), normal(B, 5, 6, 2)),
+    layer(
+        "Conv2d.xla", lambda t: layers.Conv2d(D, 3, 2, implementation="xla", dtype=t), normal(B, 5, 6, 2)
+    ),
+    layer("DepthwiseConv2d", lambda t: layers.DepthwiseConv2d(kernel_size=3, dtype=t), normal(B, 5, 6, 2)),
     layer("GroupNorm", lambda t: layers.GroupNorm(num_groups=2, dtype=t), normal(B, 5, 6, 4)),
     layer("LearnedPositions", lambda t: layers.LearnedPositions(L + 2), normal(B, L, D), bf16=None),
     layer("SinusoidalPositions", lambda t: layers.SinusoidalPositions(), normal(B, L, D), bf16=None),

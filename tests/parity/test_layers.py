@@ -1,4 +1,4 @@
-"""Layers and stems against loops of their definitions, causality by gradient, and equal ways to compute."""
+"""Layers and stems against loops of their definitions; causality by gradient; equal implementations."""
 
 import functools
 
@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from catalog import row
+from catalog.row import random_parameters
 
 from mmjax import encoders, layers
 from mmjax.encoders.text import hash_ngram
@@ -27,13 +28,6 @@ def padding() -> jax.Array:
     return jnp.asarray(row.padding(B, L))
 
 
-def random_parameters(module, *inputs):
-    """Random, biases too: at their initial zero they would hide what is done with them."""
-    abstract = nn.meta.unbox(jax.eval_shape(lambda: module.init(jax.random.key(0), *inputs))["params"])
-    rng = np.random.default_rng(0)
-    return jax.tree.map(lambda x: 0.5 * rng.normal(size=x.shape).astype(np.float32), abstract)
-
-
 def norm(x, p, epsilon: float = 1e-6):
     return (x - x.mean()) / np.sqrt(x.var() + epsilon) * p["scale"] + p["bias"]
 
@@ -43,7 +37,7 @@ def gelu_tanh(x):
 
 
 def attend(x, mask, p, causal: bool):
-    """One example, "L D": one query, one head, one key at a time."""
+    """Attention of one example, "L D", one query, head and key at a time."""
 
     def project(name):
         return np.einsum("LD,DHK->LHK", x, p[name]["kernel"]) + p[name]["bias"]
@@ -52,9 +46,9 @@ def attend(x, mask, p, causal: bool):
     out = np.zeros_like(query)
     for i in range(len(x)):
         for h in range(HEADS):
-            seen = [j for j in range(len(x)) if mask[j] and (j <= i or not causal)] or range(len(x))
-            weight = np.exp([query[i, h] @ key[j, h] / np.sqrt(D / HEADS) for j in seen])
-            out[i, h] = sum(w * value[j, h] for w, j in zip(weight / weight.sum(), seen, strict=True))
+            keys = [j for j in range(len(x)) if mask[j] and (j <= i or not causal)] or range(len(x))
+            weight = np.exp([query[i, h] @ key[j, h] / np.sqrt(D / HEADS) for j in keys])
+            out[i, h] = sum(w * value[j, h] for w, j in zip(weight / weight.sum(), keys, strict=True))
     return np.einsum("LHK,HKD->LD", out, p["out"]["kernel"]) + p["out"]["bias"]
 
 
@@ -95,9 +89,9 @@ def test_scan_and_remat_compute_the_same():
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), unrolled["layer_0"], unrolled["layer_1"])
     scanned = {"layers": stacked, "final_norm": unrolled["final_norm"]}
 
-    def run(params, **how):
+    def run(params, **fields):
         def loss(params, x):
-            out = layers.Transformer(**TRUNK, **how).apply({"params": params}, x, mask)
+            out = layers.Transformer(**TRUNK, **fields).apply({"params": params}, x, mask)
             return jnp.where(mask[..., None], out, 0).std(), out
 
         (_, out), grad = jax.jit(jax.value_and_grad(loss, argnums=1, has_aux=True))(params, x)
@@ -109,21 +103,21 @@ def test_scan_and_remat_compute_the_same():
 
 
 @pytest.mark.parametrize("causal", [True, False])
-def test_no_position_feels_a_later_one(causal):
-    """By gradient: exactly zero if causal, and anything but if not."""
+def test_causal_outputs_do_not_depend_on_later_positions(causal):
+    """The gradient with respect to later positions is exactly zero if causal, and not zero otherwise."""
     trunk = layers.Transformer(**TRUNK, causal=causal)
     x, mask = normal(1, L, D), jnp.ones((1, L), bool)
     params = random_parameters(trunk, x, mask)
     jacobian = jax.jit(jax.jacrev(lambda x: trunk.apply({"params": params}, x, mask)[0].sum(-1) ** 2))(x)[
         :, 0
     ]
-    felt = np.abs(jacobian).max(-1)  # output position, input position
-    assert (felt[np.tril_indices(L)] > 0).all()
-    assert (felt[np.triu_indices(L, 1)] == 0).all() == causal
-    assert causal or (felt > 0).all()
+    gradient = np.abs(jacobian).max(-1)  # output position, input position
+    assert (gradient[np.tril_indices(L)] > 0).all()
+    assert (gradient[np.triu_indices(L, 1)] == 0).all() == causal
+    assert causal or (gradient > 0).all()
 
 
-def test_dropout_is_only_for_training():
+def test_dropout_is_applied_only_in_training():
     trunk = layers.Transformer(**TRUNK, dropout=0.5)
     x, mask = normal(B, L, D), padding()
     params = random_parameters(trunk, x, mask)
@@ -152,7 +146,7 @@ def test_activations(name, expected):
     )
 
 
-def test_einsum_contracts_what_the_output_lacks():
+def test_einsum():
     module = layers.Einsum("B L H K, H K D -> B L D", (2, 3, 4), ("heads", "head_width", "embed"))
     x = normal(B, L, 2, 3)
     params = random_parameters(module, x)
@@ -161,39 +155,38 @@ def test_einsum_contracts_what_the_output_lacks():
 
 
 @pytest.mark.parametrize("use_bias", [True, False])
-def test_maps_together_give_what_each_gives(use_bias):
-    class Both(nn.Module):
+def test_stacked_projection_equals_separate_projections(use_bias):
+    class Projections(nn.Module):
         stacked: bool
 
         @nn.compact
         def __call__(self, x):
             names = ("first", "second", "third")
             equation, axes = "B L D, D H K -> B L H K", ("embed", "heads", "head_width")
-            maps = [layers.Einsum(equation, (4, 2, 3), axes, use_bias, name=name) for name in names]
-            return layers.stacked_projection(maps, x) if self.stacked else [each(x) for each in maps]
+            projections = [layers.Einsum(equation, (4, 2, 3), axes, use_bias, name=name) for name in names]
+            return layers.stacked_projection(projections, x) if self.stacked else [p(x) for p in projections]
 
     x = normal(B, L, 4)
-    params = random_parameters(Both(False), x)
-    expected = Both(False).apply({"params": params}, x)
-    for found, alone in zip(Both(True).apply({"params": params}, x), expected, strict=True):
-        np.testing.assert_allclose(found, alone, rtol=MODULE, atol=MODULE)
+    params = random_parameters(Projections(False), x)
+    expected = Projections(False).apply({"params": params}, x)
+    for found, separate in zip(Projections(True).apply({"params": params}, x), expected, strict=True):
+        np.testing.assert_allclose(found, separate, rtol=MODULE, atol=MODULE)
 
 
-def test_kernels_start_at_one_over_fan_in():
+def test_kernels_are_initialised_with_variance_one_over_fan_in():
     module = layers.Einsum("B L D, D H K -> B L H K", (64, 8, 32), ("embed", "heads", "head_width"))
     kernel = jax.jit(module.init)(jax.random.key(0), normal(1, 1, 64))["params"]["kernel"].unbox()
     np.testing.assert_allclose(kernel.std(), 64**-0.5, rtol=0.05)
 
 
-@pytest.mark.parametrize("size, stride", [(3, 1), (3, 2), (5, 2), (2, 3)])
+@pytest.mark.parametrize("kernel_size, stride", [(3, 1), (3, 2), (5, 2), (2, 3)])
 @pytest.mark.parametrize("length", [7, 8])
-def test_convolutions_are_xlas(size, stride, length):
-    """ "SAME" padding, on odd and even lengths."""
+def test_convolutions_equal_xlas_with_same_padding(kernel_size, stride, length):
     x = normal(B, length, 6, 2)
-    module = layers.Conv2d(4, size, stride)
+    module = layers.Conv2d(4, kernel_size, stride)
     params = random_parameters(module, x)
     kernel = (
-        params["kernel"]["kernel"].reshape(size, size, 2, 4).swapaxes(0, 1)
+        params["kernel"]["kernel"].reshape(kernel_size, kernel_size, 2, 4).swapaxes(0, 1)
     )  # the second axis varies slowest
     expected = jax.lax.conv_general_dilated(
         x, kernel, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
@@ -201,37 +194,37 @@ def test_convolutions_are_xlas(size, stride, length):
     bias = params["kernel"]["bias"][None, None, None]
     np.testing.assert_allclose(module.apply({"params": params}, x), expected + bias, rtol=STACK, atol=MODULE)
 
-    line = x[:, :, 0]
-    module = layers.Conv1d(4, size, stride)
-    params = random_parameters(module, line)
-    kernel = params["kernel"]["kernel"].reshape(size, 2, 4)
+    sequence = x[:, :, 0]
+    module = layers.Conv1d(4, kernel_size, stride)
+    params = random_parameters(module, sequence)
+    kernel = params["kernel"]["kernel"].reshape(kernel_size, 2, 4)
     expected = jax.lax.conv_general_dilated(
-        line, kernel, (stride,), "SAME", dimension_numbers=("NHC", "HIO", "NHC")
+        sequence, kernel, (stride,), "SAME", dimension_numbers=("NHC", "HIO", "NHC")
     )
     bias = params["kernel"]["bias"][None, None]
     np.testing.assert_allclose(
-        module.apply({"params": params}, line), expected + bias, rtol=STACK, atol=MODULE
+        module.apply({"params": params}, sequence), expected + bias, rtol=STACK, atol=MODULE
     )
 
 
-def test_picture_patches_come_in_reading_order():
+def test_image_patches_are_in_reading_order():
     pixels = normal(1, 4, 6, 3)
     patches = encoders.image.split_patches(jnp.asarray(pixels), (2, 3))
     assert patches.shape == (1, 4, 2, 3, 3)
     for i, (top, left) in enumerate(((0, 0), (0, 3), (2, 0), (2, 3))):
         np.testing.assert_array_equal(patches[0, i], pixels[0, top : top + 2, left : left + 3])
     with pytest.raises(
-        ValueError, match=r"picture of \(4, 6\) pixels does not divide into patches of \(3, 3\)"
+        ValueError, match=r"image of \(4, 6\) pixels does not divide into patches of \(3, 3\)"
     ):
         encoders.image.split_patches(jnp.asarray(pixels), (3, 3))
 
 
-def test_spectrogram_patches_come_time_first():
+def test_spectrogram_patches_are_ordered_by_time():
     mel, mask = normal(1, 7, 4), jnp.arange(7)[None] < 3
     module = encoders.FramePatches(frames=2, mels=2)
     params = random_parameters(module, mel, mask, 5)
     x, found_mask = module.apply({"params": params}, mel, mask, 5)
-    # Seven frames are three pairs; a pair that is half there is there.
+    # Seven frames have three patches. A patch with one valid frame is valid.
     np.testing.assert_array_equal(found_mask, [[True, True, True, True, False, False]])
     for i, (frame, low) in enumerate((t, m) for t in (0, 2, 4) for m in (0, 2)):
         patch = mel[0, frame : frame + 2, low : low + 2].reshape(-1)
@@ -249,7 +242,7 @@ def test_sinusoids():
             np.testing.assert_allclose(found[position, [i, 4 + i]], [np.sin(angle), np.cos(angle)], atol=1e-6)
 
 
-def test_learned_positions_add_a_row_each():
+def test_learned_positions():
     module, x = layers.LearnedPositions(L + 2), normal(B, L, D)
     params = random_parameters(module, x)
     np.testing.assert_array_equal(module.apply({"params": params}, x), x + params["table"][None, :L])
@@ -272,10 +265,10 @@ def test_hashes_of_ngrams():
 def test_hashes_spread_over_all_buckets():
     pairs = jnp.stack(jnp.meshgrid(jnp.arange(100), jnp.arange(100)), -1).reshape(-1, 2)
     counts = np.bincount(hash_ngram(pairs, 2, 100)[:, 1], minlength=100)
-    assert counts.min() > 40 and counts.max() < 200  # 100 each, were they dealt out evenly
+    assert counts.min() > 40 and counts.max() < 200  # 100 on average
 
 
-def test_widths_that_do_not_fit_are_refused():
+def test_invalid_widths_are_refused():
     x, key = normal(B, L, D), jax.random.key(0)
     with pytest.raises(ValueError, match="width 8 is not divisible by num_heads 3"):
         layers.MultiHeadAttention(num_heads=3).init(key, x, x, padding())

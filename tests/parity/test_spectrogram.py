@@ -1,4 +1,4 @@
-"""Log-mel against loops of its definition and Whisper's filters; what SpecAugment may and may not do."""
+"""Log-mel spectrograms against loops of their definition and Whisper's filters; properties of SpecAugment."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ RATE = 8000
 
 
 def clip(seconds: float = 0.2) -> np.ndarray:
-    """Two chirps of different loudness, and noise."""
+    """A chirp and a quieter tone, with noise."""
     time = np.arange(round(seconds * RATE)) / RATE
     rng = np.random.default_rng(0)
     tones = [0.5 * np.sin(2 * np.pi * (300 + 4000 * time) * time), 0.1 * np.sin(2 * np.pi * 1000 * time)]
@@ -23,7 +23,7 @@ def clip(seconds: float = 0.2) -> np.ndarray:
 
 
 def loop_log_mel(samples, mask, mel: LogMel) -> tuple[np.ndarray, np.ndarray]:
-    """One clip; the discrete Fourier transform written out."""
+    """The log-mel spectrogram of one clip, with an explicit Fourier matrix."""
     window, hop, fft = mel.sizes()
     samples = np.where(mask, np.float64(samples), 0)
     hann = [0.5 - 0.5 * np.cos(2 * np.pi * n / window) for n in range(window)]
@@ -31,9 +31,9 @@ def loop_log_mel(samples, mask, mel: LogMel) -> tuple[np.ndarray, np.ndarray]:
     filters = loop_filters(fft, mel.num_mels)
     frames, valid = [], []
     for t in range(len(samples) // hop):
-        around = [t * hop - window // 2 + n for n in range(window)]
-        piece = [samples[i] if 0 <= i < len(samples) else 0.0 for i in around]
-        power = np.abs(frequencies @ np.multiply(piece, hann)) ** 2
+        indices = [t * hop - window // 2 + n for n in range(window)]
+        window_samples = [samples[i] if 0 <= i < len(samples) else 0.0 for i in indices]
+        power = np.abs(frequencies @ np.multiply(window_samples, hann)) ** 2
         frames.append(np.log(power @ filters + mel.floor))
         valid.append(mask[t * hop])
     frames, valid = np.array(frames), np.array(valid)
@@ -42,7 +42,7 @@ def loop_log_mel(samples, mask, mel: LogMel) -> tuple[np.ndarray, np.ndarray]:
 
 
 def loop_filters(fft: int, num_mels: int) -> np.ndarray:
-    """Triangles of unit area between neighbours on the mel scale."""
+    """Triangles of unit area between neighbouring points of the mel scale."""
     edges = mel_to_hz(np.linspace(0, hz_to_mel(RATE / 2), num_mels + 2))
     filters = np.zeros((fft // 2 + 1, num_mels))
     for m in range(num_mels):
@@ -63,11 +63,11 @@ def test_log_mel(changes):
     for i in range(2):
         expected, expected_mask = loop_log_mel(samples[i], mask[i], mel)
         np.testing.assert_array_equal(found_mask[i], expected_mask)
-        # fp32 stack: a sum of squares of a transform, and a logarithm of it.
+        # 20 times: the logarithm amplifies rounding errors of the FFT in bands of little power.
         np.testing.assert_allclose(found[i], expected, atol=20 * TOLERANCE["fp32_stack"])
 
 
-def test_loudness_does_not_matter_and_silence_is_no_nan():
+def test_loudness_has_no_influence_and_silence_gives_no_nan():
     mel = jax.jit(LogMel(sample_rate_hz=RATE, num_mels=20).__call__)
     samples, mask = clip(), np.ones((2, 1600), bool)
     np.testing.assert_allclose(mel(samples, mask)[0][0], mel(2 * samples, mask)[0][0], atol=0.01)
@@ -75,12 +75,12 @@ def test_loudness_does_not_matter_and_silence_is_no_nan():
     assert np.isfinite(mel(samples, ~mask)[0]).all()
 
 
-def test_filters_are_whispers():
+def test_filters_equal_whispers():
     whisper = WhisperFeatureExtractor(feature_size=80, sampling_rate=16_000, n_fft=400).mel_filters
     np.testing.assert_allclose(mel_filters(16_000, 400, 80, 0.0, 8000.0), whisper, rtol=1e-4, atol=1e-8)
 
 
-def test_filters_between_two_frequencies_are_slaneys():
+def test_filters_between_two_frequencies_equal_slaneys():
     expected = mel_filter_bank(129, 20, 60.0, 3800.0, RATE, norm="slaney", mel_scale="slaney")
     np.testing.assert_allclose(mel_filters(RATE, 256, 20, 60.0, 3800.0), expected, rtol=1e-4, atol=1e-8)
 
@@ -91,14 +91,14 @@ def test_mels_and_hertz_are_inverse():
     np.testing.assert_allclose(hz_to_mel(np.array([200.0, 1000, 6400])), [3, 15, 42])
 
 
-# A spectrogram that counts its frames, 1 .. 32, in every mel; the second clip ends at frame 20.
+# A spectrogram whose value at frame t is t + 1 in every mel; the second clip has 20 valid frames.
 RAMP = np.repeat(np.arange(1, 33, dtype=np.float32)[None, :, None], 2, 0) * np.ones((1, 1, 8), np.float32)
 RAMP_MASK = np.arange(32)[None] < np.array([[32], [20]])
 RAMP *= RAMP_MASK[..., None]
 
 
 def augmented(augment: SpecAugment, mel=RAMP, mask=RAMP_MASK, num: int = 64):
-    """`num` draws: "num B frames mels", "num B frames"."""
+    """Augments with `num` keys: "num B frames mels", "num B frames"."""
     keys = jax.random.split(jax.random.key(0), num)
     return jax.device_get(
         jax.jit(jax.vmap(lambda key: augment(jnp.asarray(mel), jnp.asarray(mask), key)))(keys)
@@ -111,46 +111,46 @@ def test_augmentation_is_off_by_default():
     np.testing.assert_array_equal(mask[0], RAMP_MASK)
 
 
-def test_time_masks_hide_runs_of_whole_frames():
-    mel, mask = augmented(SpecAugment(num_time_masks=1, max_time_frames=5))
-    hidden = (mel == 0)[:, 0]
-    assert (hidden.all(-1) == hidden.any(-1)).all()
-    assert_runs(hidden.all(-1), 5)
+def test_time_masks_zero_runs_of_whole_frames():
+    mel, mask = augmented(SpecAugment(num_time_masks=1, max_mask_frames=5))
+    masked = (mel == 0)[:, 0]
+    assert (masked.all(-1) == masked.any(-1)).all()
+    assert_runs(masked.all(-1), 5)
     np.testing.assert_array_equal(mask, np.broadcast_to(RAMP_MASK, mask.shape))
 
 
-def test_mel_masks_hide_runs_of_whole_mels():
-    mel, _ = augmented(SpecAugment(num_mel_masks=1, max_mels=3))
-    hidden = (mel == 0)[:, 0]
-    assert (hidden.all(1) == hidden.any(1)).all()
-    assert_runs(hidden.all(1), 3)
+def test_mel_masks_zero_runs_of_whole_mels():
+    mel, _ = augmented(SpecAugment(num_mel_masks=1, max_mask_mels=3))
+    masked = (mel == 0)[:, 0]
+    assert (masked.all(1) == masked.any(1)).all()
+    assert_runs(masked.all(1), 3)
 
 
-def assert_runs(hidden: np.ndarray, longest: int) -> None:
-    """One run a draw, of every length up to the longest; every place is hidden at times."""
-    widths = hidden.sum(1)
-    assert set(widths) == set(range(longest + 1))
-    assert (np.abs(np.diff(np.pad(hidden, ((0, 0), (1, 1))).astype(int), axis=1)).sum(1) <= 2).all()
-    assert hidden.any(0).all()
+def assert_runs(masked: np.ndarray, max_width: int) -> None:
+    """Each row has one run; all widths up to `max_width` occur, and every position is masked in some row."""
+    widths = masked.sum(1)
+    assert set(widths) == set(range(max_width + 1))
+    assert (np.abs(np.diff(np.pad(masked, ((0, 0), (1, 1))).astype(int), axis=1)).sum(1) <= 2).all()
+    assert masked.any(0).all()
 
 
-def test_bands_longer_than_the_axis_fit():
+def test_bands_wider_than_the_axis_are_clipped():
     bands = random_band(jax.random.key(0), 200, 4, 9)
     assert bands.all(1).any() and not bands.all(1).all()
 
 
 def test_time_stretch_changes_speed_within_bounds():
     mel, mask = augmented(SpecAugment(time_stretch=0.25))
-    # The second clip, 20 frames: stays a clip from the start on, and as long as its speed makes it.
+    # The mask of the second clip, 20 frames, still starts at 0; its length follows from the speed.
     length = mask[:, 1].sum(1)
     np.testing.assert_array_equal(mask[:, 1], np.arange(32) < length[:, None])
     assert length.min() >= 19 / 1.25 and length.max() <= 20 / 0.75 + 1 and len(set(length)) > 5
     assert (mel[~mask] == 0).all()
-    # A ramp stays a ramp, as steep as the speed; a clip's last valid frames may blend with what follows.
+    # A ramp stays a ramp whose slope is the speed. The last valid frames may be interpolated with padding.
     slope = mel[:, 1, 1, 0] - mel[:, 1, 0, 0]
     assert slope.min() >= 0.75 - 1e-3 and slope.max() <= 1.25 + 1e-3 and slope.std() > 0.05
     np.testing.assert_allclose(mel[:, 1, :12, 0], 1 + slope[:, None] * np.arange(12), rtol=1e-3)
-    # The first clip fills the window: played fast it ends early, and nothing is made up behind its end.
+    # The first clip has no padding: if it is sped up, the frames after its end are masked.
     fast = slope_of(mel[:, 0]) > 1.05
     assert fast.any() and not mask[fast, 0, -1].any()
 
@@ -159,9 +159,9 @@ def slope_of(mel: np.ndarray) -> np.ndarray:
     return mel[:, 1, 0] - mel[:, 0, 0]
 
 
-def test_mel_stretch_moves_mels_and_leaves_time():
-    across = RAMP_MASK[..., None] * np.arange(8, dtype=np.float32)
-    mel, mask = augmented(SpecAugment(mel_stretch=0.2), across)
+def test_mel_stretch_changes_mels_but_not_time():
+    mel_ramp = RAMP_MASK[..., None] * np.arange(8, dtype=np.float32)
+    mel, mask = augmented(SpecAugment(mel_stretch=0.2), mel_ramp)
     np.testing.assert_array_equal(mask, np.broadcast_to(RAMP_MASK, mask.shape))
     assert (mel[~mask] == 0).all()
     slope = mel[:, 0, 0, 1] - mel[:, 0, 0, 0]

@@ -1,4 +1,4 @@
-"""The encoders that no other sharding test trains: a gradient on eight devices is that of one."""
+"""Gradients of encoders on eight devices equal those on one, for encoders without another sharding test."""
 
 import jax
 import jax.numpy as jnp
@@ -17,14 +17,14 @@ B, WIDTH = 8, 16
 
 
 def learner() -> Learner:
-    """Every pair of neighbours is compared, and the sound has a generator."""
+    """InfoNCE between neighbouring streams, and an adversarial loss on the audio."""
     mel = encoders.LogMel(sample_rate_hz=8000, num_mels=8)
     trunk = dict(depth=1, width=WIDTH, num_heads=4, mlp_width=16, scan=False)
-    towers = {
+    stream_encoders = {
         "text": encoders.RecurrentText(VOCAB, layers.Recurrent(depth=1, width=WIDTH)),
         "image": encoders.ResNet(stages=(1,), width=8, stem="small", num_groups=2),
         "patches": encoders.NaViT(
-            layers.Transformer(**trunk), packing=encoders.Packing(examples=2, length=8)
+            layers.Transformer(**trunk), packing=encoders.Packing(examples_per_row=2, row_length=8)
         ),
         "audio": encoders.AdversarialSpectrogram(
             mel=mel,
@@ -37,11 +37,11 @@ def learner() -> Learner:
             layers.Transformer(**trunk),
         ),
     }  # fmt: skip
-    streams = list(towers)
+    streams = list(stream_encoders)
     pairs = zip(streams, [*streams[1:], streams[0]], strict=True)
     return Learner(
         model=MultimodalModel(
-            encoders=towers,
+            encoders=stream_encoders,
             fusion=fusion.Late(tuple(streams)),
             heads={"real": heads.RealOrGenerated("audio")}
             | {stream: heads.PooledEmbedding(stream, dim=8) for stream in streams},
@@ -52,45 +52,49 @@ def learner() -> Learner:
 
 
 def batch() -> dict:
-    made = tiny_batch(B)
-    place = np.broadcast_to(np.arange(4, dtype=np.int32), (B, 4))
+    streams = tiny_batch(B)
+    index = np.broadcast_to(np.arange(4, dtype=np.int32), (B, 4))
     mask = np.arange(4)[None] < np.arange(B)[:, None] % 4 + 1
-    return {name: made[name] for name in ("text", "image", "audio")} | {
-        "patches": Patches(row.normal(B, 4, 12), place // 2, place % 2, mask),
+    return {name: streams[name] for name in ("text", "image", "audio")} | {
+        "patches": Patches(row.normal(B, 4, 12), index // 2, index % 2, mask),
         "video": Video(row.normal(B, 2, 4, 4, 3), np.ones((B, 2), bool)),
     }
 
 
-def gradient(made: Learner, params, inputs):
+def gradient(learner: Learner, params, inputs):
     def loss(params):
         rngs = {"views": jax.random.key(1), "dropout": jax.random.key(2)}
-        return made.apply({"params": params}, inputs, train=True, rngs=rngs)[0]
+        return learner.apply({"params": params}, inputs, train=True, rngs=rngs)[0]
 
     return jax.value_and_grad(loss)(params)
 
 
 @pytest.mark.once
 def test_gradients_are_the_same_on_one_device_and_on_eight():
-    made, inputs = learner(), jax.tree.map(jnp.asarray, batch())
+    module, inputs = learner(), jax.tree.map(jnp.asarray, batch())
     mesh, rules = sharding.MeshShape(data=2, fsdp=2, tensor=2).make(jax.devices()), sharding.FSDP_TENSOR
     boxed = jax.eval_shape(
-        lambda: made.init({"params": jax.random.key(0), "views": jax.random.key(0)}, inputs)["params"]
+        lambda: module.init({"params": jax.random.key(0), "views": jax.random.key(0)}, inputs)["params"]
     )
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda x: 0.2 * rng.normal(size=x.shape).astype(np.float32), unbox(boxed))
-    loss, expected = jax.jit(lambda p, x: gradient(made, p, x))(params, inputs)
+    loss, expected = jax.jit(lambda p, x: gradient(module, p, x))(params, inputs)
     with using(mesh, rules):
-        places = array_shardings({"params": boxed}, mesh, rules)["params"]
-        where = sharding.batch_sharding(mesh, rules)
+        param_shardings = array_shardings({"params": boxed}, mesh, rules)["params"]
+        batch_sharding = sharding.batch_sharding(mesh, rules)
         run = jax.jit(
-            lambda p, x: gradient(made, p, x), in_shardings=(places, where), out_shardings=(None, places)
+            lambda p, x: gradient(module, p, x),
+            in_shardings=(param_shardings, batch_sharding),
+            out_shardings=(None, param_shardings),
         )
-        found_loss, found = run(jax.device_put(params, places), jax.device_put(inputs, where))
+        found_loss, found = run(
+            jax.device_put(params, param_shardings), jax.device_put(inputs, batch_sharding)
+        )
     np.testing.assert_allclose(found_loss, loss, rtol=TOLERANCE["sharded"])
     tolerance = TOLERANCE["sharded"]
-    largest = max(float(np.abs(x).max()) for x in jax.tree.leaves(expected))
+    max_abs = max(float(np.abs(x).max()) for x in jax.tree.leaves(expected))
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * largest),
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * max_abs),
         found,
         expected,
     )

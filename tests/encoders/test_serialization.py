@@ -1,4 +1,4 @@
-"""An experiment's text holds every encoder, and gives it back; too small tables are refused."""
+"""Every encoder is restored from an experiment's text; token tables that are too small are refused."""
 
 import dataclasses
 
@@ -14,16 +14,16 @@ from mmjax.experiment.validation import validate
 
 
 @pytest.mark.parametrize("row", ENCODERS, ids=lambda row: row.name)
-def test_every_encoder_is_read_back_from_its_text(row):
-    made = row.make("bfloat16")
-    assert from_text(to_text(made)) == made
-    assert from_text(to_text(made)) != row.make("float32")
+def test_every_encoder_is_restored_from_its_text(row):
+    encoder = row.make("bfloat16")
+    assert from_text(to_text(encoder)) == encoder
+    assert from_text(to_text(encoder)) != row.make("float32")
 
 
 def test_a_table_smaller_than_the_vocabulary_is_refused(tmp_path):
     experiment = load(tiny.write(tmp_path))
-    towers = dict(experiment.model.encoders)
-    text = encoders.RecurrentText(3, layers.Recurrent(depth=1, width=towers["text"].trunk.width))
-    model = experiment.model.clone(encoders=towers | {"text": text}, parent=None)
+    stream_encoders = dict(experiment.model.encoders)
+    text = encoders.RecurrentText(3, layers.Recurrent(depth=1, width=stream_encoders["text"].trunk.width))
+    model = experiment.model.clone(encoders=stream_encoders | {"text": text}, parent=None)
     with pytest.raises(InputError, match="has a vocabulary of 41: expected at least that in"):
         validate(dataclasses.replace(experiment, model=model))

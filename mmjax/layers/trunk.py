@@ -1,0 +1,46 @@
+"""The interface of trunks."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+from jaxtyping import Bool, Float
+
+from mmjax.batch import Encoded
+
+
+class Trunk(nn.Module):
+    """Maps a sequence "B L D" to one of the same shape. Masked positions never influence unmasked outputs.
+
+    depth: the number of layers.
+    width: D.
+    taps: the layers, 1 to `depth` - 1, whose outputs `encode` returns as `hidden_states`.
+    """
+
+    depth: int
+    width: int
+    taps: tuple[int, ...] = dataclasses.field(default=(), kw_only=True)
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether position t depends on no later position."""
+        raise NotImplementedError
+
+    def encode(
+        self, x: Float[jax.Array, "B L D"], mask: Bool[jax.Array, "B L"], train: bool = False
+    ) -> Encoded:
+        """Returns the output of the last layer and, as `hidden_states`, those of the layers in `taps`."""
+        raise NotImplementedError
+
+    def __call__(
+        self, x: Float[jax.Array, "B L D"], mask: Bool[jax.Array, "B L"], train: bool = False
+    ) -> Float[jax.Array, "B L D"]:
+        """Returns the output of the last layer alone."""
+        return self.encode(x, mask, train).embeddings
+
+    def check_input(self, x: jax.Array) -> None:
+        """Raises ValueError if x, "B L D", has another width, or a tap is not an inner layer."""
+        if x.shape[-1] != self.width:
+            raise ValueError(f"the trunk has width {self.width}, and its input has width {x.shape[-1]}")
+        if not all(0 < tap < self.depth for tap in self.taps):
+            raise ValueError(f"taps expects layers from 1 to {self.depth - 1}, found {self.taps}")
