@@ -1,4 +1,4 @@
-"""Each distinct input is encoded once, and what is missing neither teaches nor breaks anything."""
+"""The Learner encodes each distinct input once, and missing streams contribute no loss and no gradient."""
 
 import collections
 
@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from random_parameters import random_parameters
 
 from mmjax import objectives, views
 from mmjax.errors import InputError
@@ -20,28 +21,21 @@ STREAMS = ("text", "keywords", "image", "audio")
 WEIGHTS = {"words": 0.5, "follows": 2.0}
 
 
-def weighted(learner: Learner) -> Learner:
-    changed = {name: o.clone(weight=WEIGHTS.get(name, 1.0)) for name, o in learner.objectives.items()}
-    return learner.clone(objectives=changed)
-
-
 @pytest.fixture(scope="module")
 def learner() -> Learner:
-    return weighted(tiny_learner(depth=1, scan=False))
+    learner = tiny_learner(depth=1, scan=False)
+    weighted = {name: o.clone(weight=WEIGHTS.get(name, 1.0)) for name, o in learner.objectives.items()}
+    return learner.clone(objectives=weighted)
 
 
 @pytest.fixture(scope="module")
 def params(learner):
-    """Random, made without compiling."""
-    key, batch = jax.random.key(0), jax.tree.map(jnp.asarray, tiny_batch())
-    boxed = jax.eval_shape(lambda: learner.init({"params": key, "views": key}, batch)["params"])
-    rng = np.random.default_rng(0)
-    return jax.tree.map(lambda x: (0.2 * rng.normal(size=x.shape)).astype(x.dtype), nn.meta.unbox(boxed))
+    return random_parameters(learner, tiny_batch())
 
 
 @pytest.fixture(scope="module")
 def learn(learner, params):
-    """batch -> (loss, metrics), (gradients of parameters, of pixels and samples); compiled once."""
+    """batch -> (loss, metrics), (gradients of parameters, of pixels and samples)."""
 
     def loss(params, raw, batch):
         batch = batch | {
@@ -71,7 +65,7 @@ def test_the_loss_is_the_weighted_sum_of_the_objectives(learn):
 @pytest.mark.parametrize(
     "missing", [(), *((stream,) for stream in STREAMS), ("image", "audio"), STREAMS], ids="+".join
 )
-def test_a_batch_may_lack_a_modality_altogether(learn, missing):
+def test_missing_streams_give_zero_losses_and_finite_gradients(learn, missing):
     (loss, metrics), grads = learn(tiny_batch(missing=missing))
     assert np.isfinite(loss) and all(np.isfinite(value) for value in metrics.values())
     assert all(np.isfinite(grad).all() for grad in jax.tree.leaves(grads))
@@ -82,29 +76,29 @@ def test_a_batch_may_lack_a_modality_altogether(learn, missing):
     for name, streams in reads.items():
         assert (metrics[f"loss/{name}"] == 0) == bool(streams & set(missing)), name
     for stream in set(missing) & {"image", "audio"}:
-        tower = jax.tree.leaves(grads[0]["model"][f"encoders_{stream}"])
-        assert all((np.asarray(grad) == 0).all() for grad in tower), f"the {stream} tower learns from nothing"
+        encoder = jax.tree.leaves(grads[0]["model"][f"encoders_{stream}"])
+        assert all((np.asarray(grad) == 0).all() for grad in encoder), stream
 
 
-def test_a_row_without_a_modality_teaches_its_tower_nothing(learn):
+def test_missing_rows_and_padding_get_no_gradient(learn):
     batch = tiny_batch()
     has_image = np.arange(8) % 4 != 0
     batch["image"] = batch["image"].replace(mask=has_image)
     has_sample = batch["audio"].mask
     assert not has_sample.any(1).all() and not has_sample[has_sample.any(1)].all()
     _, (_, raw) = learn(batch)
-    felt = np.abs(raw["image"]).reshape(8, -1).max(1) > 0
-    np.testing.assert_array_equal(felt, has_image)
+    has_gradient = np.abs(raw["image"]).reshape(8, -1).max(1) > 0
+    np.testing.assert_array_equal(has_gradient, has_image)
     assert (np.asarray(raw["audio"])[~has_sample] == 0).all()
     np.testing.assert_array_equal(np.abs(raw["audio"]).max(1) > 0, has_sample.any(1))
 
 
-def test_what_is_under_a_mask_changes_neither_loss_nor_gradient(learn):
+def test_masked_values_change_neither_loss_nor_gradient(learn):
     batch = tiny_batch()
     batch["image"] = batch["image"].replace(mask=np.arange(8) % 4 != 0)
     rng = np.random.default_rng(0)
     noise = lambda x, mask: np.where(mask, x, rng.normal(size=x.shape)).astype(x.dtype)  # noqa: E731
-    other = batch | {
+    changed = batch | {
         "image": batch["image"].replace(
             pixels=noise(batch["image"].pixels, batch["image"].mask[:, None, None, None])
         ),
@@ -112,13 +106,13 @@ def test_what_is_under_a_mask_changes_neither_loss_nor_gradient(learn):
     }
     for name in ("text", "keywords"):
         tokens = rng.integers(0, VOCAB, batch[name].tokens.shape).astype(np.int32)
-        other[name] = batch[name].replace(tokens=np.where(batch[name].mask, batch[name].tokens, tokens))
-    expected, found = learn(batch), learn(other)
+        changed[name] = batch[name].replace(tokens=np.where(batch[name].mask, batch[name].tokens, tokens))
+    expected, found = learn(batch), learn(changed)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found, expected)
 
 
 def calls(learner: Learner) -> collections.Counter:
-    """How often each tower, the fusion and each head is called in one training step; nothing is computed."""
+    """How often each encoder, the fusion and each head is called in one train step; traced, not run."""
     counter = collections.Counter()
 
     def count(call, args, kwargs, context):
@@ -140,15 +134,15 @@ def calls(learner: Learner) -> collections.Counter:
 
 def test_each_distinct_input_is_encoded_once(learner):
     assert calls(learner) == {
-        "encoders_text": 3,  # as it is, with words masked, and paired with keywords
+        "encoders_text": 3,  # unchanged, with masked words, and paired with keywords
         "encoders_image": 1,
         "encoders_audio": 1,
-        "fusion": 2,  # of masked words with the rest, and of true and false pairs
+        "fusion": 2,  # for the masked words, and for matching and mismatched pairs
         **{f"heads_{name}": 1 for name in ("text", "image", "audio", "words", "follows", "matches")},
     }
 
 
-def test_objectives_with_equal_views_share_one_look():
+def test_objectives_with_equal_views_share_one_forward_pass():
     mask = lambda: views.MaskTokens("text", vocab=VOCAB)  # noqa: E731
     chosen = {
         "words": objectives.MaskedLanguage("words", view=mask()),
@@ -161,7 +155,7 @@ def test_objectives_with_equal_views_share_one_look():
     assert found["heads_words"] == 1 and found["fusion"] == 1
 
 
-def test_dropping_and_pairing_anew_cost_no_encoder():
+def test_views_of_encodings_call_no_encoder():
     drop = views.Chain((views.MaskTokens("text", vocab=VOCAB), views.DropStreams((("image", 0.5),))))
     chosen = {
         "words": objectives.MaskedLanguage("words", view=drop),
@@ -171,16 +165,16 @@ def test_dropping_and_pairing_anew_cost_no_encoder():
     assert (found["encoders_text"], found["encoders_image"], found["encoders_audio"]) == (2, 1, 1)
 
 
-def test_what_no_objective_reads_is_not_encoded():
+def test_streams_that_no_objective_reads_are_not_encoded():
     chosen = {"image_text": objectives.InfoNCE("image", "text")}
     found = calls(Learner(model=tiny_model(depth=1), objectives=chosen))
     assert found == {"encoders_text": 1, "encoders_image": 1, "heads_text": 1, "heads_image": 1}
 
 
-def test_the_plan_says_what_is_encoded_for_whom(learner):
+def test_description_of_views(learner):
     assert learner.describe_views() == [
-        "Identity: encodes ['image', 'text', 'audio'], reuses [], no fusion, heads ['image', 'text', 'audio'], "
-        "for ['image_text', 'audio_text']",
+        "Identity: encodes ['image', 'text', 'audio'], reuses [], no fusion, "
+        "heads ['image', 'text', 'audio'], for ['image_text', 'audio_text']",
         "MaskTokens: encodes ['text'], reuses ['image', 'audio'], fuses, heads ['words'], for ['words']",
         "SentencePairs: encodes ['pair'], reuses [], no fusion, heads ['follows'], for ['follows']",
         "HardNegatives: encodes [], reuses ['text', 'image', 'audio'], fuses, heads ['matches'], "
@@ -188,7 +182,7 @@ def test_the_plan_says_what_is_encoded_for_whom(learner):
     ]
 
 
-def test_a_stream_that_the_data_lack_is_named(learner):
+def test_a_stream_missing_from_the_data_is_named(learner):
     batch = {name: stream for name, stream in tiny_batch().items() if name != "audio"}
     key = jax.random.key(0)
     message = r"reads the stream 'audio', and the data gives \['image', 'keywords', 'text'\]"

@@ -1,4 +1,4 @@
-"""The interface of objectives, and the means that they share."""
+"""The interface of objectives, and the masked reductions that they share."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -64,10 +64,7 @@ class Objective(nn.Module):
 
 
 class OneHeadObjective(Objective):
-    """An objective on the predictions of one head.
-
-    head: its name.
-    """
+    """An objective that reads the predictions of one head, whose name is `head`."""
 
     head: str
 
@@ -76,7 +73,7 @@ class OneHeadObjective(Objective):
 
 
 def masked_mean(values: Array, mask: Array) -> Array:
-    """The mean of values "B ..." where mask is True; 0 if it is True nowhere, as NaN would stop the run."""
+    """The mean of values "B ..." where mask is True; 0, not NaN, if it is True nowhere."""
     weight = mask.astype(values.dtype)
     return (values * weight).sum() / weight.sum().clip(1)
 
@@ -84,14 +81,14 @@ def masked_mean(values: Array, mask: Array) -> Array:
 def masked_accuracy(
     logits: Float[jax.Array, "*B V"], labels: Int[jax.Array, "*B"], mask: Bool[jax.Array, "*B"]
 ) -> Float32[jax.Array, ""]:
-    """The fraction of the positions under the mask at which the largest logit is the label's."""
+    """The fraction of unmasked positions at which the label has the largest logit."""
     return masked_mean((logits.argmax(-1) == labels).astype(jnp.float32), mask)
 
 
 def masked_cross_entropy(
     logits: Float[jax.Array, "*B V"], labels: Int[jax.Array, "*B"], mask: Bool[jax.Array, "*B"]
 ) -> Float32[jax.Array, ""]:
-    """Mean of -log p(label) over the positions under the mask."""
+    """Mean of -log p(label) over unmasked positions."""
     log_probability = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
     picked = jnp.take_along_axis(log_probability, labels[..., None], axis=-1)[..., 0]
     return masked_mean(-picked, mask)

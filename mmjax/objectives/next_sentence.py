@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from mmjax.objectives.base import OneHeadObjective, Outputs, masked_accuracy, masked_mean
+from mmjax.objectives.base import OneHeadObjective, Outputs, masked_accuracy, masked_cross_entropy
 from mmjax.views import View
 
 
@@ -21,5 +21,5 @@ class NextSentence(OneHeadObjective):
     def __call__(self, outputs: Outputs) -> tuple[jax.Array, dict[str, jax.Array]]:
         logits, valid = outputs.predictions[self.head], outputs.target("valid")
         labels = outputs.target("is_next").astype(jnp.int32)
-        loss = -jnp.take_along_axis(jax.nn.log_softmax(logits, axis=-1), labels[:, None], axis=-1)[:, 0]
-        return masked_mean(loss, valid), {"accuracy": masked_accuracy(logits, labels, valid)}
+        loss = masked_cross_entropy(logits, labels, valid)
+        return loss, {"accuracy": masked_accuracy(logits, labels, valid)}

@@ -1,4 +1,4 @@
-"""Modalities absent from a batch, and pairs that exist only in part, through whole train steps."""
+"""Missing streams, in whole batches and in single rows, through whole train steps."""
 
 import dataclasses
 import functools
@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 from catalog import ROWS
+from random_parameters import random_parameters
 
 from mmjax import objectives, views
 from mmjax.learner import Learner
@@ -29,7 +30,7 @@ OBJECTIVES = tiny_objectives() | {
         "words",
         view=views.Chain((ALL_WORDS, views.DropStreams((("image", 0.5), ("audio", 0.5)), keep_one=True))),
     ),
-    # Of a pair that the view itself takes apart, nothing is left to compare.
+    # The view removes one stream of every pair, so no pair is valid.
     "dropped": objectives.InfoNCE("image", "text", view=views.DropStreams((("image", 1.0),))),
 }
 READS = {
@@ -39,19 +40,11 @@ READS = {
 }  # fmt: skip
 
 
-def randomly(learner: Learner) -> dict:
-    """Parameters, made without compiling."""
-    key, batch = jax.random.key(0), jax.tree.map(jnp.asarray, tiny_batch())
-    boxed = jax.eval_shape(lambda: learner.init({"params": key, "views": key}, batch)["params"])
-    rng = np.random.default_rng(0)
-    return jax.tree.map(lambda x: (0.2 * rng.normal(size=x.shape)).astype(x.dtype), nn.meta.unbox(boxed))
-
-
 @pytest.fixture(scope="module")
 def step():
-    """(missing streams) -> parameters before and after a step of plain gradient descent, and its metrics."""
+    """missing streams -> (parameters before and after a step of gradient descent, its metrics)."""
     learner = Learner(model=tiny_model(depth=1, scan=False), objectives=OBJECTIVES)
-    params, optimizer = randomly(learner), optax.sgd(1.0)
+    params, optimizer = random_parameters(learner, tiny_batch()), optax.sgd(1.0)
     state = TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -72,7 +65,7 @@ def step():
     [(), ("text",), ("image",), ("audio",), ("image", "audio"), ("text", "keywords"), (*STREAMS, "keywords")],
     ids="+".join,
 )
-def test_a_step_on_a_batch_without_a_modality(step, missing):
+def test_a_step_on_a_batch_without_a_stream(step, missing):
     before, after, metrics = step(missing)
     assert all(np.isfinite(value) for value in metrics.values()), metrics
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(after))
@@ -80,22 +73,22 @@ def test_a_step_on_a_batch_without_a_modality(step, missing):
         assert (metrics[f"loss/{name}"] == 0) == bool(reads & set(missing)), name
     assert metrics["loss/dropped"] == 0
 
-    def moved(module: str) -> bool:
+    def has_changed(module: str) -> bool:
         old, new = (jax.tree.leaves(params["model"][module]) for params in (before, after))
         return any((np.asarray(a) != np.asarray(b)).any() for a, b in zip(old, new, strict=True))
 
     for stream in STREAMS:
-        # Every objective here reads the text: without it nobody learns.
-        assert moved(f"encoders_{stream}") == (not {stream, "text"} & set(missing)), stream
+        # Every objective reads the text: without it no parameter changes.
+        assert has_changed(f"encoders_{stream}") == (not {stream, "text"} & set(missing)), stream
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """Rows without a stream, and the objectives whose loss is a mean over the others."""
+    """Rows without `stream`, and the objectives whose loss is a mean over the other rows."""
 
     stream: str
     rows: tuple[int, int]
-    means: tuple[str, ...]
+    objectives: tuple[str, ...]
 
 
 CASES = [
@@ -107,10 +100,10 @@ CASES = [
 
 @pytest.fixture(scope="module")
 def learn():
-    """(batch, weights of the objectives) -> (loss, gradients); nothing that it looks at is random."""
+    """(batch, objectives) -> (sum of their losses, gradients); no view is random."""
     chosen = {name: OBJECTIVES[name] for name in ("image_text", "audio_text", "every_word")}
     learner = Learner(model=tiny_model(depth=1, scan=False), objectives=chosen)
-    params = randomly(learner)
+    params = random_parameters(learner, tiny_batch())
 
     @jax.jit
     @jax.value_and_grad
@@ -118,22 +111,23 @@ def learn():
         _, metrics = learner.apply({"params": params}, batch, train=True, rngs={"views": jax.random.key(0)})
         return sum(weights[name] * metrics[f"loss/{name}"] for name in chosen)
 
-    return lambda batch, means: loss(params, batch, {name: np.float32(name in means) for name in chosen})
+    return lambda batch, names: loss(params, batch, {name: np.float32(name in names) for name in chosen})
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.stream)
-def test_pairs_that_exist_in_part_teach_as_if_the_other_rows_were_not_there(learn, case):
+def test_rows_without_a_stream_are_equal_to_removed_rows(learn, case):
     whole = tiny_batch(seed=3)
     whole["audio"] = whole["audio"].replace(mask=whole["audio"].mask | (np.arange(800) < 500)[None])
-    there = ~np.isin(np.arange(8), case.rows)
+    present = ~np.isin(np.arange(8), case.rows)
     mask = whole[case.stream].mask
-    partly = whole | {
-        case.stream: whole[case.stream].replace(mask=mask & there.reshape(-1, *(1,) * (mask.ndim - 1)))
+    masked = whole | {
+        case.stream: whole[case.stream].replace(mask=mask & present.reshape(-1, *(1,) * (mask.ndim - 1)))
     }
-    without = jax.tree.map(lambda x: x[there], whole)
-    (loss, grads), (expected, expected_grads) = learn(partly, case.means), learn(without, case.means)
+    removed = jax.tree.map(lambda x: x[present], whole)
+    loss, grads = learn(masked, case.objectives)
+    expected, expected_grads = learn(removed, case.objectives)
     np.testing.assert_allclose(loss, expected, rtol=TOLERANCE["fp32_module"])
-    assert abs(loss - learn(whole, case.means)[0]) > 1e-3, "the rows would have mattered"
+    assert abs(loss - learn(whole, case.objectives)[0]) > 1e-3, "the masked rows have no influence"
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=TOLERANCE["fp32_stack"]),
         grads,
@@ -145,26 +139,26 @@ OBJECTIVE_ROWS = [row for row in ROWS if row.name.startswith("objectives.")]
 
 
 @pytest.mark.parametrize("row", OBJECTIVE_ROWS, ids=lambda row: row.name)
-def test_an_objective_with_nothing_to_look_at_gives_zero_and_teaches_nothing(row):
-    """Every stream missing, and every mask among the targets and the predictions False."""
+def test_an_objective_without_valid_rows_gives_zero_loss_and_gradient(row):
+    """All streams are missing, and all masks among targets and predictions are False."""
     (outputs,) = jax.tree.map(jnp.asarray, row.inputs())
 
-    def unmask(tree):
+    def clear_masks(tree):
         return jax.tree.map(lambda x: jnp.zeros_like(x) if x.dtype == bool else x, tree)
 
-    nothing = outputs.replace(
-        targets=unmask(outputs.targets),
-        predictions=unmask(outputs.predictions),
+    empty = outputs.replace(
+        targets=clear_masks(outputs.targets),
+        predictions=clear_masks(outputs.predictions),
         batch={n: stream.replace(mask=jnp.zeros_like(stream.mask)) for n, stream in outputs.batch.items()},
     )
     module = row.make("float32")
-    params = nn.meta.unbox(module.init(jax.random.key(0), nothing))
+    params = nn.meta.unbox(module.init(jax.random.key(0), empty))
 
     def loss(params, predictions):
-        return module.apply(params, nothing.replace(predictions=predictions))[0]
+        return module.apply(params, empty.replace(predictions=predictions))[0]
 
-    # Codes and masks among the predictions have no gradient.
-    value, grads = jax.value_and_grad(loss, argnums=(0, 1), allow_int=True)(params, nothing.predictions)
+    # Codes and masks among the predictions are not differentiable.
+    value, grads = jax.value_and_grad(loss, argnums=(0, 1), allow_int=True)(params, empty.predictions)
     assert value == 0
     floats = [grad for grad in jax.tree.leaves(grads) if grad.dtype != jax.dtypes.float0]
     assert floats and all((np.asarray(grad) == 0).all() for grad in floats)

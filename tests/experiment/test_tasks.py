@@ -1,4 +1,4 @@
-"""Supervised tasks of several datasets in one run: each head learns from its own rows."""
+"""Supervised tasks of several datasets in one run: each head is trained on the rows of its own dataset."""
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +14,8 @@ from mmjax.testing import tiny_trunk
 SHAPES, COLOURS = ("square", "circle", "line"), ("red", "blue")
 
 
-def pictures(seed: int, **labels: data.Transform) -> data.Dataset:
-    """Eight random pictures with labels of their own."""
+def images(seed: int, **labels: data.Transform) -> data.Dataset:
+    """Eight random images with labels."""
     rng = np.random.default_rng(seed)
     source = data.Arrays(
         {
@@ -31,8 +31,8 @@ def pictures(seed: int, **labels: data.Transform) -> data.Dataset:
 def mixture() -> data.Mixture:
     return data.Mixture(
         {
-            "shapes": (1.0, pictures(0, shape=data.LabelTransform("shape", SHAPES))),
-            "colours": (1.0, pictures(1, colours=data.MultiLabelTransform("colours", COLOURS))),
+            "shapes": (1.0, images(0, shape=data.LabelTransform("shape", SHAPES))),
+            "colours": (1.0, images(1, colours=data.MultiLabelTransform("colours", COLOURS))),
         },
         batch_size=8,
     )
@@ -55,10 +55,11 @@ def learner() -> Learner:
     )
 
 
-def test_each_task_counts_its_own_rows_and_teaches_its_own_head(mixture):
+def test_each_task_trains_its_head_on_its_own_rows(mixture):
     batch, _ = next(iter(data.batches(mixture, seed=0, start_step=0)))
-    own = {name: np.asarray(batch[name].mask).reshape(8, -1).any(1) for name in ("shape", "colours")}
-    assert own["shape"].sum() == own["colours"].sum() == 4 and not (own["shape"] & own["colours"]).any()
+    has_label = {name: np.asarray(batch[name].mask).reshape(8, -1).any(1) for name in ("shape", "colours")}
+    assert has_label["shape"].sum() == has_label["colours"].sum() == 4
+    assert not (has_label["shape"] & has_label["colours"]).any()
     model = learner()
     batch = jax.tree.map(jnp.asarray, batch)
     rngs = {"params": jax.random.key(0), "views": jax.random.key(1)}
@@ -74,17 +75,16 @@ def test_each_task_counts_its_own_rows_and_teaches_its_own_head(mixture):
 
     metrics, gradient = losses_and_gradient(params, batch)
     for task, other in (("shape", "colours"), ("colours", "shape")):
-        # The other task's pictures are noise: nothing of this task may change.
+        # Noise in the other task's images changes nothing of this task.
         noise = jax.random.normal(jax.random.key(2), batch["image"].pixels.shape)
-        pixels = jnp.where(jnp.asarray(own[other])[:, None, None, None], noise, batch["image"].pixels)
+        pixels = jnp.where(jnp.asarray(has_label[other])[:, None, None, None], noise, batch["image"].pixels)
         changed, after = losses_and_gradient(params, batch | {"image": batch["image"].replace(pixels=pixels)})
         np.testing.assert_allclose(changed[f"loss/{task}"], metrics[f"loss/{task}"], rtol=1e-6)
         assert abs(changed[f"loss/{other}"] - metrics[f"loss/{other}"]) > 1e-4
         close = jax.tree.map(lambda a, b: np.allclose(a, b, atol=1e-6), after["model"], gradient["model"])
-        assert all(jax.tree.leaves(close["heads_" + task])), "its head learns from its own rows"
-        # A batch without any row of the task.
-        none = batch[task].replace(mask=jnp.zeros_like(batch[task].mask))
-        without, gradients = losses_and_gradient(params, batch | {task: none})
+        assert all(jax.tree.leaves(close["heads_" + task])), f"rows of {other} train the head of {task}"
+        unlabelled = batch[task].replace(mask=jnp.zeros_like(batch[task].mask))
+        without, gradients = losses_and_gradient(params, batch | {task: unlabelled})
         assert without[f"loss/{task}"] == 0
         assert all(np.all(x == 0) for x in jax.tree.leaves(gradients["model"]["heads_" + task]))
         assert all(np.isfinite(x).all() for x in jax.tree.leaves(gradients))

@@ -1,4 +1,4 @@
-"""What an objective of sequences finds wrong with a model or its data is refused before anything runs."""
+"""An experiment whose sequence objectives do not fit the model or the data is refused before it runs."""
 
 import dataclasses
 from pathlib import Path
@@ -15,7 +15,7 @@ EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
 @pytest.fixture
 def speech(monkeypatch) -> Experiment:
-    monkeypatch.setenv("MMJAX_DATA", "/data")  # nowhere: an experiment touches no disk
+    monkeypatch.setenv("MMJAX_DATA", "/data")  # does not exist: loading an experiment reads no data
     return load(EXPERIMENTS / "read_speech.py")
 
 
@@ -33,61 +33,61 @@ def with_heads(experiment: Experiment, **changes) -> Experiment:
     return with_model(experiment, heads=dict(experiment.model.heads) | changes)
 
 
-def refused(experiment: Experiment, message: str) -> None:
+def assert_refused(experiment: Experiment, message: str) -> None:
     with pytest.raises(InputError, match=message):
         validate(experiment)
 
 
-def test_a_tower_that_reads_later_words(speech):
-    towers = dict(speech.model.encoders)
-    towers["text"] = towers["text"].clone(trunk=towers["text"].trunk.clone(causal=False))
-    refused(
-        with_model(speech, encoders=towers),
-        "objective 'words': the tower of 'text' reads later tokens, and would be told the answer: expected a "
-        "trunk with causal=True, or the view Prefix",
+def test_causal_objective_refuses_a_bidirectional_encoder(speech):
+    encoders = dict(speech.model.encoders)
+    encoders["text"] = encoders["text"].clone(trunk=encoders["text"].trunk.clone(causal=False))
+    assert_refused(
+        with_model(speech, encoders=encoders),
+        r"objective 'words': the encoder of 'text' lets position t read t \+ 1, which leaks the target: "
+        "expected a trunk with causal=True, or the view Prefix",
     )
 
 
-def test_a_fusion_that_reads_later_words(speech):
-    refused(
-        with_model(speech, fusion=speech.model.fusion.clone(causal=())),
-        r"objective 'words': the fusion CoAttention lets 'text' read its later tokens, and tells the answer: "
-        r"expected one that is_causal_for\('text'\), such as "
-        r"CoAttention\(updated=\('text',\), causal=\('text',\)\)",
+def test_causal_objective_refuses_a_bidirectional_fusion(speech):
+    assert_refused(
+        with_model(speech, fusion=speech.model.fusion.clone(causal_streams=())),
+        r"objective 'words': the fusion CoAttention lets position t of 'text' read t \+ 1, which leaks the "
+        r"target: expected one that is_causal_for\('text'\), such as "
+        r"CoAttention\(updated_streams=\('text',\), causal_streams=\('text',\)\)",
     )
     validate(with_heads(with_model(speech, fusion=fusion.Late(("text", "audio")))))
 
 
-def test_a_head_of_another_stream(speech):
+def test_causal_objective_refuses_a_head_of_another_stream(speech):
     objectives = dict(speech.objectives)
     objectives["words"] = objectives["words"].clone(head="frames")
-    refused(
+    assert_refused(
         dataclasses.replace(speech, objectives=objectives),
         "objective 'words': the head 'frames' reads 'audio': expected one that reads 'text'",
     )
 
 
-def test_a_head_that_knows_too_few_words(speech):
-    refused(
+def test_ctc_refuses_a_small_vocabulary_and_other_heads(speech):
+    assert_refused(
         with_heads(speech, frames=heads.FrameLogits("audio", vocab=114)),
         r"objective 'frames': the stream 'text' has a vocabulary of 115: expected at least that in "
         r"model.heads.frames.vocab, found 114",
     )
-    refused(
+    assert_refused(
         with_heads(speech, frames=heads.TokenLogits("text")),
         "objective 'frames': the head 'frames' is a TokenLogits: expected FrameLogits",
     )
 
 
-def test_a_head_of_another_number_of_tags(entities):
-    refused(
+def test_token_classification_refuses_another_number_of_classes(entities):
+    assert_refused(
         with_heads(entities, tags=heads.PositionClasses("text", num_classes=12)),
         "objective 'tags': the stream 'tags' has 13 classes: expected that number in "
         "model.heads.tags.num_classes, found 12",
     )
 
 
-def test_what_the_data_must_give(speech, entities):
+def test_target_streams_of_sequence_objectives(speech, entities):
     assert (
         speech.objectives["frames"].target_streams()
         == speech.objectives["words"].target_streams()
