@@ -73,10 +73,12 @@ def temporary_bytes(compiled: jax.stages.Compiled) -> int:
     return stats.temp_size_in_bytes + stats.output_size_in_bytes - stats.alias_size_in_bytes
 
 
-# A parameter's path starts with a module's name, such as encoders_text. The operations around modules are in
-# scopes such as encode_text.
+# Parameters are in modules such as encoders_text, the operations around modules in scopes such as encode_text.
+# A dot precedes the names of methods, such as Learner.encode_streams.
 SCOPES = {"encode": "encoders", "head": "heads", "objective": "objectives"}
-PARTS = re.compile(r"\b(encoders|encode|heads|head|objectives|objective)_([\w-]+)|\b(fusion|update)\b")
+PARTS = re.compile(
+    r"(?<![.\w])(encoders|encode|heads|head|objectives|objective)_([\w-]+)|(?<![.\w])(fusion|update)\b"
+)
 
 
 def model_part(source: str, session: Session) -> str:
