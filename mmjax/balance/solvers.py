@@ -49,9 +49,9 @@ def minimize_over_simplex(
         direction, max_length = best - worst, worst @ w
         # The value after a step of length t is b t + radius sqrt(square + 2 m t + c t^2), up to a constant.
         b, m, c = linear @ direction, gram_w @ direction, direction @ gram @ direction
-        bend = radius**2 * c - b**2
-        at = -jnp.sign(b) * jnp.sqrt(b**2 * jnp.maximum(square * c - m**2, 0) / jnp.maximum(bend, TINY))
-        length = jnp.where(bend > 0, (at - m) / jnp.maximum(c, TINY), max_length)
+        excess = radius**2 * c - b**2  # if positive, the value has a minimum in t, with this root
+        root = -jnp.sign(b) * jnp.sqrt(b**2 * jnp.maximum(square * c - m**2, 0) / jnp.maximum(excess, TINY))
+        length = jnp.where(excess > 0, (root - m) / jnp.maximum(c, TINY), max_length)
         return w + jnp.where(direction @ slope < 0, jnp.clip(length, 0, max_length), 0.0) * direction
 
     start = valid / jnp.maximum(valid.sum(), 1).astype(jnp.float32)

@@ -1,6 +1,7 @@
 """Balances that give each loss a weight, the same for all parameters.
 
-An objective whose loss is 0, because the batch has no example for it, changes no weights.
+The loss of an objective is 0 if the batch has no example for it. It then affects neither its own weight nor
+others'.
 """
 
 import dataclasses
@@ -47,12 +48,12 @@ class Scheduled(Balance):
 
     def __call__(self, state: Any, inputs: BalanceInputs) -> BalanceOutput:
         weights = [
-            self._at(inputs.step, self.schedules[name]) if name in self.schedules else jnp.float32(1.0)
+            self._weight_at(inputs.step, self.schedules[name]) if name in self.schedules else jnp.float32(1.0)
             for name in inputs.names
         ]
         return weigh_losses(jnp.stack(weights), state)
 
-    def _at(self, step: jax.Array, points: tuple[tuple[int, float], ...]) -> jax.Array:
+    def _weight_at(self, step: jax.Array, points: tuple[tuple[int, float], ...]) -> jax.Array:
         steps, weights = (jnp.asarray(column, jnp.float32) for column in zip(*points, strict=True))
         if self.kind == "linear":
             return jnp.interp(step.astype(jnp.float32), steps, weights)

@@ -110,7 +110,7 @@ class AdamW(Optimizer):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Lion(Optimizer):
-    """Chen et al. 2023. Use a 3 to 10 times lower learning rate than AdamW's, and as much more decay."""
+    """Chen et al. 2023. Against AdamW, use a learning rate 3-10 times lower and 3-10 times more decay."""
 
     b1: float = 0.9
     b2: float = 0.99

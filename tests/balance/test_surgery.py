@@ -11,6 +11,7 @@ from test_weights import descend, two_scales
 
 from mmjax import balance
 from mmjax.balance import BalanceInputs
+from mmjax.balance.surgery import random_orders
 from mmjax.errors import InputError
 
 pytestmark = pytest.mark.once
