@@ -54,9 +54,7 @@ def emoji(split: str, *, pictures: str | tuple[str, ...] = "noto.png", augment: 
 
 
 def trunk(depth: int, causal: bool = False) -> Transformer:
-    return Transformer(
-        depth=depth, width=WIDTH, num_heads=4, mlp_width=4 * WIDTH, dropout=0.1, causal=causal, scan=False
-    )
+    return Transformer.of(depth, WIDTH, num_heads=4, dropout=0.1, causal=causal, scan=False)
 
 
 def experiment() -> Experiment:

@@ -20,16 +20,12 @@ cells most often. Detectors with a pretrained backbone do much better; this one 
 patches of 12 x 16 pixels, of which a platelet fills about one.
 """
 
-import os
-from pathlib import Path
-
 from mmjax import data, encoders, evals, fusion, heads, objectives, train, views
 from mmjax.experiment import Experiment
 from mmjax.layers import Transformer
 from mmjax.model import MultimodalModel
 
-FOLDER = Path(os.environ.get("MMJAX_DATA", Path(__file__).parents[2] / "shared" / "data")) / "bccd"
-HINT = "Set MMJAX_DATA to the folder that holds bccd/ (see docs/data.md)"
+DATA = data.local("bccd")
 CLASSES = ("RBC", "WBC", "Platelets")
 WIDTH = 64
 
@@ -37,7 +33,7 @@ WIDTH = 64
 def cells(split: str) -> data.Dataset:
     """The whole photograph, 4 : 3 as it was taken."""
     return data.Dataset(
-        source=data.WebDataset(str(FOLDER / f"{split}.tar"), hint=HINT),
+        source=data.WebDataset(DATA.path(f"{split}.tar"), hint=DATA.hint),
         streams={
             "image": data.ImageTransform("jpg", size=(120, 160), std=0.25),
             "boxes": data.BoxesTransform(
@@ -57,7 +53,7 @@ def experiment() -> Experiment:
             encoders={
                 "image": encoders.ViT(
                     stem=encoders.ConvPatches(patch=(12, 16), channels=(16, 32)),
-                    trunk=Transformer(depth=2, width=WIDTH, num_heads=4, mlp_width=4 * WIDTH, scan=False),
+                    trunk=Transformer.of(2, WIDTH, num_heads=4, scan=False),
                 )
             },
             fusion=fusion.Late(),

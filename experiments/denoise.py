@@ -22,16 +22,12 @@ of one core). Nothing was tuned. The unigram knows each token's share of the tra
 The last two count the sentinels and the end, which are easy. 48,000 sentences are far from enough to write.
 """
 
-import os
-from pathlib import Path
-
 from mmjax import data, encoders, evals, fusion, heads, objectives, train, views
 from mmjax.experiment import Experiment
 from mmjax.layers import Transformer
 from mmjax.model import MultimodalModel
 
-FOLDER = Path(os.environ.get("MMJAX_DATA", Path(__file__).parents[2] / "shared" / "data")) / "ud_ewt"
-HINT = "Set MMJAX_DATA to the folder that holds ud_ewt/ (see docs/data.md)"
+DATA = data.local("ud_ewt")
 WIDTH = 64
 VOCAB = 2000
 LENGTH, TARGET_LENGTH = 32, 16  # tokens
@@ -41,12 +37,12 @@ NUM_SENTINELS = 8
 def sentences(split: str) -> data.Dataset:
     """One sentence of a document."""
     tokenizer = data.WordPiece(
-        data.ConsecutiveSentences(data.Jsonl(str(FOLDER / "train.jsonl"), hint=HINT)),
+        data.ConsecutiveSentences(data.Jsonl(DATA.path("train.jsonl"), hint=DATA.hint)),
         fields=("first",),
         vocab_size=VOCAB,
     )
     return data.Dataset(
-        source=data.ConsecutiveSentences(data.Jsonl(str(FOLDER / f"{split}.jsonl"), hint=HINT)),
+        source=data.ConsecutiveSentences(data.Jsonl(DATA.path(f"{split}.jsonl"), hint=DATA.hint)),
         streams={"text": data.TextTransform("first", tokenizer=tokenizer, length=LENGTH)},
         cache=True,
     )
@@ -56,9 +52,7 @@ def tower(depth: int, length: int, causal: bool = False) -> encoders.TextTransfo
     return encoders.TextTransformer(
         vocab=VOCAB + NUM_SENTINELS,
         max_length=length,
-        trunk=Transformer(
-            depth=depth, width=WIDTH, num_heads=4, mlp_width=4 * WIDTH, dropout=0.1, causal=causal, scan=False
-        ),
+        trunk=Transformer.of(depth, WIDTH, num_heads=4, dropout=0.1, causal=causal, scan=False),
     )
 
 

@@ -18,16 +18,12 @@ takes 1:10 minutes of one core.
 4,000 pieces of words and hidden spans beside, it learns them by heart (F1 .040 on val, .029 on test).
 """
 
-import os
-from pathlib import Path
-
 from mmjax import data, encoders, evals, fusion, heads, objectives, train
 from mmjax.experiment import Experiment
 from mmjax.layers import Transformer
 from mmjax.model import MultimodalModel
 
-FOLDER = Path(os.environ.get("MMJAX_DATA", Path(__file__).parents[2] / "shared" / "data")) / "wnut17"
-HINT = "Set MMJAX_DATA to the folder that holds wnut17/ (see docs/data.md)"
+DATA = data.local("wnut17")
 KINDS = ("corporation", "creative-work", "group", "location", "person", "product")
 TAGS = ("O", *(f"{place}-{kind}" for kind in KINDS for place in "BI"))
 WIDTH = 64
@@ -38,7 +34,7 @@ LONGEST = 256  # cuts 2 of the 23,394 test words
 
 def sentences(split: str, length: int = LENGTH) -> data.Dataset:
     """Words as the corpus divides them, and their tags."""
-    source = data.Jsonl(str(FOLDER / "train.jsonl"), hint=HINT)
+    source = data.Jsonl(DATA.path("train.jsonl"), hint=DATA.hint)
     words = data.TextTransform(
         "tokens",
         # Case tells names from words.
@@ -47,7 +43,7 @@ def sentences(split: str, length: int = LENGTH) -> data.Dataset:
         pretokenized=True,
     )
     return data.Dataset(
-        source=data.Jsonl(str(FOLDER / f"{split}.jsonl"), hint=HINT),
+        source=data.Jsonl(DATA.path(f"{split}.jsonl"), hint=DATA.hint),
         streams={"text": words, "tags": data.TagTransform("tags", text=words, classes=TAGS)},
         cache=True,
     )
@@ -65,9 +61,7 @@ def experiment() -> Experiment:
                     vocab=VOCAB,
                     max_length=LONGEST,
                     position_init_std=0.02,  # those beyond the training sentences stay near nothing
-                    trunk=Transformer(
-                        depth=2, width=WIDTH, num_heads=4, mlp_width=4 * WIDTH, dropout=0.3, scan=False
-                    ),
+                    trunk=Transformer.of(2, WIDTH, num_heads=4, dropout=0.3, scan=False),
                 )
             },
             fusion=fusion.Late(),

@@ -18,16 +18,12 @@ cannot learn 238 clips by heart, is ahead. 400 steps at half the learning rate a
 .675; that was changed once, because the training loss was still falling, and not for the test clips' sake.
 """
 
-import os
-from pathlib import Path
-
 from mmjax import data, encoders, evals, fusion, heads, objectives, train, views
 from mmjax.experiment import Experiment
 from mmjax.layers import Transformer
 from mmjax.model import MultimodalModel
 
-FOLDER = Path(os.environ.get("MMJAX_DATA", Path(__file__).parents[2] / "shared" / "data")) / "esc10"
-HINT = "Set MMJAX_DATA to the folder that holds esc10/ (see docs/data.md)"
+DATA = data.local("esc10")
 CLASSES = (
     "dog bark", "rain", "sea waves", "baby cry", "clock tick", "sneeze", "helicopter", "chainsaw", "rooster",
     "fire crackling",
@@ -42,7 +38,7 @@ WIDTH = 64
 def clips(split: str, *, augment: bool = False) -> data.Dataset:
     """Five seconds of sound and its class."""
     return data.Dataset(
-        source=data.WebDataset(str(FOLDER / f"{split}.tar"), hint=HINT),
+        source=data.WebDataset(DATA.path(f"{split}.tar"), hint=DATA.hint),
         streams={
             "audio": data.AudioTransform(
                 "ogg", sample_rate_hz=RATE_HZ, seconds=SECONDS, shift_seconds=1.0 if augment else 0.0
@@ -54,9 +50,7 @@ def clips(split: str, *, augment: bool = False) -> data.Dataset:
 
 
 def trunk(depth: int, width: int, dropout: float = 0.0) -> Transformer:
-    return Transformer(
-        depth=depth, width=width, num_heads=4, mlp_width=4 * width, dropout=dropout, scan=False
-    )
+    return Transformer.of(depth, width, num_heads=4, dropout=dropout, scan=False)
 
 
 def experiment() -> Experiment:

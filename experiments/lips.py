@@ -21,16 +21,12 @@ a designed subset, in which the other five words give the command away. The drop
 number of steps were chosen on these sentences, so the numbers are a little too good.
 """
 
-import os
-from pathlib import Path
-
 from mmjax import data, encoders, evals, fusion, heads, objectives, train, views
 from mmjax.experiment import Experiment
 from mmjax.layers import Transformer
 from mmjax.model import MultimodalModel
 
-FOLDER = Path(os.environ.get("MMJAX_DATA", Path(__file__).parents[2] / "shared" / "data")) / "grid_s1"
-HINT = "Set MMJAX_DATA to the folder that holds grid_s1/ (see docs/data.md)"
+DATA = data.local("grid_s1")
 SLOTS = ("command", "color", "preposition", "letter", "digit", "adverb")
 WIDTH = 64
 VOCAB = 115  # 51 words and the letters that they are made of
@@ -38,9 +34,9 @@ VOCAB = 115  # 51 words and the letters that they are made of
 
 def clips(split: str, *, augment: bool) -> data.Dataset:
     """24 mouth frames as one sheet of 4 x 6 tiles, three seconds of speech, six words."""
-    source = data.WebDataset(str(FOLDER / "train.tar"), hint=HINT)
+    source = data.WebDataset(DATA.path("train.tar"), hint=DATA.hint)
     return data.Dataset(
-        source=data.WebDataset(str(FOLDER / f"{split}.tar"), hint=HINT),
+        source=data.WebDataset(DATA.path(f"{split}.tar"), hint=DATA.hint),
         streams={
             # Without the clip's mean frame only what moves is left.
             "image": data.ImageTransform(
@@ -65,9 +61,7 @@ def clips(split: str, *, augment: bool) -> data.Dataset:
 
 
 def trunk(depth: int, dropout: float = 0.1) -> Transformer:
-    return Transformer(
-        depth=depth, width=WIDTH, num_heads=4, mlp_width=4 * WIDTH, dropout=dropout, scan=False
-    )
+    return Transformer.of(depth, WIDTH, num_heads=4, dropout=dropout, scan=False)
 
 
 def without_some(mask: views.MaskTokens) -> views.Chain:

@@ -20,16 +20,12 @@ seven) gains nothing from what is hidden. By its end the pixels' decoder explain
 patches are plain).
 """
 
-import os
-from pathlib import Path
-
 from mmjax import data, encoders, evals, fusion, heads, objectives, train, views
 from mmjax.experiment import Experiment
 from mmjax.layers import Transformer
 from mmjax.model import MultimodalModel
 
-FOLDER = Path(os.environ.get("MMJAX_DATA", Path(__file__).parents[2] / "shared" / "data")) / "avdigits"
-HINT = "Set MMJAX_DATA to the folder that holds avdigits/ (see docs/data.md)"
+DATA = data.local("avdigits")
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 PATCH, GRID = (7, 7), (4, 4)
 NUM_PATCHES, PIXELS = 16, 49
@@ -44,7 +40,7 @@ def pictures(augment: bool = False) -> data.ImageTransform:
 def labelled(split: str, *, augment: bool = False) -> data.Dataset:
     """A digit and its class."""
     return data.Dataset(
-        source=data.WebDataset(str(FOLDER / f"{split}.tar"), hint=HINT),
+        source=data.WebDataset(DATA.path(f"{split}.tar"), hint=DATA.hint),
         streams={"image": pictures(augment), "label": data.LabelTransform("json.label", WORDS)},
         cache=True,
     )
@@ -53,14 +49,14 @@ def labelled(split: str, *, augment: bool = False) -> data.Dataset:
 def unlabelled() -> data.Dataset:
     """A digit: its label is there, and is not read."""
     return data.Dataset(
-        source=data.Npz(str(FOLDER / "unpaired_images.npz"), hint=HINT),
+        source=data.Npz(DATA.path("unpaired_images.npz"), hint=DATA.hint),
         streams={"image": data.ImageTransform("image", size=(28, 28), channels=1, shift=2)},
         cache=True,
     )
 
 
 def trunk(depth: int, width: int = WIDTH) -> Transformer:
-    return Transformer(depth=depth, width=width, num_heads=4, mlp_width=4 * width, scan=False)
+    return Transformer.of(depth, width, num_heads=4, scan=False)
 
 
 def tower(depth: int) -> encoders.ViT:

@@ -15,23 +15,19 @@ was tuned. The linear models saw labels of both:
 | pictures (pupil)  | .937 / .950 |   [.907, .960]   |  .893  |   .100   |
 """
 
-import os
-from pathlib import Path
-
 from mmjax import data, encoders, evals, fusion, heads, objectives, train
 from mmjax.experiment import Experiment
 from mmjax.layers import Transformer
 from mmjax.model import MultimodalModel
 
-FOLDER = Path(os.environ.get("MMJAX_DATA", Path(__file__).parents[2] / "shared" / "data")) / "avdigits"
-HINT = "Set MMJAX_DATA to the folder that holds avdigits/ (see docs/data.md)"
+DATA = data.local("avdigits")
 WIDTH = 64
 
 
 def digits(split: str, *, augment: bool = False) -> data.Dataset:
     """A recording, a picture and the digit."""
     return data.Dataset(
-        source=data.WebDataset(str(FOLDER / f"{split}.tar"), hint=HINT),
+        source=data.WebDataset(DATA.path(f"{split}.tar"), hint=DATA.hint),
         streams={
             "audio": data.AudioTransform(
                 "flac", sample_rate_hz=8000, seconds=1.0, shift_seconds=0.1 if augment else 0.0
@@ -44,7 +40,7 @@ def digits(split: str, *, augment: bool = False) -> data.Dataset:
 
 
 def trunk() -> Transformer:
-    return Transformer(depth=2, width=WIDTH, num_heads=4, mlp_width=4 * WIDTH, dropout=0.1, scan=False)
+    return Transformer.of(2, WIDTH, num_heads=4, dropout=0.1, scan=False)
 
 
 def experiment() -> Experiment:

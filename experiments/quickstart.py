@@ -59,7 +59,7 @@ def emoji(
 
 
 def trunk(depth: int) -> Transformer:
-    return Transformer(depth=depth, width=WIDTH, num_heads=4, mlp_width=4 * WIDTH, scan=False)
+    return Transformer.of(depth, WIDTH, num_heads=4, scan=False)
 
 
 def experiment() -> Experiment:

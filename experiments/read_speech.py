@@ -18,25 +18,21 @@ Whole sentences right: .247 / .124 by frames, .449 / .146 by the decoder. Both s
 of the words given.
 """
 
-import os
-from pathlib import Path
-
 from mmjax import data, encoders, evals, fusion, heads, objectives, train
 from mmjax.experiment import Experiment
 from mmjax.layers import Transformer
 from mmjax.model import MultimodalModel
 
-FOLDER = Path(os.environ.get("MMJAX_DATA", Path(__file__).parents[2] / "shared" / "data")) / "grid_s1"
-HINT = "Set MMJAX_DATA to the folder that holds grid_s1/ (see docs/data.md)"
+DATA = data.local("grid_s1")
 WIDTH = 64
 VOCAB = 115  # 51 words and the letters that they are made of
 
 
 def clips(split: str, *, augment: bool = False) -> data.Dataset:
     """Three seconds of speech, six words."""
-    source = data.WebDataset(str(FOLDER / "train.tar"), hint=HINT)
+    source = data.WebDataset(DATA.path("train.tar"), hint=DATA.hint)
     return data.Dataset(
-        source=data.WebDataset(str(FOLDER / f"{split}.tar"), hint=HINT),
+        source=data.WebDataset(DATA.path(f"{split}.tar"), hint=DATA.hint),
         streams={
             "audio": data.AudioTransform(
                 "ogg", sample_rate_hz=16_000, seconds=3.0, shift_seconds=0.08 if augment else 0.0
@@ -52,9 +48,7 @@ def clips(split: str, *, augment: bool = False) -> data.Dataset:
 
 
 def trunk(depth: int, causal: bool = False) -> Transformer:
-    return Transformer(
-        depth=depth, width=WIDTH, num_heads=4, mlp_width=4 * WIDTH, dropout=0.1, causal=causal, scan=False
-    )
+    return Transformer.of(depth, WIDTH, num_heads=4, dropout=0.1, causal=causal, scan=False)
 
 
 def experiment() -> Experiment:

@@ -16,16 +16,12 @@ Measured on the 300 test recordings (CPU, 2026-11-22, library ~79de202), zero-sh
 1,000 steps gave .987 and .953 (seed 0).
 """
 
-import os
-from pathlib import Path
-
 from mmjax import data, encoders, evals, fusion, heads, objectives, train
 from mmjax.experiment import Experiment
 from mmjax.layers import Transformer
 from mmjax.model import MultimodalModel
 
-FOLDER = Path(os.environ.get("MMJAX_DATA", Path(__file__).parents[2] / "shared" / "data")) / "avdigits"
-HINT = "Set MMJAX_DATA to the folder that holds avdigits/ (see docs/data.md)"
+DATA = data.local("avdigits")
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 WIDTH = 64
 
@@ -33,7 +29,7 @@ WIDTH = 64
 def paired(split: str, *, augment: bool) -> data.Dataset:
     """A recording, a picture and the word."""
     return data.Dataset(
-        source=data.WebDataset(str(FOLDER / f"{split}.tar"), hint=HINT),
+        source=data.WebDataset(DATA.path(f"{split}.tar"), hint=DATA.hint),
         streams={
             "audio": data.AudioTransform(
                 "flac", sample_rate_hz=8000, seconds=1.0, shift_seconds=0.1 if augment else 0.0
@@ -49,7 +45,7 @@ def paired(split: str, *, augment: bool) -> data.Dataset:
 def pictures_alone() -> data.Dataset:
     """A picture and the word: the recording is missing."""
     return data.Dataset(
-        source=data.Npz(str(FOLDER / "unpaired_images.npz"), hint=HINT),
+        source=data.Npz(DATA.path("unpaired_images.npz"), hint=DATA.hint),
         streams={
             "image": data.ImageTransform("image", size=(28, 28), channels=1, shift=2),
             "text": data.TextTransform("label", classes=WORDS, tokenizer=vocabulary(), length=3),
@@ -60,12 +56,12 @@ def pictures_alone() -> data.Dataset:
 
 def vocabulary() -> data.WordPiece:
     """The ten words, each one token."""
-    source = data.WebDataset(str(FOLDER / "train.tar"), hint=HINT)
+    source = data.WebDataset(DATA.path("train.tar"), hint=DATA.hint)
     return data.WordPiece(source, fields=("json.text",), vocab_size=60)
 
 
 def trunk(depth: int) -> Transformer:
-    return Transformer(depth=depth, width=WIDTH, num_heads=4, mlp_width=4 * WIDTH, dropout=0.1, scan=False)
+    return Transformer.of(depth, WIDTH, num_heads=4, dropout=0.1, scan=False)
 
 
 def experiment() -> Experiment:

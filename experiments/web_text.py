@@ -15,23 +15,19 @@ Measured on the test documents (seed 0 / seed 1; CPU, 2026-11-22, library ~79de2
 A small model on 200,000 words learns which words are likely, and next to nothing about what follows.
 """
 
-import os
-from pathlib import Path
-
 from mmjax import data, encoders, evals, fusion, heads, objectives, train, views
 from mmjax.experiment import Experiment
 from mmjax.layers import Transformer
 from mmjax.model import MultimodalModel
 
-FOLDER = Path(os.environ.get("MMJAX_DATA", Path(__file__).parents[2] / "shared" / "data")) / "ud_ewt"
-HINT = "Set MMJAX_DATA to the folder that holds ud_ewt/ (see docs/data.md)"
+DATA = data.local("ud_ewt")
 WIDTH = 128
 VOCAB = 4000
 LENGTH = 32
 
 
 def sentences(split: str) -> data.ConsecutiveSentences:
-    return data.ConsecutiveSentences(data.Jsonl(str(FOLDER / f"{split}.jsonl"), hint=HINT))
+    return data.ConsecutiveSentences(data.Jsonl(DATA.path(f"{split}.jsonl"), hint=DATA.hint))
 
 
 def words(field: str) -> data.TextTransform:
@@ -63,9 +59,7 @@ def experiment() -> Experiment:
                 "pair": encoders.TextTransformer(
                     vocab=VOCAB,
                     max_length=2 * LENGTH,
-                    trunk=Transformer(
-                        depth=2, width=WIDTH, num_heads=4, mlp_width=4 * WIDTH, dropout=0.1, scan=False
-                    ),
+                    trunk=Transformer.of(2, WIDTH, num_heads=4, dropout=0.1, scan=False),
                 )
             },
             shared={"first": "pair", "second": "pair"},

@@ -36,7 +36,7 @@ def examples(split: str, *, augment: bool) -> data.Dataset:
 
 
 def trunk() -> Transformer:  # a function: every encoder gets its own parameters
-    return Transformer(depth=2, width=WIDTH, num_heads=4, mlp_width=4 * WIDTH)
+    return Transformer.of(2, WIDTH, num_heads=4)
 
 
 def experiment() -> Experiment:

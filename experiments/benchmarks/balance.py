@@ -13,7 +13,6 @@ import argparse
 import dataclasses
 import functools
 import json
-import os
 import time
 from pathlib import Path
 
@@ -30,8 +29,7 @@ from mmjax.layers import Transformer
 from mmjax.model import MultimodalModel
 from mmjax.run import loop
 
-FOLDER = Path(os.environ.get("MMJAX_DATA", Path(__file__).parents[3] / "shared" / "data")) / "avdigits"
-HINT = "Set MMJAX_DATA to the folder that holds avdigits/ (see docs/data.md)"
+DATA = data.local("avdigits")
 WIDTH, VOCAB, BATCH, REPORT_EVERY = 32, 60, 64, 10
 SHARED = ("model/encoders_audio", "model/encoders_image", "model/encoders_text", "model/fusion")
 
@@ -59,10 +57,10 @@ def balances(num_steps: int) -> dict[str, balance.Balance]:
 def digits(split: str, *, augment: bool) -> data.Dataset:
     """A recording, a picture and the word."""
     words = data.WordPiece(
-        data.WebDataset(str(FOLDER / "train.tar"), hint=HINT), fields=("json.text",), vocab_size=VOCAB
+        data.WebDataset(DATA.path("train.tar"), hint=DATA.hint), fields=("json.text",), vocab_size=VOCAB
     )
     return data.Dataset(
-        source=data.WebDataset(str(FOLDER / f"{split}.tar"), hint=HINT),
+        source=data.WebDataset(DATA.path(f"{split}.tar"), hint=DATA.hint),
         streams={
             "audio": data.AudioTransform(
                 "flac", sample_rate_hz=8000, seconds=1.0, shift_seconds=0.1 if augment else 0.0
