@@ -1,4 +1,4 @@
-"""Evaluations: a trained model and a dataset -> numbers by name, and pictures."""
+"""Evaluations: from a trained model and a dataset to metrics and pictures."""
 
 from mmjax.evals.base import Eval as Eval
 from mmjax.evals.base import Result as Result
@@ -8,8 +8,8 @@ from mmjax.evals.classification import Classification as Classification
 from mmjax.evals.classification import MultiLabel as MultiLabel
 from mmjax.evals.losses import Losses as Losses
 from mmjax.evals.masked_words import MaskedWords as MaskedWords
-from mmjax.evals.matching import Matching as Matching
-from mmjax.evals.next_sentence import NextSentence as NextSentence
+from mmjax.evals.pairs import Matching as Matching
+from mmjax.evals.pairs import NextSentence as NextSentence
 from mmjax.evals.retrieval import Retrieval as Retrieval
 from mmjax.evals.subsets import measure as measure
 from mmjax.evals.tags import Tags as Tags

@@ -58,15 +58,10 @@ class Eval(abc.ABC):
 
     @abc.abstractmethod
     def __call__(self, predictor: Predictor) -> Result:
-        """Evaluates the model.
-
-        Raises:
-          InputError: no example of the data can be evaluated.
-          NonFiniteError: a prediction is NaN or infinite.
-        """
+        """Raises InputError if there is nothing to evaluate, NonFiniteError if a prediction is NaN or inf."""
 
     def batches(self) -> Iterator[Batch]:
-        """The data in order, not augmented. Padding rows fill the last batch: all their streams are missing."""
+        """The data in order, not augmented. The last batch is filled with rows that miss every stream."""
         return data.epoch(self.data, self.batch_size, self.limit)
 
     def check_no_subsets_of(self, hint: str) -> None:
@@ -86,6 +81,16 @@ class Eval(abc.ABC):
                 f"{type(self).__name__} needs the streams {needed}, but its data have "
                 f"{sorted(self.data.streams)}: add {missing} to the dataset, or name another stream"
             )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HeadEval(Eval):
+    """The base of evaluations that read one head."""
+
+    head: str
+
+    def required_heads(self) -> tuple[str, ...]:
+        return (self.head,)
 
 
 def has_streams(batch: Batch, *streams: str) -> np.ndarray:
@@ -108,12 +113,10 @@ def heads_by_stream(heads: Mapping[str, str] | tuple[str, ...]) -> dict[str, str
 def accuracy_with_interval(
     hits: np.ndarray, groups: np.ndarray | None = None, *, seed: int = 0, resamples: int = 1000
 ) -> tuple[float, float, float]:
-    """Mean, lower and upper end of a 95 % bootstrap percentile interval.
+    """The mean of `hits` "N", and the lower and upper end of its 95 % bootstrap percentile interval.
 
-    Args:
-      hits: bool "N".
-      groups: "N". Examples of one group are resampled together: thirty recordings that are queried with the
-        same word are one observation, not thirty. None: each example is a group.
+    Examples of one group in `groups` "N" are resampled together: thirty recordings of one queried word are
+    one observation, not thirty. None: each example is a group of its own.
     """
     hits = np.asarray(hits, np.float64)
     index = np.arange(len(hits)) if groups is None else np.unique(groups, return_inverse=True)[1].reshape(-1)
@@ -128,6 +131,6 @@ def accuracy_with_interval(
 
 
 def interval_metrics(name: str, hits: np.ndarray, groups: np.ndarray | None = None) -> dict[str, float]:
-    """{name, name/low, name/high} of `accuracy_with_interval`; `hits` and `groups` are "N"."""
+    """{name, name/low, name/high} by `accuracy_with_interval`; `hits` and `groups` are "N"."""
     mean, low, high = accuracy_with_interval(hits, groups)
     return {name: mean, f"{name}/low": low, f"{name}/high": high}

@@ -1,7 +1,8 @@
-"""Scores that need no learning, printed beside the learned ones: raw neighbours, CCA, majority."""
+"""Baselines without training that are reported beside the model's scores: raw neighbours, CCA, majority."""
 
+import collections
 import dataclasses
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -10,42 +11,50 @@ from mmjax.batch import Audio, Image, Patches, Stream, Text, Video
 from mmjax.errors import InputError
 from mmjax.evals import cca, features
 from mmjax.evals.base import has_streams
-from mmjax.evals.cards import decode_texts
+from mmjax.evals.previews import decode_texts
+
+Key = TypeVar("Key")
 
 
 def raw_features(stream: Stream, transform: Any) -> np.ndarray:
-    """Raw features of a batch's stream, float32 "B F"; zeros where it is missing."""
-    kept = has_streams({"": stream}, "")
+    """Features of a batch's raw inputs, float32 "B F" (features.py). Rows without the stream are zero."""
+    present = has_streams({"": stream}, "")
     match stream:
         case Text():
-            rows = [features.ngrams(text) for text in decode_texts(stream, transform)]
+            rows = [features.text_features(text) for text in decode_texts(stream, transform)]
         case Image(pixels=pixels):
-            rows = [features.picture(row) for row in np.asarray(pixels)]
+            rows = [features.image_features(row) for row in np.asarray(pixels)]
         case Patches() | Video():
             images, _ = transform.to_images(stream)
-            rows = [features.picture(row) for row in images.pixels]
+            rows = [features.image_features(row) for row in images.pixels]
         case Audio():
-            rows = [features.sound(mel) for mel in features.clips(stream, transform.sample_rate_hz)]
+            log_mels = features.log_mels_by_row(stream, transform.sample_rate_hz)
+            rows = [features.audio_features(log_mel) for log_mel in log_mels]
         case _:
             raise TypeError(f"expected a Text, Image, Patches, Video or Audio, found {type(stream).__name__}")
-    return np.stack(rows) * kept[:, None]
+    return np.stack(rows) * present[:, None]
 
 
 @dataclasses.dataclass(frozen=True)
 class RawFeatureSpace:
-    """Raw features of the training data, centred and of length one: dot products are cosines."""
+    """Raw features of the training data, centred and scaled to unit length: dot products are cosines.
+
+    mean: of the unit-length raw features.
+    vectors: a row per training example; zero where it has no such stream.
+    """
 
     mean: np.ndarray  # float32 "F"
-    units: np.ndarray  # float32 "T F"
+    vectors: np.ndarray  # float32 "T F"
     present: np.ndarray  # bool "T"
 
     @classmethod
-    def of(cls, rows: np.ndarray, present: np.ndarray) -> "RawFeatureSpace":
+    def fit(cls, rows: np.ndarray, present: np.ndarray) -> "RawFeatureSpace":
+        """From raw features "T F" of training examples and whether each has the stream, "T"."""
         mean = _unit(rows[present]).mean(axis=0)
         return cls(mean, _unit(_unit(rows) - mean) * present[:, None], present)
 
-    def place(self, rows: np.ndarray) -> np.ndarray:
-        """Rows of other data in the same space."""
+    def project(self, rows: np.ndarray) -> np.ndarray:
+        """Raw features "N F" of other data as unit vectors of this space, "N F"."""
         return _unit(_unit(rows) - self.mean)
 
 
@@ -54,13 +63,13 @@ def _unit(rows: np.ndarray) -> np.ndarray:
 
 
 def fit_raw_spaces(
-    dataset: data.Dataset, streams: tuple[str, ...], *, batch_size: int, limit: int | None
+    train: data.Dataset, streams: tuple[str, ...], *, batch_size: int, limit: int | None
 ) -> dict[str, RawFeatureSpace]:
-    """The raw features of these streams of a (training) dataset, in order and without augmentation."""
+    """{stream: RawFeatureSpace} of the training data, in order and without augmentation."""
     rows, present = {stream: [] for stream in streams}, {stream: [] for stream in streams}
-    for batch in data.epoch(dataset, batch_size, limit):
+    for batch in data.epoch(train, batch_size, limit):
         for stream in streams:
-            rows[stream].append(raw_features(batch[stream], dataset.streams[stream]))
+            rows[stream].append(raw_features(batch[stream], train.streams[stream]))
             present[stream].append(has_streams(batch, stream))
     absent = [stream for stream in streams if not np.concatenate(present[stream]).any()]
     if absent:
@@ -68,7 +77,7 @@ def fit_raw_spaces(
             f"baseline: no training example has {absent}: give `train` a dataset that does, or None"
         )
     return {
-        stream: RawFeatureSpace.of(np.concatenate(rows[stream]), np.concatenate(present[stream]))
+        stream: RawFeatureSpace.fit(np.concatenate(rows[stream]), np.concatenate(present[stream]))
         for stream in streams
     }
 
@@ -76,71 +85,80 @@ def fit_raw_spaces(
 def transfer_from_neighbours(
     query: RawFeatureSpace, target: RawFeatureSpace, rows: np.ndarray, num_neighbours: int = 5
 ) -> np.ndarray:
-    """What raw neighbours suggest: float32 "N F_target", to be compared in the target's space.
+    """Predicts targets, float32 "N F_target", from raw features `rows` of queries, "N F_query".
 
-    Each of the N raw query ``rows`` finds its nearest training examples in the query's own modality (the most
-    alike pictures); their other modality (these pictures' names), weighted by similarity, is the guess.
+    A prediction is the sum of the nearest training queries' targets, weighted by similarity.
     """
-    known = np.flatnonzero(query.present & target.present)
-    if not len(known):
+    train_rows = np.flatnonzero(query.present & target.present)
+    if not len(train_rows):
         raise InputError(
             "transfer baseline: no training example has both streams: give another `train`, or None"
         )
-    guesses = np.empty((len(rows), target.units.shape[1]), np.float32)
+    predicted = np.empty((len(rows), target.vectors.shape[1]), np.float32)
     for start in range(0, len(rows), 256):
-        similarities = query.place(rows[start : start + 256]) @ query.units[known].T
+        similarities = query.project(rows[start : start + 256]) @ query.vectors[train_rows].T
         nearest = np.argsort(-similarities, axis=1)[:, :num_neighbours]
         weights = np.maximum(np.take_along_axis(similarities, nearest, axis=1), 1e-6)
-        guesses[start : start + 256] = np.einsum("nk,nkf->nf", weights, target.units[known[nearest]])
-    return guesses
+        neighbours = target.vectors[train_rows[nearest]]
+        predicted[start : start + 256] = np.einsum("nk,nkf->nf", weights, neighbours)
+    return predicted
 
 
 @dataclasses.dataclass(frozen=True)
 class CCABaseline:
-    """Raw features of two modalities in the space of their canonical correlations (Hotelling 1936)."""
+    """Raw features of two streams in the space of their canonical correlations (Hotelling 1936).
 
-    query: tuple[cca.LinearMap, cca.LinearMap]  # principal components, then the canonical directions
+    query, target: each a PCA map and, after it, a CCA map.
+    """
+
+    query: tuple[cca.LinearMap, cca.LinearMap]
     target: tuple[cca.LinearMap, cca.LinearMap]
     correlations: np.ndarray  # float64 "E", falling
 
     @classmethod
-    def of(
-        cls,
-        query: RawFeatureSpace,
-        target: RawFeatureSpace,
-        dim: int = 64,
-        components: int = 200,
+    def fit(
+        cls, query: RawFeatureSpace, target: RawFeatureSpace, dim: int = 64, components: int = 200,
         limit: int = 2000,
-    ) -> "CCABaseline | None":
-        """From the first `limit` training examples that have both; None where they are too few.
+    ) -> "CCABaseline | None":  # fmt: skip
+        """From the first `limit` training examples that have both streams; None if these are fewer than 3.
 
-        Of each modality only the first `components`: a few thousand examples tell no more directions apart,
-        and correlate by chance in all that they cannot tell apart.
+        PCA first keeps `components` directions of each stream: a few thousand examples do not determine more,
+        and CCA would find chance correlations in the others.
         """
-        known = np.flatnonzero(query.present & target.present)[:limit]
-        if len(known) < 3:
+        train_rows = np.flatnonzero(query.present & target.present)[:limit]
+        if len(train_rows) < 3:
             return None
-        sides = [space.units[known] for space in (query, target)]
-        reduced = [cca.pca(x, min(components, x.shape[1], len(known) - 1))[0] for x in sides]
-        x, y = (to_components(side) for to_components, side in zip(reduced, sides, strict=True))
-        one, two, correlations = cca.cca(x, y, min(dim, x.shape[1], y.shape[1]), regularise=0.1)
-        return cls((reduced[0], one), (reduced[1], two), correlations)
+        sides = [space.vectors[train_rows] for space in (query, target)]
+        to_components = [cca.pca(x, min(components, x.shape[1], len(train_rows) - 1))[0] for x in sides]
+        x, y = (pca(side) for pca, side in zip(to_components, sides, strict=True))
+        cca_x, cca_y, correlations = cca.cca(x, y, min(dim, x.shape[1], y.shape[1]), regularise=0.1)
+        return cls((to_components[0], cca_x), (to_components[1], cca_y), correlations)
 
-    def places(self, side: str, units: np.ndarray) -> np.ndarray:
-        """Rows of a `RawFeatureSpace`, "query" or "target", as unit vectors: float32 "N E"."""
-        first, second = getattr(self, side)
-        return _unit(second(first(units)) * self.correlations).astype(np.float32)
+    def project(self, maps: tuple[cca.LinearMap, cca.LinearMap], vectors: np.ndarray) -> np.ndarray:
+        """Applies `maps` (`query` or `target`) to vectors "N F" of its space: unit vectors, float32 "N E"."""
+        to_components, to_shared = maps
+        return _unit(to_shared(to_components(vectors)) * self.correlations).astype(np.float32)
 
 
 def nearest_neighbour_labels(space: RawFeatureSpace, labels: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Class of the nearest training example in raw features: int "N". ``labels`` "T", -1 where unknown."""
-    known = np.flatnonzero(space.present & (labels >= 0))
+    """The class of the training example that is nearest to each of the raw features `rows` "N F": int "N".
+
+    labels: classes of the training examples, int "T"; -1 where unknown.
+    """
+    train_rows = np.flatnonzero(space.present & (labels >= 0))
     chunks = [
-        space.place(rows[start : start + 256]) @ space.units[known].T for start in range(0, len(rows), 256)
+        space.project(rows[start : start + 256]) @ space.vectors[train_rows].T
+        for start in range(0, len(rows), 256)
     ]
-    return np.concatenate([labels[known[similarities.argmax(axis=1)]] for similarities in chunks])
+    return np.concatenate([labels[train_rows[similarities.argmax(axis=1)]] for similarities in chunks])
 
 
-def majority(values: np.ndarray) -> float:
-    """Accuracy of always giving the most common answer."""
-    return float(np.unique(values, return_counts=True)[1].max() / len(values))
+def majority_accuracy(labels: np.ndarray, train_labels: np.ndarray | None = None) -> float:
+    """Accuracy on `labels` "N" of the most common of `train_labels` "T", or of `labels` without them."""
+    values, counts = np.unique(labels if train_labels is None else train_labels, return_counts=True)
+    return float((labels == values[counts.argmax()]).mean())
+
+
+def most_common(counts: collections.Counter[Key]) -> Key:
+    """The most common key; the smallest of several, so that the order of the data has no influence."""
+    return min(counts, key=lambda key: (-counts[key], key))

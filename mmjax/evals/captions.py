@@ -1,114 +1,102 @@
-"""Texts that a causal stream says, given pictures, sounds or nothing.
+"""Texts that a causal text stream generates given images, audio or nothing.
 
-audio+image/next_token          next tokens said right when all before them are given (teacher forcing)
-audio+image/exact               texts that are right from beginning to end, each said token by token
-audio+image/word_error_rate     insertions, deletions and substitutions by the words that are true
+audio+image/next_token          accuracy of the next token given the true tokens before it (teacher forcing)
+audio+image/exact               fraction of texts that are decoded without an error
+audio+image/word_error_rate     insertions, deletions and substitutions by the number of true words
 audio+image/token_error_rate    the same by tokens
-most_common/exact, ...          the most common training text
-nearest/image/exact, ...        the text of the training example with the nearest picture in raw features
+most_common/exact, ...          always the most common training text
+nearest/image/exact, ...        the text of the training example with the nearest image in raw features
 """
 
 import collections
 import dataclasses
+import itertools
 
 import numpy as np
 
 from mmjax import data
 from mmjax.batch import Batch, Text
 from mmjax.errors import InputError
-from mmjax.evals.base import Eval, Predictor, Result, check_finite, has_streams
-from mmjax.evals.edits import baselines, rates, token_ids_by_row
-from mmjax.evals.subsets import missing, named, subsets
+from mmjax.evals.base import HeadEval, Predictor, Result, check_finite, has_streams
+from mmjax.evals.subsets import keep_only, subset_name, subsets
+from mmjax.evals.text_errors import baseline_metrics, text_metrics, token_ids_by_row
 from mmjax.views import Identity
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Captions(Eval):
-    """Greedy decoding from the first token on, for a head trained by `objectives.CausalLanguage`.
+class Captions(HeadEval):
+    """Greedy decoding by a head that `objectives.CausalLanguage` trains.
 
-    Slow: nothing is cached, so every token costs a pass through the whole model, the sources' encoders
-    included. `limit` bounds the examples. Only examples with the text and every context stream count.
+    It is slow, because nothing is cached: each token runs the whole model, encoders included. `limit` bounds
+    the examples. Only examples with the text and every context stream are counted.
+
+    context: other streams that the head can read.
+    subsets: evaluate with each subset of `context`, the others missing.
+    train: training data for the baselines; None: no baselines.
     """
 
-    head: str
     stream: str = "text"
-    context: tuple[str, ...] = ()  # other streams that the head can see
-    subsets: bool = False  # measure also with context streams missing, all ways
-    train: data.Dataset | None = None  # for the baselines; None: none
+    context: tuple[str, ...] = ()
+    subsets: bool = False
+    train: data.Dataset | None = None
     train_limit: int | None = 20_000
 
     def __post_init__(self):
         self.check_streams(self.stream, *self.context)
         self.check_no_subsets_of("Set `subsets=True`: it takes those of `context`")
 
-    def required_heads(self) -> tuple[str, ...]:
-        return (self.head,)
-
     def __call__(self, predictor: Predictor) -> Result:
         tokenizer = self.data.streams[self.stream].tokenizer.open()
-        said: dict[str, list[list[int]]] = collections.defaultdict(list)
+        measured = subsets(self.context) if self.subsets else [self.context]
+        predicted: dict[str, list[list[int]]] = collections.defaultdict(list)
         hits: dict[str, list[np.ndarray]] = collections.defaultdict(list)
-        true: list[list[int]] = []
+        targets: list[list[int]] = []
         for batch in self.batches():
-            there = has_streams(batch, self.stream, *self.context)
-            if not there.any():
+            rows = has_streams(batch, self.stream, *self.context)
+            if not rows.any():
                 continue
-            true += _kept(token_ids_by_row(batch[self.stream]), there)
-            for given in self.givens():
-                name = named(given)
-                seen = batch | {s: missing(batch[s]) for s in self.context if s not in given}
-                hits[name].append(self._next_tokens(predictor, seen, there))
-                said[name] += _kept(self._decode(predictor, seen, there, tokenizer.sep_id), there)
-        if not true:
+            targets += itertools.compress(token_ids_by_row(batch[self.stream]), rows)
+            for subset in measured:
+                name, inputs = subset_name(subset), keep_only(batch, self.context, subset)
+                hits[name].append(self._next_token_hits(predictor, inputs, rows))
+                predicted[name] += self._decode(predictor, inputs, rows, tokenizer.sep_id)
+        if not targets:
             raise InputError(f"captions: no example of the data has {[self.stream, *self.context]}")
         metrics: dict[str, float] = {}
-        for name, texts in said.items():
+        for name, texts in predicted.items():
             metrics[f"{name}/next_token"] = float(np.concatenate(hits[name]).mean())
-            metrics |= {f"{name}/{rate}": x for rate, x in rates(texts, true, tokenizer).items()}
+            scores = text_metrics(texts, targets, tokenizer)
+            metrics |= {f"{name}/{metric}": value for metric, value in scores.items()}
         if self.train is not None:
-            others = baselines(
-                self.train, self.data, self.stream, self.context,
-                batch_size=self.batch_size, limit=self.limit, train_limit=self.train_limit,
-            )  # fmt: skip
-            for name, texts in others.items():
-                metrics |= {f"{name}/{rate}": x for rate, x in rates(texts, true, tokenizer).items()}
-        return Result(metrics | {"num_examples": float(len(true))})
+            metrics |= baseline_metrics(
+                self, self.train, self.train_limit, self.stream, self.context, targets, tokenizer
+            )
+        return Result(metrics | {"num_examples": float(len(targets))})
 
-    def givens(self) -> list[tuple[str, ...]]:
-        """The subsets of the context that are measured; all of it last."""
-        return subsets(self.context) if self.subsets else [self.context]
-
-    def _logits(self, predictor: Predictor, batch: Batch, text: Text, there: np.ndarray) -> np.ndarray:
+    def _logits(self, predictor: Predictor, batch: Batch, text: Text, rows: np.ndarray) -> np.ndarray:
         outputs, _ = predictor(batch | {self.stream: text}, Identity(), (self.head,))
-        return check_finite(self.head, outputs[self.head][there])
+        return check_finite(self.head, outputs[self.head][rows])
 
-    def _next_tokens(self, predictor: Predictor, batch: Batch, there: np.ndarray) -> np.ndarray:
-        """Which next tokens are said right: bool, all rows' end to end."""
+    def _next_token_hits(self, predictor: Predictor, batch: Batch, rows: np.ndarray) -> np.ndarray:
+        """Whether each next token is predicted right: bool, the rows concatenated."""
         text: Text = batch[self.stream]  # type: ignore[assignment]  # streams are named by the user
-        tokens, mask = np.asarray(text.tokens)[there], np.asarray(text.mask)[there]
-        right = self._logits(predictor, batch, text, there)[:, :-1].argmax(axis=-1) == tokens[:, 1:]
-        return right[mask[:, :-1] & mask[:, 1:]]
+        tokens, mask = np.asarray(text.tokens)[rows], np.asarray(text.mask)[rows]
+        hits = self._logits(predictor, batch, text, rows)[:, :-1].argmax(axis=-1) == tokens[:, 1:]
+        return hits[mask[:, :-1] & mask[:, 1:]]
 
-    def _decode(self, predictor: Predictor, batch: Batch, there: np.ndarray, sep_id: int) -> list[list[int]]:
-        """Each row's tokens after the first, up to [SEP] or the row's end; rows not `there` say nothing."""
+    def _decode(self, predictor: Predictor, batch: Batch, rows: np.ndarray, sep_id: int) -> list[list[int]]:
+        """The tokens of each of `rows` after the first, up to [SEP] or the row's end."""
         text: Text = batch[self.stream]  # type: ignore[assignment]
         tokens = np.zeros_like(np.asarray(text.tokens))
         tokens[:, 0] = np.asarray(text.tokens)[:, 0]
-        ended = ~there
-        for place in range(tokens.shape[1] - 1):
-            if ended.all():
+        has_ended = ~rows
+        for t in range(tokens.shape[1] - 1):
+            if has_ended.all():
                 break
-            # What is not yet said is not there, even for a model that could look ahead.
-            mask = there[:, None] & (np.arange(tokens.shape[1]) <= place)[None]
-            logits = self._logits(predictor, batch, text.replace(tokens=tokens.copy(), mask=mask), there)
-            tokens[there, place + 1] = logits[:, place].argmax(axis=-1)
-            ended |= tokens[:, place + 1] == sep_id
-        return [_before(row[1:].tolist(), sep_id) for row in tokens]
-
-
-def _before(ids: list[int], end: int) -> list[int]:
-    return ids[: ids.index(end)] if end in ids else ids
-
-
-def _kept(rows: list, there: np.ndarray) -> list:
-    return [row for row, kept in zip(rows, there, strict=True) if kept]
+            # Later positions are masked, so that even a model that is not causal cannot read the target.
+            mask = rows[:, None] & (np.arange(tokens.shape[1]) <= t)[None]
+            logits = self._logits(predictor, batch, text.replace(tokens=tokens.copy(), mask=mask), rows)
+            tokens[rows, t + 1] = logits[:, t].argmax(axis=-1)
+            has_ended |= tokens[:, t + 1] == sep_id
+        texts = tokens[rows, 1:].tolist()
+        return [list(itertools.takewhile(lambda token: token != sep_id, text)) for text in texts]

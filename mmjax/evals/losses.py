@@ -1,8 +1,8 @@
-"""What does training minimise, on examples that it has not seen?
+"""The training losses on held-out examples.
 
 loss/<objective>           not weighted
 <objective>/<metric>       accuracy, perplexity, and whatever else the objective logs
-num_examples               how many counted
+num_examples               the number of examples with any stream
 """
 
 import collections
@@ -17,11 +17,11 @@ from mmjax.evals.base import Eval, Predictor, Result, check_finite
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Losses(Eval):
-    """Every objective's loss and metrics on held-out data: no dropout, no augmentation, fixed draws.
+    """Every objective's loss and metrics without dropout and augmentation; the data need all its streams.
 
-    Views draw from `seed` and the batch's number, so that two checkpoints are asked the same. A number is the
-    mean over batches, each weighted by its examples; a loss that compares rows depends on `batch_size`, and
-    is easier in a last batch that is not full. The data give every stream that the objectives read.
+    A metric is the mean over batches, weighted by their numbers of examples. A loss that compares rows
+    depends on `batch_size`, and is easier in a last batch that is not full. Views sample with `seed` plus the
+    batch's number, so that checkpoints are compared on equal samples.
     """
 
     seed: int = 0

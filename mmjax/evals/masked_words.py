@@ -1,17 +1,17 @@
-"""Which hidden words can the model read, given speech, given lips, given both, given neither?
+"""Masked words that the model predicts from the rest of the text and each subset of the context streams.
 
-audio+image/word                  words read right, with audio and image there and other context streams not
-nothing/word                      the same from the text alone
-audio/token                       tokens rather than words: a word is right when all its tokens are
+audio+image/word                  words with all tokens right, given audio and image; other context is missing
+nothing/word                      the same given the text alone
+audio/token                       tokens
 audio/word/letter                 words of one slot
-all_masked/audio/word[/letter]    every word hidden at once, so that the other words give nothing away
-unigram/word[/letter], /token     always the most common word (of the slot), or token, of the training data
+all_masked/audio/word[/letter]    all words are masked at once, so that no word helps to predict another
+unigram/word[/letter], /token     always the most common training word (of the slot) or token
 """
 
 import collections
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 
 import numpy as np
@@ -20,120 +20,126 @@ from mmjax import data
 from mmjax.batch import Batch, Text
 from mmjax.errors import InputError
 from mmjax.evals import pictures
-from mmjax.evals.base import DrawPicture, Eval, Predictor, Result, check_finite, has_streams
-from mmjax.evals.subsets import missing, named, subsets
+from mmjax.evals.base import DrawPicture, HeadEval, Predictor, Result, check_finite, has_streams
+from mmjax.evals.baseline import most_common
+from mmjax.evals.subsets import keep_only, subset_name, subsets
 from mmjax.views import Identity
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MaskedWords(Eval):
-    """Hides words and streams in the batch itself, then asks for the clean view: one compilation for all.
+class MaskedWords(HeadEval):
+    """Accuracy of a TokenLogits head on masked words.
 
-    With ``slots``, texts are sentences of one form, and slot n is word n: each is hidden alone. Without, a
-    share ``rate`` of each text's words is hidden, at least one. Only examples with the text and every context
-    stream count, so the subsets of the context are compared on the same examples.
+    It masks words and streams in the batch itself and uses the identity view, so that the model is compiled
+    once. Only examples with the text and every context stream are counted, so that all subsets of the context
+    are measured on the same examples.
+
+    context: other streams that the head can read.
+    slots: names of the words of a text whose sentences all have one form: word n is slot n, and each word is
+      masked alone. None: a fraction `rate` of each text's words is masked, at least one.
+    all_masked: measure also with all words masked.
+    train: training data for the unigram; None: the evaluated data, which make the unigram look better.
     """
 
     stream: str = "text"
-    head: str = "words"  # a TokenLogits head
-    context: tuple[str, ...] = ()  # other streams that the head can see
+    head: str = "words"
+    context: tuple[str, ...] = ()
     slots: tuple[str, ...] | None = None
-    all_masked: bool = False  # measure also with every word hidden
+    all_masked: bool = False
     rate: float = 0.15
-    train: data.Dataset | None = None  # for the unigram baseline; None: the evaluated data, which flatters it
+    train: data.Dataset | None = None
     train_limit: int | None = 20_000
 
     def __post_init__(self):
         self.check_streams(self.stream, *self.context)
         self.check_no_subsets_of("Name these streams in `context`")
 
-    def required_heads(self) -> tuple[str, ...]:
-        return (self.head,)
-
     def __call__(self, predictor: Predictor) -> Result:
-        tokenizer = self.data.streams[self.stream].tokenizer.open()
-        unigram = Unigram.of(
+        mask_id = self.data.streams[self.stream].tokenizer.open().mask_id
+        unigram = Unigram.fit(
             data.epoch(self.train or self.data, self.batch_size, self.train_limit), self.stream
         )
-        scores: dict[str, Score] = collections.defaultdict(Score)
+        num_right, num_masked = collections.Counter(), collections.Counter()
         for number, batch in enumerate(self.batches()):
-            counted = has_streams(batch, self.stream, *self.context)
-            for kind, slot, hidden in self.masks(batch[self.stream], seed=number):
-                hidden = hidden & counted[:, None]
-                if not hidden.any():
+            rows = has_streams(batch, self.stream, *self.context)
+            text: Text = batch[self.stream]  # type: ignore[assignment]  # streams are named by the user
+            tokens = np.asarray(text.tokens)
+            for prefix, slot, masked in self.word_masks(text, seed=number):
+                masked = masked & rows[:, None]
+                if not masked.any():
                     continue
-                tokens = np.asarray(batch[self.stream].tokens)
-                text = batch[self.stream].replace(
-                    tokens=np.where(hidden, tokenizer.mask_id, tokens).astype(np.int32)
-                )
-                for given in subsets(self.context):
-                    seen = {stream: missing(batch[stream]) for stream in self.context if stream not in given}
-                    outputs, _ = predictor(batch | seen | {self.stream: text}, Identity(), (self.head,))
-                    right = check_finite(self.head, outputs[self.head]).argmax(axis=-1) == tokens
-                    self._count(scores, kind + named(given), slot, batch[self.stream], hidden, right)
-                if not kind:
-                    right = unigram.right(batch[self.stream], hidden, slot)
-                    self._count(scores, "unigram", slot, batch[self.stream], hidden, right)
-        if not scores:
+                masked_text = text.replace(tokens=np.where(masked, mask_id, tokens).astype(np.int32))
+                for subset in subsets(self.context):
+                    inputs = keep_only(batch, self.context, subset) | {self.stream: masked_text}
+                    outputs, _ = predictor(inputs, Identity(), (self.head,))
+                    hits = check_finite(self.head, outputs[self.head]).argmax(axis=-1) == tokens
+                    name = prefix + subset_name(subset)
+                    num_right.update(self._count(name, text, masked, hits))
+                    num_masked.update(self._count(name, text, masked, masked))
+                if not prefix:
+                    hits = unigram.hits(text, masked, slot)
+                    num_right.update(self._count("unigram", text, masked, hits))
+                    num_masked.update(self._count("unigram", text, masked, masked))
+        if not num_masked:
             raise InputError(
-                f"masked words: no example of the data has {[self.stream, *self.context]} and a word to hide"
+                f"masked words: no example of the data has {[self.stream, *self.context]} and a word to mask"
             )
-        metrics = {name: scores[name].right / scores[name].total for name in self._names() if name in scores}
+        names = [name for name in self._metric_names() if name in num_masked]
+        metrics = {name: num_right[name] / num_masked[name] for name in names}
         return Result(metrics, self._pictures(metrics))
 
-    def masks(self, text: Text, seed: int) -> Iterator[tuple[str, int | None, np.ndarray]]:
-        """(prefix of the names, slot or None, hidden bool "B L") for each way of hiding words."""
+    def word_masks(self, text: Text, seed: int) -> Iterator[tuple[str, int | None, np.ndarray]]:
+        """Yields (prefix of the metrics, slot or None, masked positions bool "B L") per way of masking."""
         words = np.where(np.asarray(text.mask), np.asarray(text.words), -1)
         if self.slots:
             for slot in range(len(self.slots)):
                 yield "", slot, words == slot
         else:
-            # A text's draw number n belongs to its word n; whole words are hidden, and the least draw always.
-            draws = np.random.default_rng(seed).uniform(size=words.shape)
-            draws = np.where(words >= 0, np.take_along_axis(draws, np.maximum(words, 0), axis=1), 2)
-            yield "", None, (words >= 0) & ((draws < self.rate) | (draws == draws.min(axis=1, keepdims=True)))
+            # Word n of a text is masked if sample n of its row is below the rate, or the smallest of the row.
+            samples = np.random.default_rng(seed).uniform(size=words.shape)
+            samples = np.where(words >= 0, np.take_along_axis(samples, np.maximum(words, 0), axis=1), 2)
+            smallest = samples.min(axis=1, keepdims=True)
+            yield "", None, (words >= 0) & ((samples < self.rate) | (samples == smallest))
         if self.all_masked:
             yield "all_masked/", None, words >= 0
 
-    def _names(self) -> list[str]:
-        """All the metrics, in the order in which a table shows them."""
-        given = [named(streams) for streams in subsets(self.context)]
-        measures = ["token", "word", *(f"word/{slot}" for slot in self.slots or ())]
-        whose = [*given, "unigram", *(f"all_masked/{streams}" for streams in given)]
-        return [f"{who}/{measure}" for who in whose for measure in measures]
+    def _metric_names(self) -> list[str]:
+        """All metrics in the order of the result."""
+        given = [subset_name(subset) for subset in subsets(self.context)]
+        prefixes = [*given, "unigram", *(f"all_masked/{name}" for name in given)]
+        units = ["token", "word", *(f"word/{slot}" for slot in self.slots or ())]
+        return [f"{prefix}/{unit}" for prefix in prefixes for unit in units]
 
-    def _count(
-        self, scores: dict, name: str, slot: int | None, text: Text, hidden: np.ndarray, right: np.ndarray
-    ):
-        """Adds a batch's hits. ``hidden`` and ``right`` are bool "B L"."""
-        scores[f"{name}/token"].add((right & hidden).sum(), hidden.sum())
+    def _count(self, prefix: str, text: Text, masked: np.ndarray, hits: np.ndarray) -> dict[str, int]:
+        """{metric: number of masked tokens or words that are right}. `masked` and `hits` are bool "B L"."""
+        counts = collections.Counter({f"{prefix}/token": int((hits & masked).sum())})
         words = np.asarray(text.words)
-        for number in np.unique(words[hidden]):
-            here = hidden & (words == number)
-            asked = here.any(axis=1)
-            hits = (asked & (right | ~here).all(axis=1)).sum()
-            scores[f"{name}/word"].add(hits, asked.sum())
+        for number in np.unique(words[masked]):
+            in_word = masked & (words == number)
+            num_right = int((in_word.any(axis=1) & (hits | ~in_word).all(axis=1)).sum())
+            counts[f"{prefix}/word"] += num_right
             if self.slots and number < len(self.slots):
-                scores[f"{name}/word/{self.slots[number]}"].add(hits, asked.sum())
+                counts[f"{prefix}/word/{self.slots[number]}"] += num_right
+        return counts
 
     def _pictures(self, metrics: dict[str, float]) -> dict[str, DrawPicture]:
         groups = self.slots or ("token", "word")
         path = "word/" if self.slots else ""
+        names = [subset_name(subset) for subset in subsets(self.context)]
         drawn: dict[str, DrawPicture] = {}
-        for kind, title in (
-            ("", "Hidden words that the model reads, given ..."),
-            ("all_masked/", "The same, all words hidden"),
+        for prefix, title in (
+            ("", "Masked words that are predicted right, given ..."),
+            ("all_masked/", "The same with all words masked"),
         ):
-            names = [named(given) for given in subsets(self.context)]
-            if any(f"{kind}{name}/{path}{group}" not in metrics for name in names for group in groups):
-                continue  # not measured, or a slot that no text has
-            drawn[f"{kind.strip('/') or 'masked'}_words"] = partial(
+            if any(f"{prefix}{name}/{path}{group}" not in metrics for name in names for group in groups):
+                continue  # `all_masked` is False, or no text has one of the slots
+            drawn[f"{prefix.strip('/') or 'masked'}_words"] = partial(
                 pictures.bars,
                 title=title,
-                subtitle="share of right answers by " + ("slot" if self.slots else "unit"),
+                subtitle="fraction of right answers by " + ("slot" if self.slots else "unit"),
                 groups=groups,
                 heights={
-                    name.replace("+", " + "): [metrics[f"{kind}{name}/{path}{group}"] for group in groups]
+                    name.replace("+", " + "): [metrics[f"{prefix}{name}/{path}{group}"] for group in groups]
                     for name in names
                 },
                 lines=[metrics[f"unigram/{path}{group}"] for group in groups],
@@ -142,63 +148,50 @@ class MaskedWords(Eval):
         return drawn
 
 
-@dataclasses.dataclass
-class Score:
-    """Right answers of all answers."""
-
-    right: int = 0
-    total: int = 0
-
-    def add(self, right: int, total: int) -> None:
-        self.right, self.total = self.right + int(right), self.total + int(total)
-
-
 @dataclasses.dataclass(frozen=True)
 class Unigram:
-    """The most common token, and the most common word (a tuple of tokens) everywhere and at each place."""
+    """The most common token, and the most common word (a tuple of tokens) of all and by its word number."""
 
     token: int
     word: tuple[int, ...]
-    word_at: dict[int, tuple[int, ...]]
+    word_by_number: dict[int, tuple[int, ...]]
 
     @classmethod
-    def of(cls, batches: Iterator[Batch], stream: str) -> "Unigram":
+    def fit(cls, batches: Iterable[Batch], stream: str) -> "Unigram":
+        """From batches of training data."""
         tokens: collections.Counter = collections.Counter()
         words: collections.Counter = collections.Counter()
-        at: dict[int, collections.Counter] = collections.defaultdict(collections.Counter)
+        by_number: dict[int, collections.Counter] = collections.defaultdict(collections.Counter)
         for batch in batches:
-            for row in _words(batch[stream]):
+            for row in _words_by_row(batch[stream]):
                 tokens.update(itertools.chain.from_iterable(row.values()))
                 words.update(row.values())
-                for place, word in row.items():
-                    at[place][word] += 1
+                for number, word in row.items():
+                    by_number[number][word] += 1
         if not tokens:
             raise InputError(f"unigram baseline: the data hold no text in {stream!r}: give another `train`")
-        return cls(_top(tokens), _top(words), {place: _top(counts) for place, counts in at.items()})
+        word_by_number = {number: most_common(counts) for number, counts in by_number.items()}
+        return cls(most_common(tokens), most_common(words), word_by_number)
 
-    def right(self, text: Text, hidden: np.ndarray, slot: int | None) -> np.ndarray:
-        """bool "B L": what always the same answer gets right, the slot's word, or else the token."""
+    def hits(self, text: Text, masked: np.ndarray, slot: int | None) -> np.ndarray:
+        """Whether each token is right: bool "B L", of `masked` positions "B L".
+
+        With a slot it predicts the most common word of the slot, otherwise the most common token everywhere.
+        """
         tokens = np.asarray(text.tokens)
         if slot is None:
             return tokens == self.token
-        guess = self.word_at.get(slot, self.word)
-        right = np.zeros_like(hidden)
-        for row, words in enumerate(_words(text)):
-            right[row] = hidden[row] & (words.get(slot) == guess)
-        return right
+        predicted = self.word_by_number.get(slot, self.word)
+        is_right = np.asarray([words.get(slot) == predicted for words in _words_by_row(text)])
+        return masked & is_right[:, None]
 
 
-def _words(text: Text) -> Iterator[dict[int, tuple[int, ...]]]:
-    """{word number: its tokens} of each row."""
+def _words_by_row(text: Text) -> Iterator[dict[int, tuple[int, ...]]]:
+    """Yields {word number: its tokens} of each row."""
     rows = zip(np.asarray(text.tokens), np.asarray(text.words), np.asarray(text.mask), strict=True)
     for tokens, words, mask in rows:
-        found: dict[int, tuple[int, ...]] = {}
+        by_number: dict[int, tuple[int, ...]] = {}
         for token, word in zip(tokens[mask].tolist(), words[mask].tolist(), strict=True):
             if word >= 0:
-                found[word] = (*found.get(word, ()), token)
-        yield found
-
-
-def _top(counts: collections.Counter):
-    """The most common; of equals the least, so that the order of the data decides nothing."""
-    return min(counts, key=lambda value: (-counts[value], value))
+                by_number[word] = (*by_number.get(word, ()), token)
+        yield by_number

@@ -1,6 +1,6 @@
-"""Pictures of a run, for people: loss curves, nearest neighbours, similarities, confusions, bars. PNG by Agg.
+"""Pictures of a run as PNG: loss curves, nearest neighbours, similarities, confusions, bars, boxes.
 
-Every function draws on its own ``Figure`` and never touches pyplot: a notebook's own figures are safe.
+Every function draws on its own `Figure` and never uses pyplot, so that a notebook's figures stay untouched.
 """
 
 import functools
@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmjax.errors import InputError
-from mmjax.evals.cards import Preview
+from mmjax.evals.previews import Preview
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 INK, PALE, PAPER = "#1f2933", "#9aa5b1", "#f5f7fa"
+SUBTITLE, GRID = "#52606d", "#e4e7eb"
 RIGHT, WRONG = "#1a7f4b", "#c0392b"
 COLOURS = ("#2563a8", "#d9822b", "#1a7f4b", "#8e44ad", "#c0392b", "#1398a5", "#7f6b3f", "#5b6770")
-# The first ships with matplotlib (Latin, Greek, Cyrillic, Arabic); of the others, the installed ones help.
+# matplotlib ships the first (Latin, Greek, Cyrillic, Arabic). The others are used where they are installed.
 FONTS = ("DejaVu Sans", "Noto Sans CJK JP", "Noto Sans Devanagari", "Noto Sans", "Arial Unicode MS")
 
 
@@ -35,7 +36,7 @@ def _style() -> dict[str, Any]:
         "font.family": [font for font in FONTS if font in installed],
         "font.size": 9,
         "text.color": INK,
-        "text.parse_math": False,  # a caption with a dollar sign is no formula
+        "text.parse_math": False,  # a dollar sign in a caption does not start a formula
         "axes.labelcolor": INK,
         "axes.edgecolor": PALE,
         "axes.titlesize": 10,
@@ -49,8 +50,21 @@ def _style() -> dict[str, Any]:
     }
 
 
+def styled(draw):
+    """Decorates a function that draws. matplotlib is imported only when called: it takes a second."""
+
+    @functools.wraps(draw)
+    def draw_in_style(*args, **kwargs):
+        import matplotlib
+
+        with matplotlib.rc_context(_style()):
+            return draw(*args, **kwargs)
+
+    return draw_in_style
+
+
 def new_figure(width: float, height: float, title: str, subtitle: str = "") -> "Figure":
-    """An empty figure with its title at the top left; sizes in inches. Only within the style's context."""
+    """An empty figure with a title at the top left, sizes in inches. Call it in a `styled` function."""
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -58,44 +72,31 @@ def new_figure(width: float, height: float, title: str, subtitle: str = "") -> "
     layout = ConstrainedLayoutEngine(rect=(0, 0, 1, top), w_pad=0.06, h_pad=0.06)
     figure = Figure(figsize=(width, height), layout=layout, facecolor="white")
     figure.text(0.12 / width, 1 - 0.14 / height, title, fontsize=13, fontweight="bold", va="top")
-    figure.text(0.12 / width, 1 - 0.44 / height, subtitle, fontsize=9, color="#52606d", va="top")
+    figure.text(0.12 / width, 1 - 0.44 / height, subtitle, fontsize=9, color=SUBTITLE, va="top")
     return figure
 
 
 def save_png(figure: "Figure", path: Path) -> None:
+    """Writes the figure, and creates the folder."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150, format="png")
 
 
-def styled(function):
-    """Runs a drawing function under the style; matplotlib is imported only now, because it costs a second."""
-
-    @functools.wraps(function)
-    def drawn(*args, **kwargs):
-        import matplotlib
-
-        with matplotlib.rc_context(_style()):
-            return function(*args, **kwargs)
-
-    return drawn
-
-
-def _show(axes: "Axes", card: Preview, colour: str | None = None, size: float = 9) -> None:
-    """One example: its picture, its spectrogram (time to the right, pitch upwards) or its words, framed."""
+def _draw_preview(axes: "Axes", preview: Preview, colour: str | None = None, size: float = 9) -> None:
+    """One framed example: its image, its spectrogram (time to the right, pitch upwards) or its words."""
     axes.set(xticks=[], yticks=[])
-    for spine in axes.spines.values():
-        # Wrong answers are many: a thin pale frame leaves the eye to the right ones.
-        spine.set(visible=True, color=colour or PALE, linewidth=3 if colour == RIGHT else 1)
-    if card.kind == "text":
+    # Only right answers get a thick frame: most answers are wrong.
+    axes.spines[:].set(visible=True, color=colour or PALE, linewidth=3 if colour == RIGHT else 1)
+    if preview.kind == "text":
         axes.set(xlim=(0, 1), ylim=(0, 1), facecolor=PAPER, box_aspect=1)
-        words = textwrap.wrap(_legible(card.caption), 16, max_lines=6, placeholder=" …")
+        words = textwrap.wrap(_replace_undrawable(preview.caption), 16, max_lines=6, placeholder=" …")
         axes.text(0.5, 0.5, "\n".join(words), ha="center", va="center", fontsize=size, linespacing=1.25)
-    elif card.kind == "audio":
-        axes.imshow(card.values.T, origin="lower", aspect="auto", cmap="magma")
+    elif preview.kind == "audio":
+        axes.imshow(preview.values.T, origin="lower", aspect="auto", cmap="magma")
         axes.set(box_aspect=1)
     else:
-        axes.imshow(card.values, cmap="gray", interpolation="lanczos", aspect="equal")
+        axes.imshow(preview.values, cmap="gray", interpolation="lanczos", aspect="equal")
 
 
 @styled
@@ -109,40 +110,35 @@ def retrieval_sheet(
     ranks: Sequence[int],
     num_candidates: int,
 ) -> None:
-    """A row per query: the query, its nearest candidates as (card, right?, cosine), the right one's rank."""
+    """Draws a row per query: the query, its nearest candidates and the rank of the best relevant one.
+
+    nearest: for each query, (candidate, whether it is relevant, cosine) from the nearest on.
+    """
     num_rows, num_columns = len(queries), max(len(row) for row in nearest)
     figure = new_figure(1.55 * (num_columns + 1) + 0.35, 1.86 * num_rows + 0.95, title, subtitle)
     grid = figure.subplots(
         num_rows, num_columns + 2, squeeze=False, gridspec_kw={"width_ratios": [1, 0.12] + [1] * num_columns}
     )
-    for row, (query, found, rank) in enumerate(zip(queries, nearest, ranks, strict=True)):
-        _show(grid[row, 0], query)
-        grid[row, 0].set_xlabel(
-            ("" if query.kind == "text" else _short(query.caption) + "\n")
-            + f"right at rank {rank} of {num_candidates}",
-            fontsize=8,
-            color=RIGHT if rank <= num_columns else WRONG,
-        )
-        grid[row, 1].set_axis_off()
-        for column in range(num_columns):
-            axes = grid[row, column + 2]
-            if column >= len(found):
-                axes.set_axis_off()
-                continue
-            card, right, cosine = found[column]
-            _show(axes, card, RIGHT if right else "#dfa39b")
-            label = f"{'✓' if right else '✗'} {cosine:.2f}" + (
-                "" if card.kind == "text" else f"\n{_short(card.caption)}"
-            )
-            axes.set_xlabel(label, fontsize=8, color=RIGHT if right else WRONG)
+    for row, (query, candidates, rank) in enumerate(zip(queries, nearest, ranks, strict=True)):
+        _draw_preview(grid[row, 0], query)
+        label = "" if query.kind == "text" else _shorten(query.caption) + "\n"
+        label += f"right at rank {rank} of {num_candidates}"
+        grid[row, 0].set_xlabel(label, fontsize=8, color=RIGHT if rank <= num_columns else WRONG)
+        for axes in grid[row, [1, *range(2 + len(candidates), num_columns + 2)]]:
+            axes.set_axis_off()
+        for axes, (preview, is_relevant, cosine) in zip(grid[row, 2:], candidates, strict=False):
+            _draw_preview(axes, preview, RIGHT if is_relevant else "#dfa39b")
+            caption = "" if preview.kind == "text" else f"\n{_shorten(preview.caption)}"
+            label = f"{'✓' if is_relevant else '✗'} {cosine:.2f}{caption}"
+            axes.set_xlabel(label, fontsize=8, color=RIGHT if is_relevant else WRONG)
     for column, name in [(0, "query"), *((c + 2, f"{c + 1}") for c in range(num_columns))]:
-        grid[0, column].set_title(name, loc="center", fontsize=9, color="#52606d", fontweight="normal")
+        grid[0, column].set_title(name, loc="center", fontsize=9, color=SUBTITLE, fontweight="normal")
     save_png(figure, path)
 
 
 @functools.cache
 def _drawable() -> frozenset[int]:
-    """The characters that the installed FONTS can draw."""
+    """The code points that the installed FONTS can draw."""
     from matplotlib import font_manager
 
     files = [
@@ -153,13 +149,13 @@ def _drawable() -> frozenset[int]:
     return frozenset().union(*(font_manager.get_font(file).get_charmap() for file in files))
 
 
-def _legible(caption: str) -> str:
-    """The caption with a box for each character that no font has: a name may be in any script."""
+def _replace_undrawable(caption: str) -> str:
+    """Replaces each character that no installed font has by a box."""
     return "".join(letter if ord(letter) in _drawable() else "□" for letter in caption)
 
 
-def _short(caption: str, width: int = 22) -> str:
-    caption = _legible(caption)
+def _shorten(caption: str, width: int = 22) -> str:
+    caption = _replace_undrawable(caption)
     return caption if len(caption) <= width else caption[: width - 1].rstrip() + "…"
 
 
@@ -172,47 +168,44 @@ def similarity_matrix(
     axes_names: tuple[str, str],
     names: Sequence[str],
     similarities: np.ndarray,
-    right: np.ndarray,
-    wrong: np.ndarray,
+    matching: np.ndarray,
+    mismatched: np.ndarray,
 ) -> None:
-    """Cosines of a few named examples "n n" (a good model: a bright diagonal), and the spread of all pairs.
+    """Draws the cosines "n n" of a few named examples, and a histogram of all true and mismatched pairs'.
 
-    ``right`` and ``wrong`` are cosines of pairs that belong together and of pairs that do not.
+    A good model has a bright diagonal. `matching` "P" and `mismatched` "Q" are the cosines of all pairs.
     """
     figure = new_figure(11.5, 6.6, title, subtitle)
-    matrix, spread = figure.subplots(1, 2, gridspec_kw={"width_ratios": [1.75, 1]})
-    shown = matrix.imshow(
+    matrix, histogram = figure.subplots(1, 2, gridspec_kw={"width_ratios": [1.75, 1]})
+    image = matrix.imshow(
         similarities, cmap="magma", vmin=np.quantile(similarities, 0.02), interpolation="nearest"
     )
-    places, labels = np.arange(len(names)), [_short(name, 24) for name in names]
-    matrix.set_xticks(places, labels, rotation=90, fontsize=6.5)
-    matrix.set_yticks(places, labels, fontsize=6.5)
+    ticks, labels = np.arange(len(names)), [_shorten(name, 24) for name in names]
+    matrix.set_xticks(ticks, labels, rotation=90, fontsize=6.5)
+    matrix.set_yticks(ticks, labels, fontsize=6.5)
     matrix.tick_params(length=0)
     matrix.set(xlabel=axes_names[1], ylabel=axes_names[0])
-    for spine in matrix.spines.values():
-        spine.set_visible(False)
-    bar = figure.colorbar(shown, ax=matrix, shrink=0.6, aspect=30, pad=0.01)
-    bar.set_label("cosine")
+    matrix.spines[:].set_visible(False)
+    bar = figure.colorbar(image, ax=matrix, label="cosine", shrink=0.6, aspect=30, pad=0.01)
     bar.outline.set_visible(False)
 
-    bins = np.linspace(
-        min(wrong.min(initial=0), right.min()), max(wrong.max(initial=0), right.max()) + 1e-6, 41
-    )
-    for values, colour, name in ((wrong, PALE, "do not belong together"), (right, RIGHT, "belong together")):
+    low = min(mismatched.min(initial=0), matching.min())
+    bins = np.linspace(low, max(mismatched.max(initial=0), matching.max()) + 1e-6, 41)
+    for values, colour, name in ((mismatched, PALE, "other pairs"), (matching, RIGHT, "true pairs")):
         if len(values):
-            spread.hist(values, bins, density=True, color=colour, alpha=0.65)
-            spread.axvline(np.median(values), color=colour, linewidth=1.5)
+            histogram.hist(values, bins, density=True, color=colour, alpha=0.65)
+            histogram.axvline(np.median(values), color=colour, linewidth=1.5)
             name = f"{name}: median {round(float(np.median(values)), 2) + 0.0:.2f}"
-            spread.plot([], [], color=colour, linewidth=6, alpha=0.65, label=name)
-    spread.set(xlabel="cosine", yticks=[], title="All pairs")
-    spread.spines["left"].set_visible(False)
-    spread.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), fontsize=8.5)
+            histogram.plot([], [], color=colour, linewidth=6, alpha=0.65, label=name)
+    histogram.set(xlabel="cosine", yticks=[], title="All pairs")
+    histogram.spines["left"].set_visible(False)
+    histogram.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), fontsize=8.5)
     save_png(figure, path)
 
 
 @styled
 def loss_curves(metrics_file: Path, path: Path) -> None:
-    """The loss and each objective's loss by step, from ``metrics.jsonl``: as logged, and a running mean."""
+    """Draws the total loss and each objective's loss in `metrics.jsonl` by step, with a running mean."""
     lines = Path(metrics_file).read_text().splitlines()
     rows = [json.loads(line) for line in lines if line.strip()]
     logged = {name for row in rows for name, value in row.items() if value is not None}
@@ -237,7 +230,7 @@ def loss_curves(metrics_file: Path, path: Path) -> None:
         axes.plot(steps[-1], smooth[-1], "o", color=colour, markersize=4)
         axes.set_title("all objectives, weighted" if names[n] == "loss" else names[n].removeprefix("loss/"))
         axes.set_title(f"{smooth[-1]:.3g}", loc="right", color=colour)
-        axes.grid(axis="y", color="#e4e7eb", linewidth=0.8)
+        axes.grid(axis="y", color=GRID, linewidth=0.8)
         axes.set_axisbelow(True)
         if n >= len(names) - num_columns:
             axes.set_xlabel("step")
@@ -245,7 +238,7 @@ def loss_curves(metrics_file: Path, path: Path) -> None:
 
 
 def _running_mean(values: np.ndarray) -> np.ndarray:
-    """Over a centred window of a twentieth of the run, cut off at both ends: it does not lag behind."""
+    """Over a centred window of a twentieth of the run, which is cut off at both ends."""
     half = max(1, len(values) // 40)
     sums = np.concatenate([[0], np.cumsum(values)])
     low = np.maximum(0, np.arange(len(values)) - half)
@@ -255,21 +248,21 @@ def _running_mean(values: np.ndarray) -> np.ndarray:
 
 @styled
 def confusion(path: Path, *, title: str, subtitle: str, classes: Sequence[str], counts: np.ndarray) -> None:
-    """``counts`` int "true said": shares of each true class, the counts written in."""
+    """Draws a confusion matrix of counts, int "target predicted"; colours are fractions of a true class."""
     size = max(4.2, 0.5 * len(classes) + 2)
     figure = new_figure(size + 0.6, size + 0.6, title, subtitle)
     axes = figure.subplots()
-    shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    names = [_short(name) for name in classes]
+    fractions = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
+    axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
+    names = [_shorten(name) for name in classes]
     axes.set_xticks(range(len(names)), names, rotation=90 if max(map(len, names)) > 5 else 0)
     axes.set_yticks(range(len(names)), names)
     axes.tick_params(length=0)
-    axes.set(xlabel="the model says", ylabel="true")
+    axes.set(xlabel="predicted", ylabel="true")
     if len(classes) <= 30:
         for (row, column), count in np.ndenumerate(counts):
             if count:
-                colour = "white" if shares[row, column] > 0.5 else INK
+                colour = "white" if fractions[row, column] > 0.5 else INK
                 axes.text(column, row, str(count), ha="center", va="center", fontsize=8, color=colour)
     save_png(figure, path)
 
@@ -285,9 +278,9 @@ def bars(
     lines: Sequence[float],
     line_name: str,
 ) -> None:
-    """Grouped bars of shares in 0..1: a group per slot, a bar per series, a baseline across each group.
+    """Draws a bar per group and series, in 0..1, and a baseline across each group.
 
-    NaN leaves its place empty; without `lines` there is no baseline.
+    heights: {series: a height per group}; NaN: no bar. lines: the baseline of each group; empty: none.
     """
     figure = new_figure(max(6.0, 0.35 * len(groups) * len(heights) + 2.5), 4.4, title, subtitle)
     axes = figure.subplots()
@@ -309,21 +302,18 @@ def bars(
         axes.plot([], [], color=INK, linewidth=1.4, linestyle=(0, (3, 2)), label=line_name)
     axes.set_xticks(range(len(groups)), groups)
     axes.tick_params(axis="x", length=0)
-    axes.set(ylim=(0, 1.06), ylabel="share right")
-    axes.grid(axis="y", color="#e4e7eb", linewidth=0.8)
+    axes.set(ylim=(0, 1.06), ylabel="fraction right")
+    axes.grid(axis="y", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.margins(x=0.01)
-    handles, labels = axes.get_legend_handles_labels()  # the baseline's comes first, being a line
+    # matplotlib lists the line first; the legend names the baseline last.
+    handles, labels = axes.get_legend_handles_labels()
     order = [*range(1, len(labels)), 0] if len(lines) else range(len(labels))
     handles, labels = [handles[n] for n in order], [labels[n] for n in order]
     axes.legend(
-        handles,
-        labels,
-        loc="upper center",
-        bbox_to_anchor=(0.5, -0.1),
+        handles, labels, loc="upper center", bbox_to_anchor=(0.5, -0.1), fontsize=8.5,
         ncols=min(5, len(heights) + 1),
-        fontsize=8.5,
-    )
+    )  # fmt: skip
     save_png(figure, path)
 
 
@@ -333,23 +323,27 @@ def box_sheet(
     *,
     title: str,
     subtitle: str,
-    cards: Sequence[Preview],
-    marked: Sequence[np.ndarray],
-    found: Sequence[tuple[np.ndarray, np.ndarray]],
+    images: Sequence[Preview],
+    targets: Sequence[np.ndarray],
+    detections: Sequence[tuple[np.ndarray, np.ndarray]],
     classes: Sequence[str],
 ) -> None:
-    """Pictures with boxes (centre and size, in shares): white what is marked, in colour what is found."""
+    """Draws images with their true boxes in white and the detected boxes in the colours of their classes.
+
+    targets: of each image the boxes "N 4", centre and size as fractions of the image.
+    detections: of each image the boxes "M 4" and their classes "M".
+    """
     from matplotlib.patches import Rectangle
 
-    columns = min(3, len(cards))
-    rows = -(-len(cards) // columns)
+    columns = min(3, len(images))
+    rows = -(-len(images) // columns)
     figure = new_figure(3.2 * columns, 2.5 * rows + 1.2, title, subtitle)
     all_axes = np.ravel(figure.subplots(rows, columns, squeeze=False))
-    for axes in all_axes[len(cards) :]:
+    for axes in all_axes[len(images) :]:
         axes.set_axis_off()
-    for axes, card, true, (boxes, kinds) in zip(all_axes, cards, marked, found, strict=False):
-        _show(axes, card)
-        height, width = card.values.shape[:2]
+    for axes, image, true, (boxes, kinds) in zip(all_axes, images, targets, detections, strict=False):
+        _draw_preview(axes, image)
+        height, width = image.values.shape[:2]
         styles = [(box, "white", 0.8) for box in true]
         styles += [(box, COLOURS[kind % len(COLOURS)], 1.8) for box, kind in zip(boxes, kinds, strict=True)]
         for (x, y, wide, high), colour, line in styles:

@@ -1,8 +1,8 @@
-"""The rank of the right answer among many candidates: who counts as right, ranks in chunks, recall, chance.
+"""Ranks of relevant candidates for retrieval queries, and the recall of a random order.
 
-Identical items are one item. Examples with the same raw target input (the same word, twin pictures) are one
-candidate, and a candidate is right for a query if any example pairs that query's raw input with it. So "six"
-thirty times over does not fill thirty places, and each recording of "seven" answers the query "seven".
+Identical items are one item. Examples with the same raw target input (the same word, the same image) are one
+candidate, and a candidate is relevant to a query if any example pairs it with the query's raw input. Thirty
+examples of the text "six" are therefore one candidate, and each recording of "seven" is relevant to "seven".
 """
 
 import dataclasses
@@ -17,10 +17,10 @@ MAX_SCORES_PER_CHUNK = 1 << 22  # float32 values of the largest block of scores:
 
 
 def content_ids(stream: Stream) -> list[str]:
-    """A digest of each row's raw input (tokens, pixels, samples; no padding): equal inputs, equal digests."""
+    """A digest of each row's raw input (tokens, pixels, samples), padding excluded."""
     match stream:
         case Text(tokens=values, mask=mask) | Audio(samples=values, mask=mask):
-            rows = [row[kept] for row, kept in zip(np.asarray(values), np.asarray(mask), strict=True)]
+            rows = [row[valid] for row, valid in zip(np.asarray(values), np.asarray(mask), strict=True)]
         case Image(pixels=values) | Labels(values=values):
             rows = list(np.asarray(values))
         case _:
@@ -30,67 +30,69 @@ def content_ids(stream: Stream) -> list[str]:
 
 @dataclasses.dataclass(frozen=True)
 class Relevance:
-    """N queries, M distinct candidates, and which of these are right for each query."""
+    """N queries, M distinct candidates, and which candidates are relevant to each query."""
 
     query_groups: np.ndarray  # int "N": queries with the same raw input share a number
     candidates: np.ndarray  # int "M": the example at which each distinct candidate first occurs
-    starts: np.ndarray  # int "groups+1": the right candidates of group g are rights[starts[g]:starts[g+1]]
-    rights: np.ndarray  # int "R": places in `candidates`
+    starts: np.ndarray  # int "groups+1": group g's candidates are relevant[starts[g]:starts[g+1]]
+    relevant: np.ndarray  # int "R": indices into `candidates`
 
     @classmethod
-    def of(cls, query_ids: Sequence[str] | np.ndarray, target_ids: Sequence[str] | np.ndarray) -> "Relevance":
-        """From the digests of N paired examples."""
+    def from_ids(
+        cls, query_ids: Sequence[str] | np.ndarray, target_ids: Sequence[str] | np.ndarray
+    ) -> "Relevance":
+        """From the content ids "N" of paired examples."""
         _, queries = np.unique(np.asarray(query_ids), return_inverse=True)
         _, first, targets = np.unique(np.asarray(target_ids), return_index=True, return_inverse=True)
-        order = np.argsort(first)  # candidates stay in the data's order, whatever their digests
+        order = np.argsort(first)  # candidates keep the order of the data, whatever their digests
         pairs = np.unique(
             np.stack([queries.reshape(-1), np.argsort(order)[targets.reshape(-1)]], axis=1), axis=0
         )
         starts = np.searchsorted(pairs[:, 0], np.arange(queries.max() + 2))
         return cls(queries.reshape(-1), first[order], starts, pairs[:, 1])
 
-    def of_query(self, query: int) -> np.ndarray:
-        """Places in ``candidates`` that are right for one query."""
+    def relevant_to(self, query: int) -> np.ndarray:
+        """Indices "R" into `candidates` of those that are relevant to one query."""
         group = self.query_groups[query]
-        return self.rights[self.starts[group] : self.starts[group + 1]]
+        return self.relevant[self.starts[group] : self.starts[group + 1]]
 
     def mask(self, queries: Sequence[int] | np.ndarray) -> np.ndarray:
-        """bool ``"len(queries) M"``: is the candidate right?"""
-        right = np.zeros((len(queries), len(self.candidates)), bool)
+        """Whether each candidate is relevant to each of these queries: bool "len(queries) M"."""
+        mask = np.zeros((len(queries), len(self.candidates)), bool)
         for row, query in enumerate(queries):
-            right[row, self.of_query(query)] = True
-        return right
+            mask[row, self.relevant_to(query)] = True
+        return mask
 
 
-def ranks(
-    queries: np.ndarray, targets: np.ndarray, answers: Relevance, chunk: int | None = None
+def rank_queries(
+    queries: np.ndarray, targets: np.ndarray, relevance: Relevance, chunk: int | None = None
 ) -> np.ndarray:
-    """Rank, from 1, of the best right candidate of each query: int ``"N"``.
+    """The rank, from 1, of the best relevant candidate of each query: int "N".
 
-    ``queries`` and ``targets`` are "N E", row by row the same examples; scores are dot products. A wrong
-    candidate that ties with the right one stands before it: a model that maps everything onto one point gets
-    nothing right, not everything. ``chunk`` queries are scored at once (None: MAX_SCORES_PER_CHUNK scores).
+    `queries` and `targets` "N E" are paired row by row, and scores are dot products. An irrelevant candidate
+    that ties with a relevant one ranks before it: a model that maps every input to one point has the worst
+    ranks, not the best. `chunk` queries are scored at once (None: MAX_SCORES_PER_CHUNK scores).
 
-    >>> answers = Relevance.of(["a", "b", "c"], ["x", "y", "x"])  # the first and the third have one answer
-    >>> ranks(np.eye(3), np.asarray([[1, 0, 0], [1, 1, 0], [0, 0, 1]]), answers).tolist()
+    >>> relevance = Relevance.from_ids(["a", "b", "c"], ["x", "y", "x"])  # "x" is relevant to "a" and "c"
+    >>> rank_queries(np.eye(3), np.asarray([[1, 0, 0], [1, 1, 0], [0, 0, 1]]), relevance).tolist()
     [2, 1, 2]
     """
-    candidates = targets[answers.candidates].T
+    candidates = targets[relevance.candidates].T
     chunk = chunk or max(1, MAX_SCORES_PER_CHUNK // candidates.shape[1])
-    found = np.empty(len(queries), np.int64)
+    ranks = np.empty(len(queries), np.int64)
     for start in range(0, len(queries), chunk):
         rows = range(start, min(start + chunk, len(queries)))
         scores = queries[rows.start : rows.stop] @ candidates
-        right = answers.mask(rows)
-        best = np.where(right, scores, -np.inf).max(axis=1, keepdims=True)
-        found[rows.start : rows.stop] = 1 + ((scores >= best) & ~right).sum(axis=1)
-    return found
+        mask = relevance.mask(rows)
+        best = np.where(mask, scores, -np.inf).max(axis=1, keepdims=True)
+        ranks[rows.start : rows.stop] = 1 + ((scores >= best) & ~mask).sum(axis=1)
+    return ranks
 
 
-def chance(answers: Relevance, k: int) -> float:
-    """R@k in random order: the mean over queries of 1 - C(M - r, k) / C(M, k), r of M being right."""
-    num_candidates = len(answers.candidates)
-    num_right = np.diff(answers.starts)[answers.query_groups]
-    drawn = np.arange(min(k, num_candidates))
-    misses = np.clip((num_candidates - num_right[:, None] - drawn) / (num_candidates - drawn), 0, 1)
+def chance_recall(relevance: Relevance, k: int) -> float:
+    """R@k of a random order: the mean over queries of 1 - C(M - r, k) / C(M, k), with r of M relevant."""
+    num_candidates = len(relevance.candidates)
+    num_relevant = np.diff(relevance.starts)[relevance.query_groups]
+    num_left = num_candidates - np.arange(min(k, num_candidates))
+    misses = np.clip((num_left - num_relevant[:, None]) / num_left, 0, 1)
     return float(1 - misses.prod(axis=1).mean())

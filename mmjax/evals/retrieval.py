@@ -1,9 +1,9 @@
-"""Cross-modal retrieval: given one modality of an example, find another among all the examples.
+"""Cross-modal retrieval: given one stream of an example, find another among those of all the examples.
 
-image->text/R@5                   share of queries whose right answer is among the five nearest
+image->text/R@5                   fraction of queries with a relevant candidate among the five nearest
 image->text/R@5/low, /high        95 % bootstrap interval
 image->text/R@5/chance            candidates in random order
-image->text/R@5/transfer, /cca    baselines that need no learning (baseline.py), when `train` is given
+image->text/R@5/transfer, /cca    baselines without training (baseline.py), if `train` is given
 image->text/median_rank, /num_queries, /num_candidates
 """
 
@@ -16,22 +16,26 @@ import numpy as np
 from mmjax import data
 from mmjax.errors import InputError
 from mmjax.evals import baseline, gallery
-from mmjax.evals.base import DrawPicture, Eval, Predictor, Result, accuracy_with_interval, heads_by_stream
-from mmjax.evals.ranking import Relevance, chance, ranks
+from mmjax.evals.base import DrawPicture, Eval, Predictor, Result, heads_by_stream, interval_metrics
+from mmjax.evals.ranking import Relevance, chance_recall, rank_queries
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Retrieval(Eval):
-    """Ranks over ordered pairs of streams; identical items count as right (ranking.py)."""
+    """Recall over ordered pairs of streams. Identical items count as one (ranking.py).
 
-    # {stream: its PooledEmbedding head}; a tuple of streams: the heads are named like them.
+    heads: {stream: its PooledEmbedding head}, or streams whose heads have the same names.
+    pairs: (query, target) streams; None: all ordered pairs.
+    train: training data for the baselines; None: no baselines.
+    num_shown: queries on a sheet.
+    """
+
     heads: dict[str, str] | tuple[str, ...]
-    pairs: tuple[tuple[str, str], ...] | None = None  # (query, target); None: all ordered pairs
+    pairs: tuple[tuple[str, str], ...] | None = None
     ks: tuple[int, ...] = (1, 5, 10)
-    # Where the baselines look for neighbours and correlations; None: no such baselines.
     train: data.Dataset | None = None
     train_limit: int | None = 20_000
-    num_shown: int = 5  # queries on a sheet
+    num_shown: int = 5
 
     def __post_init__(self):
         streams = tuple(heads_by_stream(self.heads))
@@ -48,63 +52,55 @@ class Retrieval(Eval):
         return tuple(heads_by_stream(self.heads).values())
 
     def __call__(self, predictor: Predictor) -> Result:
-        sides = gallery.build_galleries(
-            self, predictor, heads_by_stream(self.heads), with_raw=self.train is not None
-        )
-        raw = self.train and baseline.fit_raw_spaces(
-            self.train, tuple(sides), batch_size=self.batch_size, limit=self.train_limit
+        heads = heads_by_stream(self.heads)
+        galleries = gallery.build_galleries(self, predictor, heads, with_raw=self.train is not None)
+        spaces = self.train and baseline.fit_raw_spaces(
+            self.train, tuple(galleries), batch_size=self.batch_size, limit=self.train_limit
         )
         metrics: dict[str, float] = {}
         pictures: dict[str, DrawPicture] = {}
-        for query, target in self.pairs or itertools.permutations(sides, 2):
-            paired = np.flatnonzero(sides[query].present & sides[target].present)
+        for query, target in self.pairs or itertools.permutations(galleries, 2):
+            paired = np.flatnonzero(galleries[query].present & galleries[target].present)
             if not len(paired):
                 continue
-            left, right = sides[query].take(paired), sides[target].take(paired)
-            answers = Relevance.of(left.content_ids, right.content_ids)
-            found = ranks(left.embeddings, right.embeddings, answers)
-            scores = self.scores(found, answers)
-            if raw:
-                guesses = baseline.transfer_from_neighbours(raw[query], raw[target], left.raw)
-                by_transfer = ranks(guesses, raw[target].place(right.raw), answers)
-                scores |= {f"R@{k}/transfer": float((by_transfer <= k).mean()) for k in self.ks}
-                correlated = baseline.CCABaseline.of(raw[query], raw[target])
-                if correlated is not None:
-                    places = correlated.places("query", raw[query].place(left.raw))
-                    targets = correlated.places("target", raw[target].place(right.raw))
-                    scores |= {
-                        f"R@{k}/cca": float((ranks(places, targets, answers) <= k).mean()) for k in self.ks
-                    }
+            queries, targets = galleries[query].take(paired), galleries[target].take(paired)
+            relevance = Relevance.from_ids(queries.content_ids, targets.content_ids)
+            ranks = rank_queries(queries.embeddings, targets.embeddings, relevance)
+            scores = self.scores(ranks, relevance)
+            if spaces:
+                scores |= self._baselines(spaces[query], spaces[target], queries.raw, targets.raw, relevance)
             metrics |= {f"{query}->{target}/{name}": value for name, value in scores.items()}
-
+            shown = dict(queries=queries, targets=targets, relevance=relevance, names=(query, target))
             pictures[f"{query}_to_{target}"] = partial(
-                gallery.draw_nearest, queries=left, targets=right, answers=answers,
-                ranks=found, scores=scores, names=(query, target), num_shown=self.num_shown,
-            )  # fmt: skip
+                gallery.draw_nearest, **shown, ranks=ranks, scores=scores, num_shown=self.num_shown
+            )
             if f"{target}_{query}_similarity" not in pictures:
-                pictures[f"{query}_{target}_similarity"] = partial(
-                    gallery.draw_similarity,
-                    queries=left,
-                    targets=right,
-                    answers=answers,
-                    names=(query, target),
-                )
+                pictures[f"{query}_{target}_similarity"] = partial(gallery.draw_similarity, **shown)
         if not metrics:
             raise InputError(
-                f"retrieval: no example has two of the streams {list(sides)} (pairs {self.pairs})"
+                f"retrieval: no example has two of the streams {list(galleries)} (pairs {self.pairs})"
             )
         return Result(metrics, pictures)
 
-    def scores(self, found: np.ndarray, answers: Relevance) -> dict[str, float]:
-        """Recall with intervals and chance, and the median, of the ranks "N"."""
+    def scores(self, ranks: np.ndarray, relevance: Relevance) -> dict[str, float]:
+        """Recall with intervals and chance, and the median rank, of the ranks "N"."""
         scores = {}
         for k in self.ks:
-            mean, low, high = accuracy_with_interval(found <= k, answers.query_groups)
-            scores |= {
-                f"R@{k}": mean,
-                f"R@{k}/low": low,
-                f"R@{k}/high": high,
-                f"R@{k}/chance": chance(answers, k),
-            }
-        sizes = {"num_queries": float(len(found)), "num_candidates": float(len(answers.candidates))}
-        return scores | {"median_rank": float(np.median(found))} | sizes
+            scores |= interval_metrics(f"R@{k}", ranks <= k, relevance.query_groups)
+            scores[f"R@{k}/chance"] = chance_recall(relevance, k)
+        sizes = {"num_queries": float(len(ranks)), "num_candidates": float(len(relevance.candidates))}
+        return scores | {"median_rank": float(np.median(ranks))} | sizes
+
+    def _baselines(
+        self, query_space: baseline.RawFeatureSpace, target_space: baseline.RawFeatureSpace,
+        queries: np.ndarray, targets: np.ndarray, relevance: Relevance,
+    ) -> dict[str, float]:  # fmt: skip
+        """Recall of nearest-neighbour transfer and of CCA from raw features "N F"."""
+        transferred = baseline.transfer_from_neighbours(query_space, target_space, queries)
+        targets = target_space.project(targets)
+        ranks = {"transfer": rank_queries(transferred, targets, relevance)}
+        cca = baseline.CCABaseline.fit(query_space, target_space)
+        if cca is not None:
+            queries = cca.project(cca.query, query_space.project(queries))
+            ranks["cca"] = rank_queries(queries, cca.project(cca.target, targets), relevance)
+        return {f"R@{k}/{name}": float((ranks[name] <= k).mean()) for name in ranks for k in self.ks}

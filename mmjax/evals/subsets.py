@@ -1,7 +1,7 @@
-"""What is a model worth with each subset of some streams? Any evaluation, measured once for each of them.
+"""Evaluations given each subset of some streams, the others missing.
 
-audio/accuracy                    the evaluation's own metric, with audio there and the other streams not
-audio+image/accuracy              with both
+audio/accuracy          the evaluation's own metric, given audio
+audio+image/accuracy    given both
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 
 from mmjax import data
-from mmjax.batch import Stream
+from mmjax.batch import Batch, Stream
 from mmjax.errors import InputError
 from mmjax.evals import pictures
 from mmjax.evals.base import DrawPicture, Eval, Predictor, Result
@@ -19,51 +19,50 @@ from mmjax.evals.base import DrawPicture, Eval, Predictor, Result
 NO_STREAMS = "nothing"
 
 
-def measure(evaluation: Eval, predictor: Predictor) -> Result:
-    """The evaluation's result: of one measurement, or of one for each subset of its `subsets_of`.
+def subsets(streams: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """Every subset, from the empty one to all streams."""
+    sizes = range(len(streams) + 1)
+    return [subset for size in sizes for subset in itertools.combinations(streams, size)]
 
-    Only examples with all these streams count, so that the subsets are compared on the same ones. A subset in
-    which the evaluation finds nothing to measure is left out. The compiled program is one and the same.
+
+def subset_name(subset: tuple[str, ...]) -> str:
+    """The subset as it stands in the names of metrics."""
+    return "+".join(subset) or NO_STREAMS
+
+
+def keep_only(batch: Batch, streams: tuple[str, ...], subset: tuple[str, ...]) -> Batch:
+    """The batch in which those of `streams` that are not in `subset` have a mask that is False everywhere."""
+    dropped = {
+        stream: batch[stream].replace(mask=np.zeros_like(np.asarray(batch[stream].mask)))  # type: ignore[attr-defined]
+        for stream in streams
+        if stream not in subset
+    }
+    return batch | dropped
+
+
+def measure(evaluation: Eval, predictor: Predictor) -> Result:
+    """Evaluates the model: once, or once for each non-empty subset of the evaluation's `subsets_of`.
+
+    Only examples with all these streams are counted, so that every subset is measured on the same examples.
+    A subset is left out if the evaluation finds nothing to measure in it. All use one compiled program.
     """
     streams = evaluation.subsets_of
     if not streams:
         return evaluation(predictor)
     results: dict[str, Result] = {}
-    # All of them first: what is refused there is wrong with the data or the model, and not with a subset.
-    for given in [streams, *subsets(streams)[1:-1]]:
-        shown = _Shown(
-            **_fields(evaluation.data), hidden=tuple(s for s in streams if s not in given), needed=streams
-        )
+    # All streams come first: an error there concerns the data or the model, and not a subset.
+    for subset in [streams, *subsets(streams)[1:-1]]:
+        dropped = tuple(stream for stream in streams if stream not in subset)
+        dataset = _SubsetDataset(**_fields(evaluation.data), dropped=dropped, required=streams)
         try:
-            results[named(given)] = dataclasses.replace(evaluation, data=shown)(predictor)
+            results[subset_name(subset)] = dataclasses.replace(evaluation, data=dataset)(predictor)
         except InputError:
-            if given == streams:
+            if subset == streams:
                 raise
-    order = [named(given) for given in subsets(streams)[1:]]
-    metrics = {
-        f"{name}/{metric}": value
-        for name in order
-        if name in results
-        for metric, value in results[name].metrics.items()
-    }
-    drawn = results[named(streams)].pictures
+    order = [name for name in map(subset_name, subsets(streams)) if name in results]
+    metrics = {f"{name}/{metric}": value for name in order for metric, value in results[name].metrics.items()}
+    drawn = results[subset_name(streams)].pictures
     return Result(metrics, drawn | _picture(type(evaluation).__name__, order, results))
-
-
-def subsets(streams: tuple[str, ...]) -> list[tuple[str, ...]]:
-    """Every subset: none, each alone, ..., all."""
-    sizes = range(len(streams) + 1)
-    return [given for size in sizes for given in itertools.combinations(streams, size)]
-
-
-def named(given: tuple[str, ...]) -> str:
-    """The subset in the name of a metric."""
-    return "+".join(given) or NO_STREAMS
-
-
-def missing(stream: Stream) -> Stream:
-    """The stream with a mask that is False everywhere."""
-    return stream.replace(mask=np.zeros_like(np.asarray(stream.mask)))  # type: ignore[attr-defined]  # flax's
 
 
 def _fields(dataset: data.Dataset) -> dict:
@@ -71,55 +70,53 @@ def _fields(dataset: data.Dataset) -> dict:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Shown(data.Dataset):
-    """A dataset of which some streams are missing; an example that lacks a needed one misses everything."""
+class _SubsetDataset(data.Dataset):
+    """A dataset without the `dropped` streams. Examples without all `required` streams have no stream."""
 
-    hidden: tuple[str, ...] = ()
-    needed: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+    required: tuple[str, ...] = ()
 
     def open(self):
-        return _ShownExamples(super().open(), self.hidden, self.needed)
+        return _SubsetExamples(super().open(), self.dropped, self.required)
 
 
 @dataclasses.dataclass(frozen=True)
-class _ShownExamples:
+class _SubsetExamples:
     examples: data.Examples
-    hidden: tuple[str, ...]
-    needed: tuple[str, ...]
+    dropped: tuple[str, ...]
+    required: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.examples)
 
     def example(self, index: int, rng: np.random.Generator | None = None) -> dict[str, Stream]:
-        found = self.examples.example(index, rng)
-        if not set(self.needed) <= found.keys():
+        example = self.examples.example(index, rng)
+        if not set(self.required) <= example.keys():
             return {}
-        return {name: stream for name, stream in found.items() if name not in self.hidden}
+        return {name: stream for name, stream in example.items() if name not in self.dropped}
 
 
 def _picture(kind: str, order: list[str], results: dict[str, Result]) -> dict[str, DrawPicture]:
-    """Bars of the metrics that have an interval, or else of all shares, with guessing where it is known."""
-    found = {name: results[name].metrics for name in order if name in results}
-    whole = found[order[-1]]
-    groups = [metric for metric in whole if f"{metric}/low" in whole]
-    groups = groups or [metric for metric, value in whole.items() if 0 <= value <= 1]
+    """Bars of the metrics with an interval, or else of all fractions, beside the majority or chance."""
+    metrics = {name: results[name].metrics for name in order}
+    all_streams = metrics[order[-1]]
+    groups = [metric for metric in all_streams if f"{metric}/low" in all_streams]
+    groups = groups or [metric for metric, value in all_streams.items() if 0 <= value <= 1]
     if not groups:
         return {}
-    guessed = [
-        next((whole[f"{metric}/{by}"] for by in ("majority", "chance") if f"{metric}/{by}" in whole), np.nan)
-        for metric in groups
-    ]
+    chance = {metric: all_streams.get(f"{metric}/chance", np.nan) for metric in groups}
+    guessing = [all_streams.get(f"{metric}/majority", chance[metric]) for metric in groups]
     return {
         "subsets": partial(
             pictures.bars,
             title=f"{kind} given ...",
-            subtitle="the other streams missing; an empty place: nothing to measure",
+            subtitle="the other streams are missing; no bar: nothing to measure",
             groups=groups,
             heights={
-                name.replace("+", " + "): [metrics.get(metric, np.nan) for metric in groups]
-                for name, metrics in found.items()
+                name.replace("+", " + "): [values.get(metric, np.nan) for metric in groups]
+                for name, values in metrics.items()
             },
-            lines=guessed if np.isfinite(guessed).any() else [],
+            lines=guessing if np.isfinite(guessing).any() else [],
             line_name="guessing",
         )
     }

@@ -1,4 +1,4 @@
-"""Tiny in-memory data with every modality, and predictors that answer as a test wishes."""
+"""Tiny data in memory with every modality, and a predictor of random embeddings."""
 
 import dataclasses
 import zlib
@@ -12,8 +12,8 @@ RATE_HZ = 8000
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Records:
-    """A source, and its own reader."""
+class RecordSource:
+    """A source of records in memory, which is its own reader."""
 
     records: tuple[dict, ...]
 
@@ -28,8 +28,8 @@ class Records:
 
 
 @dataclasses.dataclass(frozen=True)
-class TwoTokensAWord:
-    """A tokenizer: word n is tokens 5 + 2 n and 6 + 2 n. Its own spec and vocabulary."""
+class TwoTokensPerWord:
+    """A tokenizer, its spec and its vocabulary in one: word n is the tokens 5 + 2 n and 6 + 2 n."""
 
     words: tuple[str, ...]
     pad_id, cls_id, sep_id, mask_id = data.PAD_ID, data.CLS_ID, data.SEP_ID, data.MASK_ID
@@ -44,8 +44,8 @@ class TwoTokensAWord:
         return self
 
     def encode(self, text):
-        places = [self.words.index(word) for word in text.split()]
-        ids = [token for place in places for token in (5 + 2 * place, 6 + 2 * place)]
+        indices = [self.words.index(word) for word in text.split()]
+        ids = [token for index in indices for token in (5 + 2 * index, 6 + 2 * index)]
         return ids, [n // 2 for n in range(len(ids))]
 
     def decode(self, ids):
@@ -59,9 +59,9 @@ def dataset(
     seed: int = 0,
     length: int = 8,
 ) -> data.Dataset:
-    """An example a name, with text, image, audio and label, without the (example, stream) that are missing.
+    """One example per name with text, image, audio and label, but without the `missing` (example, stream).
 
-    Pictures are noise and sounds are tones: every example has others, whatever its name.
+    Every example has its own image of noise and its own tone, whatever its name.
     """
     rng = np.random.default_rng(seed)
     records = []
@@ -77,12 +77,11 @@ def dataset(
         for stream in (stream for example, stream in missing if example == n):
             del record[stream]
         records.append(record)
-    source = Records(tuple(records))
     words = tuple(sorted({word for name in names for word in name.split()} | {"zero", "one", "two"}))
     return data.Dataset(
-        source,
+        RecordSource(tuple(records)),
         {
-            "text": data.TextTransform("text", TwoTokensAWord(words), length=length, optional=True),
+            "text": data.TextTransform("text", TwoTokensPerWord(words), length=length, optional=True),
             "image": data.ImageTransform("image", (8, 8), optional=True),
             "audio": data.AudioTransform("audio", RATE_HZ, 0.25, optional=True),
             "label": data.LabelTransform("label", ("zero", "one", "two"), optional=True),
@@ -91,23 +90,19 @@ def dataset(
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
-    """Rows of length one, as an embedding head gives them."""
+    """The rows scaled to unit length, as by an embedding head."""
     return (rows / np.linalg.norm(rows, axis=-1, keepdims=True)).astype(np.float32)
 
 
-class Embedder:
-    """A predictor of embeddings: a fixed random function of each row's raw input, whatever is around it."""
+class RandomEmbedder:
+    """A predictor of embeddings: a fixed random function of each row's raw input."""
 
-    def __init__(self, width: int = 16, blind: bool = False):
-        self.width, self.blind, self.calls = width, blind, 0
+    width = 16
 
     def __call__(self, batch, view, heads, seed=0):
-        self.calls += 1
         return {head: self.embed(batch[head]) for head in heads}, {}
 
     def embed(self, stream):
-        if self.blind:
-            return unit(np.ones((len(stream.mask), self.width)))
         values = next(
             v for v in (getattr(stream, n, None) for n in ("tokens", "pixels", "samples")) if v is not None
         )

@@ -1,4 +1,4 @@
-"""Losses on held-out examples: weighted by examples, drawn from fixed seeds, and the learner's own."""
+"""evals.Losses: weights of batches, seeds, refusals, and equality with the learner's losses."""
 
 import dataclasses
 
@@ -17,8 +17,8 @@ from mmjax.experiment.validation import validate
 from mmjax.run.session import Session
 
 
-class Scripted:
-    """A predictor whose loss is the number of rows that have a picture, times the seed."""
+class ScriptedPredictor:
+    """Predicts a loss of `value` times the number of rows with an image, and the seed as accuracy."""
 
     def __init__(self, value: float = 1.0):
         self.value, self.seeds = value, []
@@ -29,9 +29,9 @@ class Scripted:
         return {"loss/x": np.float32(self.value * rows), "x/accuracy": np.float32(seed)}
 
 
-def test_batches_weigh_by_their_examples_and_draw_from_fixed_seeds():
-    """Seven examples in batches of four: four rows and three."""
-    predictor = Scripted()
+def test_batches_are_weighted_by_their_examples_and_have_fixed_seeds():
+    """Seven examples make batches of four and of three."""
+    predictor = ScriptedPredictor()
     metrics = Losses(data=dataset(), batch_size=4, seed=10)(predictor).metrics
     assert predictor.seeds == [10, 11]
     assert metrics == {
@@ -41,35 +41,35 @@ def test_batches_weigh_by_their_examples_and_draw_from_fixed_seeds():
     }
 
 
-def test_nothing_to_measure_and_not_a_number_are_refused():
+def test_empty_data_and_nan_are_refused():
     empty = dataclasses.replace(dataset(), source=dataclasses.replace(dataset().source, records=()))
     with pytest.raises(InputError, match="no example of the data has any stream"):
-        Losses(data=empty)(Scripted())
+        Losses(data=empty)(ScriptedPredictor())
     with pytest.raises(NonFiniteError, match="loss/x"):
-        Losses(data=dataset())(Scripted(float("nan")))
+        Losses(data=dataset())(ScriptedPredictor(float("nan")))
 
 
-def test_they_are_the_losses_of_the_learner(tmp_path):
-    """A model with dropout in none of its parts: what training would log of the same rows."""
-    made = load(str(tiny.write(tmp_path, tiny.DRAWN_WORDS)))
-    setup = Session.of(made, jax.devices()[:1])
-    state = setup.new_state()
-    held_out = made.evals["retrieval"].data
-    found = Losses(data=held_out, batch_size=8, seed=3)(setup.predictor(state)).metrics
+def test_they_equal_the_learners_losses(tmp_path):
+    """The model has no dropout, so that training would log the same losses for these rows."""
+    experiment = load(str(tiny.write(tmp_path, tiny.DRAWN_WORDS)))
+    session = Session.of(experiment, jax.devices()[:1])
+    state = session.new_state()
+    held_out = experiment.evals["retrieval"].data
+    metrics = Losses(data=held_out, batch_size=8, seed=3)(session.predictor(state)).metrics
     batch = jax.tree.map(jnp.asarray, next(data.epoch(held_out, 8)))
     rngs = {"views": jax.random.key(3)}
-    _, expected = setup.learner.apply({"params": state.params}, batch, rngs=rngs, method="weighted_losses")
-    assert found.pop("num_examples") == 8
-    assert found.keys() == expected.keys() >= {"loss/pairs", "loss/words", "words/accuracy"}
-    for name, value in found.items():
+    _, expected = session.learner.apply({"params": state.params}, batch, rngs=rngs, method="weighted_losses")
+    assert metrics.pop("num_examples") == 8
+    assert metrics.keys() == expected.keys() >= {"loss/pairs", "loss/words", "words/accuracy"}
+    for name, value in metrics.items():
         assert value == pytest.approx(float(expected[name]), rel=1e-4), name
 
 
-def test_held_out_data_give_every_stream_that_objectives_read(tmp_path):
-    made = load(str(tiny.write(tmp_path)))
-    assert isinstance(made.evals["retrieval"], Retrieval)
-    whole = made.evals["retrieval"].data
-    lacking = dataclasses.replace(whole, streams={"image": whole.streams["image"]})
-    validate(dataclasses.replace(made, evals={"held_out": Losses(data=whole)}))
+def test_data_that_lack_a_stream_of_an_objective_are_refused(tmp_path):
+    experiment = load(str(tiny.write(tmp_path)))
+    assert isinstance(experiment.evals["retrieval"], Retrieval)
+    complete = experiment.evals["retrieval"].data
+    images_only = dataclasses.replace(complete, streams={"image": complete.streams["image"]})
+    validate(dataclasses.replace(experiment, evals={"held_out": Losses(data=complete)}))
     with pytest.raises(InputError, match=r"needs the stream 'text', but the data of eval 'held_out' give"):
-        validate(dataclasses.replace(made, evals={"held_out": Losses(data=lacking)}))
+        validate(dataclasses.replace(experiment, evals={"held_out": Losses(data=images_only)}))

@@ -1,4 +1,4 @@
-"""Masked-word accuracy against a plain loop, with a model that knows only what it is shown."""
+"""Accuracy on masked words, of a model that needs audio and images to predict them."""
 
 import numpy as np
 import pytest
@@ -10,27 +10,28 @@ from mmjax.evals import MaskedWords
 NAMES = ("red fox", "blue fox", "red cat", "grey cat", "red fox")
 
 
-def reader(batch, view, heads, seed=0):
-    """Reads the hidden word's first token from sound, its second from pictures, and [PAD] from neither.
-
-    What it reads it knows from the sound's and picture's row number, so it must be told them: see `shown`.
-    """
-    tokens = reader.tokens[reader.start : reader.start + len(batch["text"].mask)]
-    logits = np.zeros((*batch["text"].tokens.shape, 64), np.float32)
-    for row, column in np.argwhere(batch["text"].tokens == 4):
-        first = tokens[row, column] % 2 == 1
-        seen = batch["audio"].mask[row].any() if first else batch["image"].mask[row]
-        logits[row, column, tokens[row, column] if seen else 0] = 1
-    return {"words": logits}, {}
+@pytest.fixture
+def tokens() -> np.ndarray:
+    """The unmasked tokens of `dataset(NAMES)` in one batch of eight."""
+    return next(iter(MaskedWords(data=dataset(NAMES), head="words", batch_size=8).batches()))["text"].tokens
 
 
-@pytest.fixture(autouse=True)
-def tokens():
-    whole = next(iter(MaskedWords(data=dataset(NAMES), head="words", batch_size=8).batches()))
-    reader.tokens, reader.start = whole["text"].tokens, 0
+@pytest.fixture
+def predictor(tokens):
+    """Predicts a masked word's first token given audio, its second given an image, and otherwise [PAD]."""
+
+    def predict(batch, view, heads, seed=0):
+        logits = np.zeros((*batch["text"].tokens.shape, 64), np.float32)
+        for row, column in np.argwhere(batch["text"].tokens == 4):
+            is_first = tokens[row, column] % 2 == 1
+            is_given = batch["audio"].mask[row].any() if is_first else batch["image"].mask[row]
+            logits[row, column, tokens[row, column] if is_given else 0] = 1
+        return {"words": logits}, {}
+
+    return predict
 
 
-def test_each_subset_of_the_context_and_each_slot():
+def test_each_subset_of_the_context_and_each_slot(predictor):
     evaluation = MaskedWords(
         data=dataset(NAMES),
         context=("audio", "image"),
@@ -38,60 +39,61 @@ def test_each_subset_of_the_context_and_each_slot():
         all_masked=True,
         batch_size=8,
     )
-    metrics = evaluation(reader).metrics
-    for kind in ("", "all_masked/"):
+    metrics = evaluation(predictor).metrics
+    for prefix in ("", "all_masked/"):
         for given, token, word in (
             ("nothing", 0, 0),
             ("audio", 0.5, 0),
             ("image", 0.5, 0),
             ("audio+image", 1, 1),
         ):
-            assert metrics[f"{kind}{given}/token"] == token
-            for part in ("", "/color", "/animal"):
-                assert metrics[f"{kind}{given}/word{part}"] == word
+            assert metrics[f"{prefix}{given}/token"] == token
+            for slot in ("", "/color", "/animal"):
+                assert metrics[f"{prefix}{given}/word{slot}"] == word
     assert metrics["unigram/word/color"] == pytest.approx(3 / 5)
     assert metrics["unigram/word/animal"] == pytest.approx(3 / 5)
     assert metrics["unigram/word"] == pytest.approx(6 / 10)
 
 
-def test_only_examples_with_every_context_count():
-    calls = []
+def test_only_examples_with_every_context_stream_are_counted(tokens):
+    batches = []
 
-    def all_right(batch, view, heads, seed=0):
-        calls.append(batch)
-        return {"words": np.eye(64, dtype=np.float32)[reader.tokens]}, {}
+    def predict_all(batch, view, heads, seed=0):
+        batches.append(batch)
+        return {"words": np.eye(64, dtype=np.float32)[tokens]}, {}
 
     missing = ((0, "audio"), (1, "image"), (3, "text"))
     evaluation = MaskedWords(data=dataset(NAMES, missing=missing), context=("audio", "image"), batch_size=8)
-    metrics = evaluation(all_right).metrics
+    metrics = evaluation(predict_all).metrics
     assert all(value == 1 for name, value in metrics.items() if not name.startswith("unigram"))
-    for batch in calls:  # rows 2 and 4 have everything
+    for batch in batches:  # only rows 2 and 4 have all streams
         assert set(np.argwhere(batch["text"].tokens == 4)[:, 0].tolist()) == {2, 4}
 
 
-def test_random_words_are_hidden_whole_and_at_least_one_a_text():
+def test_random_words_are_masked_whole_and_at_least_one_per_text():
     evaluation = MaskedWords(data=dataset(NAMES), rate=0.01, batch_size=8)
     text = next(iter(evaluation.batches()))["text"]
-    ((_, slot, hidden),) = evaluation.masks(text, seed=3)
+    ((_, slot, masked),) = evaluation.word_masks(text, seed=3)
     assert slot is None
     for row in range(5):
-        words = text.words[row][hidden[row]]
+        words = text.words[row][masked[row]]
         assert len(set(words.tolist())) == 1 and len(words) == 2 and words[0] >= 0
-    assert not hidden[5:].any()
-    ((_, _, again),) = evaluation.masks(text, seed=3)
-    assert (again == hidden).all()
+    assert not masked[5:].any()
+    ((_, _, repeated),) = evaluation.word_masks(text, seed=3)
+    assert (repeated == masked).all()
 
 
-def test_unigram_is_learnt_from_train():
+def test_the_unigram_is_fitted_to_the_training_data(predictor):
     examples = dataset(NAMES)
     train = dataset(("grey fox", "grey cat", "grey cat"))
     train.streams["text"] = examples.streams["text"]
-    metrics = MaskedWords(data=examples, train=train, slots=("color", "animal"), batch_size=8)(reader).metrics
+    evaluation = MaskedWords(data=examples, train=train, slots=("color", "animal"), batch_size=8)
+    metrics = evaluation(predictor).metrics
     assert metrics["unigram/word/color"] == pytest.approx(1 / 5)
     assert metrics["unigram/word/animal"] == pytest.approx(2 / 5)
 
 
-def test_nothing_to_hide_is_refused():
+def test_data_without_a_word_to_mask_are_refused(predictor):
     missing = tuple((n, "audio") for n in range(5))
     with pytest.raises(InputError, match=r"no example of the data has \['text', 'audio'\]"):
-        MaskedWords(data=dataset(NAMES, missing=missing), context=("audio",), batch_size=8)(reader)
+        MaskedWords(data=dataset(NAMES, missing=missing), context=("audio",), batch_size=8)(predictor)

@@ -1,4 +1,4 @@
-"""Next-sentence and matching accuracy with predictors whose answers are known."""
+"""Next-sentence and matching accuracy with scripted predictions."""
 
 import numpy as np
 import pytest
@@ -9,21 +9,21 @@ from mmjax.errors import InputError
 from mmjax.evals import Matching, NextSentence
 
 
-def scripted(head, outputs, targets, name):
-    """The same valid rows and answers in each batch; notes the seeds that it was given."""
+def scripted_predictor(head, logits, targets):
+    """Returns the same logits and targets for each batch, and records the seeds."""
 
     def predictor(batch, view, heads, seed=0):
         predictor.seeds.append(seed)
-        return {head: outputs}, {name: targets[0], "valid": targets[1]}
+        return {head: logits}, targets
 
     predictor.seeds = []
     return predictor
 
 
 def test_next_sentence_counts_only_valid_pairs():
-    logits = np.array([[2, 1], [1, 2], [0, 3], [9, 0]], np.float32)  # says 0 1 1 0
+    logits = np.array([[2, 1], [1, 2], [0, 3], [9, 0]], np.float32)  # predicts 0 1 1 0
     is_next, valid = np.array([False, True, False, True]), np.array([True, True, True, False])
-    predictor = scripted("follows", logits, (is_next, valid), "is_next")
+    predictor = scripted_predictor("follows", logits, {"is_next": is_next, "valid": valid})
     evaluation = NextSentence(data=dataset(), view=views.SentencePairs("text", "text"), batch_size=4)
     metrics = evaluation(predictor).metrics
     assert metrics["accuracy"] == pytest.approx(2 / 3)
@@ -31,21 +31,23 @@ def test_next_sentence_counts_only_valid_pairs():
     assert metrics["num_pairs"] == 6 and predictor.seeds == [0, 1]
 
 
-def test_matching_counts_only_valid_pairs_and_balances_the_kinds():
+def test_matching_counts_only_valid_pairs_and_balances_true_and_wrong_pairs():
     logits = np.array([1, -1, 1, -2, -3, 5], np.float32)
     matches = np.array([True, True, False, False, False, False])
     valid = np.array([True, True, True, True, True, False])
     evaluation = Matching(data=dataset(), view=views.HardNegatives("image", "text", heads=("image", "text")))
-    metrics = evaluation(scripted("matches", logits, (matches, valid), "matches")).metrics
+    predictor = scripted_predictor("matches", logits, {"matches": matches, "valid": valid})
+    metrics = evaluation(predictor).metrics
     assert metrics["accuracy"] == pytest.approx(3 / 5)
     assert metrics["accuracy/majority"] == pytest.approx(3 / 5)
     assert metrics["balanced_accuracy"] == pytest.approx((1 / 2 + 2 / 3) / 2)
     assert evaluation.required_heads() == ("matches", "image", "text")
 
 
-def test_no_pair_at_all_is_refused():
+def test_data_without_a_pair_are_refused():
     with pytest.raises(InputError, match="needs the streams"):
         NextSentence(data=dataset(), view=views.SentencePairs("text", "keywords"))
-    nothing = scripted("follows", np.zeros((4, 2)), (np.zeros(4, bool), np.zeros(4, bool)), "is_next")
+    no_pairs = {"is_next": np.zeros(4, bool), "valid": np.zeros(4, bool)}
     with pytest.raises(InputError, match="no example has both"):
-        NextSentence(data=dataset(), view=views.SentencePairs("text", "text"), batch_size=4)(nothing)
+        evaluation = NextSentence(data=dataset(), view=views.SentencePairs("text", "text"), batch_size=4)
+        evaluation(scripted_predictor("follows", np.zeros((4, 2)), no_pairs))

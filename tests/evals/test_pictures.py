@@ -1,22 +1,22 @@
-"""Every picture is drawn without a warning, also with odd names and few examples; features equal loops."""
+"""Every picture is drawn without a warning, also with few examples; raw features equal plain loops."""
 
 import json
 
 import numpy as np
 import pytest
-from fakes import Embedder, dataset
+from fakes import RandomEmbedder, dataset
 
 from mmjax.errors import InputError
 from mmjax.evals import MaskedWords, Retrieval, ZeroShot, features, pictures
-from mmjax.evals.cards import Preview
+from mmjax.evals.previews import Preview
 
 
 def assert_png(path):
     from PIL import Image
 
-    with Image.open(path) as picture:
-        assert picture.format == "PNG" and min(picture.size) > 300
-        assert np.asarray(picture.convert("L")).std() > 5, "nothing is drawn"
+    with Image.open(path) as image:
+        assert image.format == "PNG" and min(image.size) > 300
+        assert np.asarray(image.convert("L")).std() > 5, "the picture is blank"
 
 
 @pytest.mark.parametrize("count", [7, 1])
@@ -24,7 +24,9 @@ def test_sheets_and_matrices(tmp_path, count):
     examples = dataset(
         ("red fox", "blue whale", "green frog", "red fox", "black cat", "white owl", "red cat")[:count]
     )
-    result = Retrieval(data=examples, heads=("image", "text", "audio"), batch_size=4, num_shown=2)(Embedder())
+    result = Retrieval(data=examples, heads=("image", "text", "audio"), batch_size=4, num_shown=2)(
+        RandomEmbedder()
+    )
     assert len(result.pictures) == 9
     for name in ("image_to_text", "text_to_audio", "audio_to_image", "image_audio_similarity"):
         result.pictures[name](tmp_path / "new" / f"{name}.png")
@@ -32,7 +34,7 @@ def test_sheets_and_matrices(tmp_path, count):
 
 
 def test_confusion_and_bars(tmp_path):
-    zero_shot = ZeroShot(data=dataset(), heads=("image", "text"), batch_size=4)(Embedder())
+    zero_shot = ZeroShot(data=dataset(), heads=("image", "text"), batch_size=4)(RandomEmbedder())
     zero_shot.pictures["image_confusion"](tmp_path / "confusion.png")
     assert_png(tmp_path / "confusion.png")
 
@@ -59,28 +61,28 @@ def test_loss_curves(tmp_path):
         pictures.loss_curves(log, tmp_path / "loss.png")
 
 
-def test_names_in_any_script_and_with_dollars(tmp_path):
-    cards = [Preview("text", name) for name in ("パンダ", "$x_1$ and $", "कुत्ता", "панда", "\U0001f43c")]
+def test_captions_in_any_script_and_with_dollar_signs(tmp_path):
+    previews = [Preview("text", name) for name in ("パンダ", "$x_1$ and $", "कुत्ता", "панда", "\U0001f43c")]
     pictures.retrieval_sheet(
         tmp_path / "sheet.png",
         title="any script",
         subtitle="",
-        queries=cards[:1],
-        nearest=[[(card, n == 2, 0.5) for n, card in enumerate(cards)]],
+        queries=previews[:1],
+        nearest=[[(preview, n == 2, 0.5) for n, preview in enumerate(previews)]],
         ranks=[3],
         num_candidates=5,
     )
     assert_png(tmp_path / "sheet.png")
 
 
-def test_log_mel_puts_a_tone_where_it_belongs():
+def test_log_mel_is_largest_at_the_frequency_of_a_tone():
     seconds = np.arange(8000) / 8000
     tones = np.stack([np.sin(2 * np.pi * hertz * seconds) for hertz in (500, 1000, 2000)])
     mel = features.log_mel(tones, 8000, num_mels=40)
     assert mel.shape == (3, 98, 40) and mel.dtype == np.float32
-    octave = 27 * np.log(2) / np.log(6.4)  # in Slaney's mels, above 1 kHz, which is mel 15
-    for row, place in enumerate((7.5, 15, 15 + octave)):
-        expected = place / (15 + 2 * octave) * 41 - 1
+    octave = 27 * np.log(2) / np.log(6.4)  # in Slaney's mels above 1 kHz, which is mel 15
+    for row, position in enumerate((7.5, 15, 15 + octave)):
+        expected = position / (15 + 2 * octave) * 41 - 1
         assert abs(mel[row].mean(axis=0).argmax() - expected) <= 0.5
 
 

@@ -8,24 +8,24 @@ from fakes import unit
 
 from mmjax.batch import Audio, Image, Text
 from mmjax.evals.base import accuracy_with_interval
-from mmjax.evals.ranking import Relevance, chance, content_ids, ranks
+from mmjax.evals.ranking import Relevance, chance_recall, content_ids, rank_queries
 
 
 def loop_ranks(queries, targets, query_ids, target_ids):
-    found = []
+    ranks = []
     for i in range(len(queries)):
-        right, wrong = [], {}
+        relevant, irrelevant = [], {}
         for j in range(len(targets)):
-            alike = any(
+            is_relevant = any(
                 query_ids[k] == query_ids[i] and target_ids[k] == target_ids[j] for k in range(len(queries))
             )
             score = float(queries[i] @ targets[j])
-            if alike:
-                right.append(score)
+            if is_relevant:
+                relevant.append(score)
             else:
-                wrong[target_ids[j]] = score  # identical candidates have identical scores, and count once
-        found.append(1 + sum(score >= max(right) for score in wrong.values()))
-    return found
+                irrelevant[target_ids[j]] = score  # identical candidates have one score and count once
+        ranks.append(1 + sum(score >= max(relevant) for score in irrelevant.values()))
+    return ranks
 
 
 @pytest.mark.parametrize("chunk", [None, 1, 4])
@@ -36,36 +36,36 @@ def test_ranks_equal_a_loop_also_with_identical_items(chunk):
     table = unit(rng.normal(size=(12, 4)))
     targets = table[[int(name) for name in target_ids]]
     queries = unit(rng.normal(size=(9, 4)))[[int(name) for name in query_ids]]
-    found = ranks(queries, targets, Relevance.of(query_ids, target_ids), chunk)
-    assert found.tolist() == loop_ranks(queries, targets, query_ids, target_ids)
-    assert len(set(found.tolist())) > 3, "the case is too easy to tell anything"
+    ranks = rank_queries(queries, targets, Relevance.from_ids(query_ids, target_ids), chunk)
+    assert ranks.tolist() == loop_ranks(queries, targets, query_ids, target_ids)
+    assert len(set(ranks.tolist())) > 3, "too few distinct ranks for a meaningful test"
 
 
-def test_a_model_that_maps_everything_onto_one_point_gets_nothing_right():
+def test_a_model_that_maps_all_inputs_to_one_point_has_the_worst_ranks():
     same = unit(np.ones((6, 3)))
     ids = [str(n) for n in range(6)]
-    assert ranks(same, same, Relevance.of(ids, ids)).tolist() == [6] * 6
+    assert rank_queries(same, same, Relevance.from_ids(ids, ids)).tolist() == [6] * 6
 
 
 def test_candidates_keep_the_order_of_the_data():
-    answers = Relevance.of(["z", "y", "x", "w"], ["d", "c", "d", "a"])
-    assert answers.candidates.tolist() == [0, 1, 3]
-    assert [answers.of_query(n).tolist() for n in range(4)] == [[0], [1], [0], [2]]
+    relevance = Relevance.from_ids(["z", "y", "x", "w"], ["d", "c", "d", "a"])
+    assert relevance.candidates.tolist() == [0, 1, 3]
+    assert [relevance.relevant_to(n).tolist() for n in range(4)] == [[0], [1], [0], [2]]
 
 
 def test_chance_equals_the_mean_over_all_orders():
-    answers = Relevance.of(["a", "a", "b", "c", "d"], ["1", "2", "3", "4", "3"])
+    relevance = Relevance.from_ids(["a", "a", "b", "c", "d"], ["1", "2", "3", "4", "3"])
     orders = list(itertools.permutations(range(4)))
     for k in (1, 2, 3, 10):
         hits = [
-            any(place in order[:k] for place in answers.of_query(query))
+            any(candidate in order[:k] for candidate in relevance.relevant_to(query))
             for query in range(5)
             for order in orders
         ]
-        assert chance(answers, k) == pytest.approx(np.mean(hits))
+        assert chance_recall(relevance, k) == pytest.approx(np.mean(hits))
 
 
-def test_identities_see_the_input_and_not_its_padding():
+def test_content_ids_depend_on_the_input_and_not_on_padding():
     tokens = np.array([[2, 7, 3, 0], [2, 7, 3, 9], [2, 8, 3, 0]], np.int32)
     mask = np.array([[True, True, True, False]] * 3)
     text = content_ids(Text(tokens, mask, np.zeros_like(tokens), np.zeros_like(tokens)))

@@ -1,4 +1,4 @@
-"""An evaluation with each subset of some streams: what it is shown, what it says, and what it refuses."""
+"""evals.measure: evaluations given each subset of some streams."""
 
 import dataclasses
 
@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fakes import NAMES, Embedder, dataset
+from fakes import NAMES, RandomEmbedder, dataset
 from PIL import Image
 
 from mmjax import evals
@@ -21,8 +21,8 @@ from mmjax.views import Identity
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Labelled(evals.Eval):
-    """Counts the rows that have a label, and asks for a head as others do."""
+class CountLabels(evals.Eval):
+    """Counts the rows with a label, and calls the predictor."""
 
     def required_heads(self):
         return ("label",)
@@ -35,26 +35,26 @@ class Labelled(evals.Eval):
         return evals.Result({"num": float(num)})
 
 
-def test_subsets_go_from_none_to_all():
+def test_subsets_are_listed_from_the_empty_one_to_all_streams():
     assert subsets(("a", "b", "c")) == [
         (), ("a",), ("b",), ("c",), ("a", "b"), ("a", "c"), ("b", "c"), ("a", "b", "c"),
     ]  # fmt: skip
 
 
-def test_each_subset_is_shown_and_nothing_else_changes():
+def test_each_subset_is_measured_on_the_same_rows():
     calls = []
 
     def predictor(batch, view, heads, seed=0):
         calls.append({name: np.asarray(is_present(stream)) for name, stream in batch.items()})
         return {}, {}
 
-    # Row 1 has no sound and row 4 no picture: neither counts in any subset, so that all are of the same rows.
+    # Row 1 has no audio and row 4 no image: no subset counts them.
     data = dataset(missing=((1, "audio"), (4, "image")))
-    evaluation = Labelled(data=data, batch_size=8, subsets_of=("image", "audio"))
+    evaluation = CountLabels(data=data, batch_size=8, subsets_of=("image", "audio"))
     metrics = evals.measure(evaluation, predictor).metrics
     rows = ~np.isin(np.arange(8), (1, 4, 7))
-    shown = [(call["image"].any(), call["audio"].any()) for call in calls]
-    assert sorted(shown) == [(False, True), (True, False), (True, True)]
+    given = [(call["image"].any(), call["audio"].any()) for call in calls]
+    assert sorted(given) == [(False, True), (True, False), (True, True)]
     for call in calls:
         np.testing.assert_array_equal(call["text"], rows)
         for stream in ("image", "audio"):
@@ -63,26 +63,26 @@ def test_each_subset_is_shown_and_nothing_else_changes():
 
 
 def test_a_subset_without_anything_to_measure_is_left_out():
-    """Whoever is missing has no neighbours."""
+    """Without images no pair of streams can be ranked."""
     evaluation = evals.Retrieval(
         data=dataset(), heads=("image", "text"), batch_size=8, subsets_of=("image", "audio")
     )
-    metrics = evals.measure(evaluation, Embedder()).metrics
+    metrics = evals.measure(evaluation, RandomEmbedder()).metrics
     assert {name.split("/")[0] for name in metrics} == {"image", "image+audio"}
 
 
-def test_without_subsets_it_is_the_evaluation_itself():
+def test_without_subsets_it_runs_the_evaluation_once():
     evaluation = evals.Retrieval(data=dataset(), heads=("image", "text"), batch_size=8)
-    assert evals.measure(evaluation, Embedder()).metrics == evaluation(Embedder()).metrics
+    assert evals.measure(evaluation, RandomEmbedder()).metrics == evaluation(RandomEmbedder()).metrics
 
 
-def test_what_is_wrong_with_all_is_said():
-    absent = dataset(missing=tuple((n, "image") for n in range(len(NAMES))))
+def test_an_error_with_all_streams_is_raised():
+    no_images = dataset(missing=tuple((n, "image") for n in range(len(NAMES))))
     evaluation = evals.Retrieval(
-        data=absent, heads=("audio", "text"), batch_size=8, subsets_of=("image", "audio")
+        data=no_images, heads=("audio", "text"), batch_size=8, subsets_of=("image", "audio")
     )
     with pytest.raises(InputError, match="no example has two of the streams"):
-        evals.measure(evaluation, Embedder())
+        evals.measure(evaluation, RandomEmbedder())
 
 
 def test_streams_that_the_data_lack_are_refused():
@@ -92,33 +92,33 @@ def test_streams_that_the_data_lack_are_refused():
     assert "add ['video'] to the dataset" in str(caught.value)
 
 
-def test_masked_words_say_that_they_have_subsets_of_their_own():
+def test_masked_words_refuse_subsets_of():
     with pytest.raises(InputError, match="expected subsets_of=.., found .'image',.. Name these streams in"):
         evals.MaskedWords(data=dataset(), subsets_of=("image",))
 
 
 @pytest.mark.parametrize(
-    ("kind", "fields", "own"),
+    ("evaluation", "fields", "field"),
     [
         (evals.Classification, {"labels": "text", "streams": ("image", "audio")}, "streams"),
         (evals.Captions, {"context": ("image", "audio")}, "context"),
     ],
 )
-def test_so_do_those_that_need_all_their_streams(kind, fields, own):
-    message = f"expected subsets_of=.., found .'image',.. Set `subsets=True`: it takes those of `{own}`"
+def test_evaluations_with_subsets_of_their_own_refuse_subsets_of(evaluation, fields, field):
+    message = f"expected subsets_of=.., found .'image',.. Set `subsets=True`: it takes those of `{field}`"
     with pytest.raises(InputError, match=message):
-        kind(data=dataset(), head="x", subsets_of=("image",), **fields)
+        evaluation(data=dataset(), head="x", subsets_of=("image",), **fields)
 
 
 def test_the_picture_has_a_bar_for_each_subset(tmp_path):
     evaluation = evals.ZeroShot(
         data=dataset(), heads=("image", "audio", "text"), batch_size=8, subsets_of=("image", "text"),
     )  # fmt: skip
-    result = evals.measure(evaluation, Embedder())
+    result = evals.measure(evaluation, RandomEmbedder())
     assert {"image_confusion", "audio_confusion", "subsets"} <= result.pictures.keys()
     result.pictures["subsets"](tmp_path / "subsets.png")
-    with Image.open(tmp_path / "subsets.png") as picture:
-        assert picture.width > 600 and np.asarray(picture.convert("L")).std() > 20
+    with Image.open(tmp_path / "subsets.png") as image:
+        assert image.width > 600 and np.asarray(image.convert("L")).std() > 20
 
 
 def test_one_compilation_serves_every_subset():
@@ -135,4 +135,4 @@ def test_one_compilation_serves_every_subset():
     metrics = evals.measure(evaluation, predictor).metrics
     assert "image+text/image->text/R@1" in metrics and "image+text+audio/image->text/R@1" in metrics
     compiled = predictor._compiled(Identity(), ("image", "text"))
-    assert predictor._compiled.cache_info().currsize == 1 and compiled._cache_size() == 1
+    assert predictor._compiled.cache_info().currsize == 1 and compiled.jitted._cache_size() == 1
