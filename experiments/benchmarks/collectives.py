@@ -157,7 +157,7 @@ def sent(found: list[Collective]) -> Counter[str]:
 def main() -> None:
     sizes = Sizes(depth=12, width=256, vocab=4096, length=64, batch=64)
     print(f"{sizes}\n")
-    print("| rules | mesh | paper, MB | program, MB | program / paper | state a device, MB |")
+    print("| rules | mesh | theory, MB | program, MB | program / theory | state per device, MB |")
     print("|---|---|---|---|---|---|")
     for name, shape in STRATEGIES.items():
         rules, mesh = getattr(sharding, name), shape.make()

@@ -73,7 +73,7 @@ def temporary_bytes(compiled: jax.stages.Compiled) -> int:
     return stats.temp_size_in_bytes + stats.output_size_in_bytes - stats.alias_size_in_bytes
 
 
-# Parameters are in modules such as encoders_text, the operations around modules in scopes such as encode_text.
+# Parameters are in modules such as encoders_text, operations around modules in scopes such as encode_text.
 # A dot precedes the names of methods, such as Learner.encode_streams.
 SCOPES = {"encode": "encoders", "head": "heads", "objective": "objectives"}
 PARTS = re.compile(
