@@ -18,7 +18,7 @@ RING_FACTORS = {
     "all-to-all": lambda n: (n - 1) / n,
     "collective-permute": lambda n: 1.0,
 }
-# No JAX program was found that contains these, so they are not parsed.
+# No JAX program is known to contain these.
 UNSUPPORTED = ("collective-broadcast", "ragged-all-to-all", "collective-reduce", "send", "recv")
 _IOTA = r"\[[\d,]+\](?:T\([\d,]+\))?"
 # Their result has the values of their operand, so a reader of it reads the collective's result.

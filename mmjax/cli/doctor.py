@@ -148,14 +148,12 @@ def diagnose(info: SystemInfo) -> list[Finding]:
     return sorted(findings, key=lambda finding: not finding.fault)
 
 
-def check_launch(info: SystemInfo) -> Iterator[Finding]:
-    """The launcher's variables are valid, and the processes connect."""
+def _check_launch(info: SystemInfo) -> Iterator[Finding]:
     if info.launch_error:
         yield Finding(True, info.launch_error, "`mmjax train` fails to start until this is corrected")
 
 
-def check_coordinator(info: SystemInfo) -> Iterator[Finding]:
-    """The coordinator's name resolves."""
+def _check_coordinator(info: SystemInfo) -> Iterator[Finding]:
     if info.coordinator_error:
         yield Finding(
             True,
@@ -166,8 +164,7 @@ def check_coordinator(info: SystemInfo) -> Iterator[Finding]:
         )
 
 
-def check_processes(info: SystemInfo) -> Iterator[Finding]:
-    """JAX has as many processes as the launcher started."""
+def _check_processes(info: SystemInfo) -> Iterator[Finding]:
     expected = info.launch.num_processes
     if info.num_processes != expected and not info.launch_error and not info.coordinator_error:
         yield Finding(
@@ -177,8 +174,7 @@ def check_processes(info: SystemInfo) -> Iterator[Finding]:
         )
 
 
-def check_jaxlib(info: SystemInfo) -> Iterator[Finding]:
-    """On a machine with GPUs, jaxlib supports them."""
+def _check_jaxlib(info: SystemInfo) -> Iterator[Finding]:
     platforms = info.variables.get("JAX_PLATFORMS", "")
     if info.num_gpus and info.platform == "cpu" and "cpu" not in platforms.split(","):
         yield Finding(
@@ -189,8 +185,8 @@ def check_jaxlib(info: SystemInfo) -> Iterator[Finding]:
         )
 
 
-def check_gpus(info: SystemInfo) -> Iterator[Finding]:
-    """The processes use all GPUs of the machine. Under Slurm, JAX often sees a single one."""
+def _check_gpus(info: SystemInfo) -> Iterator[Finding]:
+    # Under Slurm, JAX often sees only one GPU of each node.
     num_local = info.launch.num_local_processes or 1
     if info.platform != "gpu" or info.num_local_devices * num_local >= info.num_gpus:
         return
@@ -205,8 +201,7 @@ def check_gpus(info: SystemInfo) -> Iterator[Finding]:
     )
 
 
-def check_shared_memory(info: SystemInfo) -> Iterator[Finding]:
-    """/dev/shm is large enough for input workers and NCCL."""
+def _check_shared_memory(info: SystemInfo) -> Iterator[Finding]:
     free = info.shared_memory
     if free is None or free < MIN_SHARED_MEMORY:
         size = "none" if free is None else f"{free / 2**20:.0f} MiB free"
@@ -219,8 +214,7 @@ def check_shared_memory(info: SystemInfo) -> Iterator[Finding]:
         )
 
 
-def check_data_speed(info: SystemInfo) -> Iterator[Finding]:
-    """The data can be read fast enough."""
+def _check_data_speed(info: SystemInfo) -> Iterator[Finding]:
     speed = info.data_bytes_per_second
     if speed is not None and speed < MIN_BYTES_PER_SECOND:
         yield Finding(
@@ -232,8 +226,7 @@ def check_data_speed(info: SystemInfo) -> Iterator[Finding]:
         )
 
 
-def check_peak_flops(info: SystemInfo) -> Iterator[Finding]:
-    """The device's peak FLOP/s is known."""
+def _check_peak_flops(info: SystemInfo) -> Iterator[Finding]:
     if info.platform != "cpu" and info.device_kind not in PEAK_FLOPS:
         yield Finding(
             False,
@@ -243,8 +236,8 @@ def check_peak_flops(info: SystemInfo) -> Iterator[Finding]:
 
 
 CHECKS: tuple[Callable[[SystemInfo], Iterator[Finding]], ...] = (
-    check_launch, check_coordinator, check_processes, check_jaxlib, check_gpus, check_shared_memory,
-    check_data_speed, check_peak_flops,
+    _check_launch, _check_coordinator, _check_processes, _check_jaxlib, _check_gpus, _check_shared_memory,
+    _check_data_speed, _check_peak_flops,
 )  # fmt: skip
 
 

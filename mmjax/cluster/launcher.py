@@ -9,11 +9,8 @@ from collections.abc import Mapping
 
 from mmjax.errors import InputError
 
-ADDRESS, NUM_PROCESSES, PROCESS_ID = JAX_VARIABLES = (
-    "JAX_COORDINATOR_ADDRESS",
-    "JAX_NUM_PROCESSES",
-    "JAX_PROCESS_ID",
-)
+ADDRESS, NUM_PROCESSES, PROCESS_ID = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
+JAX_VARIABLES = (ADDRESS, NUM_PROCESSES, PROCESS_ID)
 LOOPBACK = ("127.", "localhost", "[::1]")
 # Above the range of ephemeral ports of Linux. JAX uses the same range.
 FIRST_PORT, NUM_PORTS = 61440, 4096

@@ -56,6 +56,10 @@ def empty(path: Path) -> None:
     path.mkdir()
 
 
+def overwrite_checksums(content: bytes):
+    return lambda path: (path / CHECKSUM_FILE).write_bytes(content)
+
+
 # {damage: (function that causes it, message, whether detecting it requires reading the files)}
 DAMAGE = {
     "flipped": (flip, "changed: state/d/data", True),
@@ -63,37 +67,17 @@ DAMAGE = {
     "added": (lambda path: (path / "state/d/more").touch(), "changed: state/d/more", True),
     "file missing": (lambda path: (path / "state/manifest").unlink(), "missing: state/manifest", False),
     "item missing": (
-        lambda path: shutil.rmtree(path / "state"),
-        "missing: state/d/data, state/manifest",
-        False,
+        lambda path: shutil.rmtree(path / "state"), "missing: state/d/data, state/manifest", False,
     ),
     "empty": (empty, "an empty folder: it was never finished, or files were deleted", False),
     "checksums missing": (
-        lambda path: (path / CHECKSUM_FILE).unlink(),
-        "no sha256.json: it was never finished",
-        False,
+        lambda path: (path / CHECKSUM_FILE).unlink(), "no sha256.json: it was never finished", False,
     ),
-    "checksums empty": (
-        lambda path: (path / CHECKSUM_FILE).write_text("{}"),
-        "its list of checksums is empty",
-        False,
-    ),
-    "checksums a list": (
-        lambda path: (path / CHECKSUM_FILE).write_text("[1]"),
-        "its list of checksums is empty",
-        False,
-    ),
-    "checksums truncated": (
-        lambda path: (path / CHECKSUM_FILE).write_text('{"state'),
-        "JSONDecodeError",
-        False,
-    ),
-    "checksums not UTF-8": (
-        lambda path: (path / CHECKSUM_FILE).write_bytes(b"\xff\xfe"),
-        "UnicodeDecodeError",
-        False,
-    ),
-}
+    "checksums empty": (overwrite_checksums(b"{}"), "its list of checksums is empty", False),
+    "checksums a list": (overwrite_checksums(b"[1]"), "its list of checksums is empty", False),
+    "checksums truncated": (overwrite_checksums(b'{"state'), "JSONDecodeError", False),
+    "checksums not UTF-8": (overwrite_checksums(b"\xff\xfe"), "UnicodeDecodeError", False),
+}  # fmt: skip
 
 
 def test_undamaged_checkpoints_have_no_fault(run_dir):
