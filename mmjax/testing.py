@@ -1,4 +1,4 @@
-"""Tiny models and batches with every modality and objective, and the tolerances that tests hold to."""
+"""Tiny models and batches with every modality, and the tolerances of tests."""
 
 from typing import Any
 
@@ -10,20 +10,20 @@ from mmjax.layers import Transformer
 from mmjax.learner import Learner
 from mmjax.model import MultimodalModel
 
-# Never widened without the reason beside it.
+# Do not widen a tolerance without a comment that gives the reason.
 TOLERANCE = {"fp32_module": 1e-5, "fp32_stack": 1e-4, "sharded": 2e-5, "bf16": 2e-2}
 
 VOCAB, WIDTH = 32, 16
 
 
 def tiny_trunk(**changes) -> Transformer:
-    """A new trunk at each call: an experiment refuses one module object in two places."""
+    """Returns a new trunk at each call, since an experiment refuses one module object in two places."""
     fields: dict[str, Any] = {"depth": 2, "width": WIDTH, "num_heads": 8, "mlp_width": 32}
     return Transformer(**fields | changes)
 
 
 def tiny_model(**trunk_changes) -> MultimodalModel:
-    """Three towers, co-attention, and a head for every objective."""
+    """Three encoders, co-attention, and a head for each of `tiny_objectives`."""
     mel = encoders.LogMel(sample_rate_hz=8000, num_mels=16)
     return MultimodalModel(
         encoders={
@@ -51,7 +51,7 @@ def tiny_model(**trunk_changes) -> MultimodalModel:
 
 
 def tiny_objectives() -> dict:
-    """All five kinds at once."""
+    """Five objectives, {name: objective}."""
     return {
         "image_text": objectives.InfoNCE("image", "text"),
         "audio_text": objectives.SigmoidPairs("audio", "text"),
@@ -64,12 +64,12 @@ def tiny_objectives() -> dict:
 
 
 def tiny_learner(**trunk_changes) -> Learner:
-    """Tiny model, all objectives."""
+    """The tiny model and objectives."""
     return Learner(model=tiny_model(**trunk_changes), objectives=tiny_objectives())
 
 
 def tiny_batch(batch_size: int = 8, seed: int = 0, missing: tuple[str, ...] = ()) -> Batch:
-    """Random rows; in `missing` streams the mask is False everywhere, and every third row has no audio."""
+    """Random examples. `missing` streams are fully masked, and every third example has no audio."""
     rng = np.random.default_rng(seed)
 
     def text(length: int) -> Text:

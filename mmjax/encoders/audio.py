@@ -95,8 +95,8 @@ class SpectrogramTransformer(Encoder):
     def __call__(self, audio: Audio, train: bool = False) -> Encoded:
         if audio.visible is not None and not isinstance(self.stem, FramePatches):
             raise ValueError(
-                f"a view masks patches, but the windows of {type(self.stem).__name__} overlap, so that its "
-                "neighbours contain a masked patch: use the stem FramePatches"
+                f"a view masks patches, but the windows of {type(self.stem).__name__} overlap: tokens "
+                "beside a masked patch would contain a part of it; use the stem FramePatches"
             )
         mel, mask = self.mel(audio.samples, audio.mask)
         if train and self.augment is not None and audio.visible is None:

@@ -1,5 +1,6 @@
 """Residual convolutional networks for images."""
 
+import functools
 from typing import Literal
 
 import einops
@@ -13,6 +14,8 @@ from mmjax.encoders.base import Encoder
 from mmjax.layers import Conv2d, GroupNorm
 from mmjax.sharding import shard
 
+# Without a bias, since a norm with a bias follows.
+Conv = functools.partial(Conv2d, use_bias=False, implementation="xla")
 EXPANSION = {"basic": 1, "bottleneck": 4}
 
 
@@ -37,7 +40,7 @@ class ResidualBlock(nn.Module):
         out_width = self.width * EXPANSION[self.kind]
 
         def conv_norm(x, width, kernel_size, stride, name):
-            x = conv_without_bias(width, kernel_size, stride, self.dtype, f"{name}_conv")(x)
+            x = Conv(width, kernel_size, stride, dtype=self.dtype, name=f"{name}_conv")(x)
             return GroupNorm(self.num_groups, dtype=self.dtype, name=f"{name}_norm")(x)
 
         y = x
@@ -49,11 +52,6 @@ class ResidualBlock(nn.Module):
         if x.shape != y.shape:
             x = conv_norm(x, out_width, 1, self.stride, "shortcut")
         return shard(nn.relu(x + y), "act_batch", None, None, "act_embed")
-
-
-def conv_without_bias(width: int, kernel_size: int, stride: int, dtype: str, name: str) -> Conv2d:
-    """A convolution before a norm, whose bias replaces its own."""
-    return Conv2d(width, kernel_size, stride, use_bias=False, implementation="xla", dtype=dtype, name=name)
 
 
 class ResNet(Encoder):
@@ -83,7 +81,7 @@ class ResNet(Encoder):
             if found not in valid:
                 raise ValueError(f"{name} expects one of {list(valid)}, found {found!r}")
         kernel_size, stride = {"large": (7, 2), "small": (3, 1)}[self.stem]
-        x = conv_without_bias(self.width, kernel_size, stride, self.dtype, "stem_conv")(image.pixels)
+        x = Conv(self.width, kernel_size, stride, dtype=self.dtype, name="stem_conv")(image.pixels)
         x = nn.relu(GroupNorm(self.num_groups, dtype=self.dtype, name="stem_norm")(x))
         if self.stem == "large":
             x = nn.max_pool(x, (3, 3), (2, 2), "SAME")

@@ -79,18 +79,14 @@ def mel_filters(sample_rate_hz: int, fft: int, num_mels: int, low_hz: float, hig
 # Slaney's scale is linear up to 1 kHz (15 mels), then logarithmic: 27 mels for each factor of 6.4.
 def hz_to_mel(hz):
     """Hertz to mels on Slaney's scale."""
-    return np.where(
-        np.less(hz, 1000.0),
-        np.asarray(hz) * 3 / 200,
-        15 + 27 * np.log(np.maximum(hz, 1e-9) / 1000) / np.log(6.4),
-    )
+    hz = np.asarray(hz)
+    return np.where(hz < 1000, hz * 3 / 200, 15 + 27 * np.log(np.maximum(hz, 1e-9) / 1000) / np.log(6.4))
 
 
 def mel_to_hz(mel):
     """Mels to hertz on Slaney's scale."""
-    return np.where(
-        np.less(mel, 15), np.asarray(mel) * 200 / 3, 1000 * np.exp((np.asarray(mel) - 15) * np.log(6.4) / 27)
-    )
+    mel = np.asarray(mel)
+    return np.where(mel < 15, mel * 200 / 3, 1000 * np.exp((mel - 15) * np.log(6.4) / 27))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -2,9 +2,7 @@
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float
 
 from mmjax.sharding import param_axes
 
@@ -13,9 +11,8 @@ class LearnedPositions(nn.Module):
     """Adds a learned vector to each position.
 
     length: the largest number of positions.
-    init_std: the standard deviation at initialisation. BERT's 0.02 fits token embeddings of that scale.
-      Beside inputs of unit scale it is too small: models of short sequences then learn their order late or
-      never.
+    init_std: the standard deviation at initialisation. BERT's 0.02 fits token embeddings of that scale. For
+      inputs of unit scale it is too small: models of short sequences then learn the order late or never.
     """
 
     length: int
@@ -30,21 +27,3 @@ class LearnedPositions(nn.Module):
         init = param_axes(nn.initializers.normal(self.init_std), "positions", "embed")
         table = self.param("table", init, (self.length, x.shape[-1]))
         return x + table[None, : x.shape[1]].astype(x.dtype)
-
-
-class SinusoidalPositions(nn.Module):
-    """Adds fixed sines and cosines (Vaswani et al. 2017, section 3.5, with sines before cosines)."""
-
-    max_period: float = 10_000.0
-
-    @nn.compact
-    def __call__(self, x: Float[jax.Array, "B L D"]) -> Float[jax.Array, "B L D"]:
-        return x + sinusoids(x.shape[1], x.shape[2], self.max_period)[None].astype(x.dtype)
-
-
-def sinusoids(length: int, width: int, max_period: float = 10_000.0) -> Float32[jax.Array, "L D"]:
-    """sin(position / max_period^(2 i / width)) for i < width / 2, followed by the cosines."""
-    half = width // 2
-    frequency = np.exp(-np.log(max_period) * np.arange(half) / half)
-    angle = np.arange(length)[:, None] * frequency[None, :]
-    return jnp.asarray(np.concatenate([np.sin(angle), np.cos(angle)], axis=1), jnp.float32)
