@@ -83,8 +83,7 @@ def compiled(sizes: Sizes, rules: Rules, mesh: jax.sharding.Mesh) -> jax.stages.
     state = abstract_state(sizes, rules, mesh)
     rows = sharding.batch_sharding(mesh, rules)
     batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows), sizes.spec())
-    with sharding.using(mesh, rules):
-        return train.jit_step(sizes.learner(), OPTIMIZER, state, mesh, rules).lower(state, batch).compile()
+    return train.jit_step(sizes.learner(), OPTIMIZER, state, mesh, rules).lower(state, batch).compile()
 
 
 def needed(sizes: Sizes, rules: Rules, mesh: jax.sharding.Mesh) -> Counter[str]:

@@ -52,8 +52,7 @@ def main() -> None:
         start = time.process_time()
         made = learner(depth, scan, remat)
         state = train.abstract_state(made, optimizer, spec, 0, mesh, rules)
-        with sharding.using(mesh, rules):
-            program = train.jit_step(made, optimizer, state, mesh, rules).lower(state, spec).compile()
+        program = train.jit_step(made, optimizer, state, mesh, rules).lower(state, spec).compile()
         seconds = time.process_time() - start
         temporary = temporary_bytes(program) / 1e6
         layers = "scanned" if scan else "unrolled"

@@ -10,7 +10,7 @@ from jaxtyping import Float32
 
 
 def conflict_report(gram: Float32[jax.Array, "N N"], names: Sequence[str]) -> dict[str, jax.Array]:
-    """Scalars of one step, from the inner products of N gradients. A pair with a zero gradient gives NaN.
+    """The scalars of one step, from the inner products of N gradients. NaN for pairs with a zero gradient.
 
     conflict/norm/<a>         gradient norm of an objective, with its own weight
     conflict/<a>|<b>          cosine of two objectives' gradients

@@ -19,7 +19,7 @@ def shared_prefixes(balance: Balance) -> tuple[str, ...]:
 
 
 def split_params(params: Any, balance: Balance) -> tuple[Arrays, Arrays, Callable[[Arrays, Arrays], Any]]:
-    """Splits parameters, without flax's boxes: (shared, rest, the function that merges them again).
+    """Splits parameters "..." without flax's boxes: (shared, rest, the function that merges them again).
 
     Raises InputError if no parameter lies under one of the prefixes.
     """

@@ -83,7 +83,6 @@ def gather_table(table: Array, row_axis: str | None = "vocab") -> Array:
     If a table is split along the width, XLA otherwise gathers the looked-up rows of the whole batch, and
     their gradient in the backward pass. This gathers the table, and sums its gradient as a table.
     """
-
     gathered_axes = (row_axis and f"act_{row_axis}", "act_embed")
 
     @jax.custom_vjp

@@ -40,12 +40,12 @@ def balanced_grads(learner: Learner, state: TrainState, batch: Batch) -> tuple[d
 
 
 def step_key(state: TrainState) -> jax.Array:
-    """The PRNG key of this step: everything random in it depends on this key."""
+    """The PRNG key (a scalar) of this step: everything random in it depends on this key."""
     return jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
 
 
 def losses_function(learner: Learner, batch: Batch, key: jax.Array) -> LossesFunction:
-    """The function params -> ({objective: loss times its own weight}, metrics) of one batch and step key."""
+    """params -> ({objective: loss times its own weight}, metrics), all scalars, of one batch and step key."""
     dropout_key, views_key = jax.random.split(key)
     rngs = {"dropout": dropout_key, "views": views_key}
 
@@ -58,7 +58,7 @@ def losses_function(learner: Learner, batch: Batch, key: jax.Array) -> LossesFun
 def combine_losses(
     losses_of: LossesFunction, state: TrainState, balance: Balance, inputs: BalanceInputs
 ) -> tuple[dict, Losses, Metrics, BalanceOutput]:
-    """The gradient of the weighted sum of losses: one backward pass for all parameters."""
+    """The gradient of the weighted sum of the scalar losses: one backward pass for all parameters."""
     losses, vjp, metrics = jax.vjp(losses_of, state.params, has_aux=True)
     output = balance(state.balance, inputs.replace(losses=stack_losses(losses, inputs.names)))
     (grads,) = vjp(cotangents(output.loss_weights, losses, inputs.names))
@@ -70,7 +70,7 @@ def combine_gradients(
 ) -> tuple[dict, Losses, Metrics, BalanceOutput]:
     """The weighted sum of the objectives' gradients on the shared parameters: one backward pass for each.
 
-    All other parameters get the gradient of the weighted sum of losses.
+    All other parameters get the gradient of the weighted sum of the scalar losses.
     """
     names = inputs.names
     shared, rest, merge = split_params(state.params, balance)
@@ -84,7 +84,7 @@ def combine_gradients(
 
 
 def shared_gradient(vjp: Callable, losses: Losses, name: str) -> Arrays:
-    """The gradient of one objective's loss with respect to the shared parameters.
+    """The gradient of one objective's scalar loss with respect to the shared parameters.
 
     `vjp` is linear, so its derivative along one loss's cotangent is that gradient. Calling `vjp` with zeros
     for the other losses gives the same numbers, but XLA would run their backward passes on these zeros.
@@ -98,7 +98,7 @@ def shared_gradient(vjp: Callable, losses: Losses, name: str) -> Arrays:
 
 
 def weighted_sum(grads: list[Arrays], weights: Float32[jax.Array, " N"]) -> Arrays:
-    """The sum of N gradients, each times its weight."""
+    """The sum of N gradients {path: "..."}, each times its weight."""
     return {
         path: sum(w.astype(g[path].dtype) * g[path] for w, g in zip(weights, grads, strict=True))
         for path in grads[0]
@@ -106,7 +106,7 @@ def weighted_sum(grads: list[Arrays], weights: Float32[jax.Array, " N"]) -> Arra
 
 
 def gram_matrix(grads: list[Arrays]) -> Float32[jax.Array, "N N"]:
-    """The inner products of N gradients, in float32. Each device multiplies only its shards of them."""
+    """The inner products of N gradients {path: "..."}. Each device multiplies only its shards of them."""
     total = jnp.zeros((len(grads), len(grads)), jnp.float32)
     for path in grads[0]:
         stacked = jnp.stack([grad[path] for grad in grads]).astype(jnp.float32)
@@ -116,10 +116,10 @@ def gram_matrix(grads: list[Arrays]) -> Float32[jax.Array, "N N"]:
 
 
 def stack_losses(losses: Losses, names: tuple[str, ...]) -> Float32[jax.Array, " N"]:
-    """The losses as one array, in the order of `names`."""
+    """The scalar losses as one array, in the order of `names`."""
     return jnp.stack([losses[name] for name in names])
 
 
 def cotangents(weights: Float32[jax.Array, " N"], losses: Losses, names: tuple[str, ...]) -> Losses:
-    """{objective: the cotangent of its loss}: the derivative of the weighted sum, in the loss's dtype."""
+    """{objective: scalar cotangent of its loss}: its weight in the sum of losses, in the loss's dtype."""
     return {name: weight.astype(losses[name].dtype) for name, weight in zip(names, weights, strict=True)}

@@ -28,7 +28,7 @@ class Schedule:
     decay_fraction: float = 0.2
 
     def make(self, peak: float, num_updates: int) -> optax.Schedule:
-        """update -> learning rate, in a run of `num_updates`. Raises InputError if the warm-up is longer."""
+        """update -> learning rate, scalars. Raises InputError if the warm-up is longer than the run."""
         if not 0 <= self.warmup_steps < max(num_updates, 1):
             raise InputError(
                 f"warmup_steps={self.warmup_steps} does not fit a run of {num_updates} updates; lower it"
