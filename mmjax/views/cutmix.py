@@ -22,13 +22,11 @@ class CutMix(View):
 
     Targets: partner int32 "B", the row that the rectangle comes from; mix_weight float32 "B", the fraction of
     pixels that are the row's own.
-
-    stream: the images. alpha: of the Beta distribution. probability: that a row is mixed.
     """
 
     stream: str = "image"
     alpha: float = 1.0
-    probability: float = 1.0
+    probability: float = 1.0  # that a row is mixed
 
     def __post_init__(self):
         if self.alpha <= 0 or not 0 <= self.probability <= 1:

@@ -55,14 +55,11 @@ class SentencePairs(View):
 class HardNegatives(View):
     """Pairs encodings for matching: B true pairs, B with a wrong `second`, B with a wrong `first`.
 
-    Negatives are sampled from the batch with probability proportional to exp(similarity / temperature), where
-    the similarity is that of two embedding heads (Li et al. 2021, ALBEF, section 3.2). A row with an equal
-    `first` or `second` is never a negative. Other streams are masked, since they would reveal which side was
-    replaced.
+    Negatives are sampled from the batch in proportion to exp(similarity / temperature), where the similarity
+    is that of two embedding heads (Li et al. 2021, ALBEF, section 3.2). A row with an equal `first` or
+    `second` is never a negative. Other streams are masked, since they would reveal which side was replaced.
 
     Targets: matches bool "3B", valid bool "3B".
-
-    heads: the embedding heads of `first` and `second`.
     """
 
     first: str

@@ -53,13 +53,9 @@ class MaskPatches(View):
     def transform_batch(self, batch, key):
         value = batch[self.stream]
         valid = self.valid_patches(value)
-        length = valid.shape[1]
+        shape, length = valid.shape, valid.shape[1]
         num_visible = max(1, round(length * (1 - self.rate)))
-        score = (
-            self.block_scores(key, len(valid))
-            if self.unit == "block"
-            else jax.random.uniform(key, valid.shape)
-        )
+        score = self.block_scores(key, shape[0]) if self.unit == "block" else jax.random.uniform(key, shape)
         rank = jnp.where(valid, score, jnp.inf).argsort(axis=1).argsort(axis=1)
         keep = valid & (rank < jnp.maximum(1, valid.sum(1, keepdims=True) * num_visible // length))
         # Kept patches first, then padding, to fill the static number of visible positions.

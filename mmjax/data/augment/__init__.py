@@ -1,4 +1,4 @@
-"""Random changes of examples in training, and the rules that keep pairs whole."""
+"""Random augmentation in training, and rules that keep examples consistent across streams."""
 
 from mmjax.data.augment.audio import AudioAugmentation, Background, Noise, Speed
 from mmjax.data.augment.base import CHANGES, Augmentation, Change
@@ -8,24 +8,7 @@ from mmjax.data.augment.rand_augment import OPERATIONS, RandAugment
 from mmjax.data.augment.text import SpanDropout, TextAugmentation, WordDropout
 
 __all__ = [
-    "CHANGES",
-    "COLORS",
-    "OPERATIONS",
-    "SIDES",
-    "Augmentation",
-    "AudioAugmentation",
-    "Background",
-    "Change",
-    "ColorJitter",
-    "ForbidChanges",
-    "ImageAugmentation",
-    "Noise",
-    "RandAugment",
-    "RandomErasing",
-    "Rule",
-    "SpanDropout",
-    "Speed",
-    "TextAugmentation",
-    "Together",
-    "WordDropout",
-]
+    "CHANGES", "COLOR_WORDS", "OPERATIONS", "SIDE_WORDS", "Augmentation", "AudioAugmentation", "Background",
+    "Change", "ColorJitter", "ForbidChanges", "ImageAugmentation", "Noise", "RandAugment", "RandomErasing",
+    "Rule", "ShareGeometry", "SpanDropout", "Speed", "TextAugmentation", "WordDropout",
+]  # fmt: skip

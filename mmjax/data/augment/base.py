@@ -1,4 +1,4 @@
-"""What an augmentation is: a random change of one stream of an example, that says what it changes."""
+"""The interface of augmentations, which change one stream of an example at random."""
 
 import abc
 import zlib
@@ -9,72 +9,73 @@ import numpy as np
 
 from mmjax.errors import InputError
 
-# What words can speak of, so that a rule can forbid it for the examples whose words do (joint.py).
+# The kinds of changes that `ForbidChanges` can forbid for examples whose text they would contradict.
 Change = Literal[
-    "flip",  # left and right exchanged
-    "rotate",  # turned or slanted
-    "shift",  # elsewhere in the picture or in time
-    "crop",  # what is at the edge is gone, the rest is larger
-    "erase",  # a part is gone
-    "color",  # hue, saturation, or colours that are not there
-    "brightness",  # brightness and contrast
+    "flip",  # left-right
+    "rotate",  # or shear
+    "shift",  # in space or time
+    "crop",
+    "erase",  # a part is replaced
+    "color",  # hue and saturation, or new colors
+    "brightness",  # and contrast
     "loudness",
     "noise",
     "pitch",
     "speed",
-    "words",  # some are gone
+    "words",  # some are removed
 ]
 CHANGES: frozenset[str] = frozenset(get_args(Change))
-# Those that streams that are moved together must share.
+# The kinds that `ShareGeometry` applies to several streams alike.
 GEOMETRY: frozenset[str] = frozenset({"flip", "rotate", "shift", "crop", "speed"})
 T = TypeVar("T", bound="Augmentation")
 
 
 class Augmentation(abc.ABC):
-    """A frozen value. What it is called with, and what it returns, is said by its kind for each stream."""
+    """A random change of one stream; a frozen value. Subclasses per stream type declare `__call__`."""
 
     @abc.abstractmethod
     def changes(self) -> frozenset[str]:
-        """The kinds of :data:`Change` that it may make."""
+        """The kinds of `Change` that it may make."""
 
-    @abc.abstractmethod
     def without(self, forbidden: frozenset[str]) -> "Augmentation | None":
-        """What is left of it where some changes are forbidden."""
+        """This augmentation restricted to changes that are not forbidden, or None if nothing remains."""
+        return None if self.changes() & forbidden else self
 
 
 def without(augmentations: tuple[T, ...], forbidden: frozenset[str]) -> tuple[T, ...]:
-    """Those that make no forbidden change, and what is left of the others."""
-    left = [augmentation.without(forbidden) for augmentation in augmentations]
-    return tuple(augmentation for augmentation in left if augmentation is not None)  # type: ignore[return-value]
+    """Restricts each augmentation to changes that are not forbidden, and removes those without any left."""
+    restricted = [augmentation.without(forbidden) for augmentation in augmentations]
+    return tuple(a for a in restricted if a is not None)  # type: ignore[return-value]
 
 
 def with_generators(
     augmentations: Iterable[T], rng: np.random.Generator
 ) -> Iterator[tuple[T, np.random.Generator]]:
-    """Each with a generator of its own, known by its class and how many of that class came before.
+    """Yields each augmentation with its own generator, seeded by its class and its index within that class.
 
-    So what one draws depends on no other: streams that are moved together share the draws of what they share.
+    Its random numbers therefore do not depend on other augmentations, and streams with equal generators draw
+    equal numbers for the augmentations that they have in common.
     """
-    seed, seen = int(rng.integers(2**63)), dict[str, int]()
+    seed, num_seen = int(rng.integers(2**63)), dict[str, int]()
     for augmentation in augmentations:
         name = type(augmentation).__name__
-        seen[name] = seen.get(name, -1) + 1
-        stream = zlib.crc32(f"{name}{seen[name]}".encode())
+        index = num_seen[name] = num_seen.get(name, -1) + 1
+        stream = zlib.crc32(f"{name}{index}".encode())
         yield augmentation, np.random.Generator(np.random.Philox(key=[seed, stream]))
 
 
-def check_kind(augmentations: tuple[Any, ...], kind: type, where: str) -> None:
-    """Refuses what is no augmentation of this kind of stream."""
+def check_kind(augmentations: tuple[Any, ...], kind: type, owner: str) -> None:
+    """Raises InputError if one of the augmentations is not a `kind`."""
     for augmentation in augmentations:
         if not isinstance(augmentation, kind):
             valid = sorted(cls.__name__ for cls in kind.__subclasses__())
             raise InputError(
-                f"{where} expects augmentations among data.augment.{valid}, found {augmentation!r}"
+                f"{owner} expects augmentations among data.augment.{valid}, found {augmentation!r}"
             )
 
 
-def share(owner: str, **values: float) -> None:
-    """Refuses what is no probability or share."""
+def check_fractions(owner: str, **values: float) -> None:
+    """Raises InputError if a value is not in [0, 1]."""
     for name, value in values.items():
         if not 0 <= value <= 1:
             raise InputError(f"{owner} expects {name} from 0 to 1, found {value}")

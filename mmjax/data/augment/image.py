@@ -1,4 +1,4 @@
-"""Colour and erasing. Crop, mirror and shift are fields of ImageTransform: they act while it scales."""
+"""Colour jitter and erasing. Crop, flip and shift are fields of ImageTransform, which resizes with them."""
 
 import abc
 import dataclasses
@@ -8,25 +8,25 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mmjax.data.augment.base import Augmentation, share
+from mmjax.data.augment.base import Augmentation, check_fractions
 from mmjax.data.pillow_image import to_array, to_pillow
 from mmjax.errors import InputError
 
 
 class ImageAugmentation(Augmentation):
-    """Acts on the frames of a clip, or on the one of a picture, with one draw for all of them."""
+    """Augments an image, or all frames of a clip with the same random numbers."""
 
     @abc.abstractmethod
     def __call__(self, frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """uint8 "num height width channel" -> the same shape."""
+        """uint8 "num height width channel" -> uint8 of the same shape; an image has one frame."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ColorJitter(ImageAugmentation):
-    """Brightness, contrast, saturation and hue, in random order (Chen et al. 2020, SimCLR, appendix A).
+    """Jitters brightness, contrast, saturation and hue in random order (Chen et al. 2020, SimCLR, app. A).
 
-    The first three are factors from 1 - strength to 1 + strength; hue turns by up to that share of the
-    circle. A grey picture has the first two.
+    The first three are scaled by 1 - strength to 1 + strength; hue is shifted by up to that fraction of the
+    colour circle. Only brightness and contrast apply to grey images.
     """
 
     brightness: float = 0.4
@@ -36,23 +36,25 @@ class ColorJitter(ImageAugmentation):
     probability: float = 1.0
 
     def __post_init__(self):
-        share("ColorJitter", brightness=self.brightness, contrast=self.contrast, saturation=self.saturation)
-        share("ColorJitter", probability=self.probability)
+        check_fractions(
+            "ColorJitter", brightness=self.brightness, contrast=self.contrast, saturation=self.saturation,
+            probability=self.probability,
+        )  # fmt: skip
         if not 0 <= self.hue <= 0.5:
             raise InputError(f"ColorJitter expects hue from 0 to 0.5, found {self.hue}")
 
     def changes(self):
-        light = {"brightness"} if self.brightness or self.contrast else set()
-        return frozenset(light | ({"color"} if self.saturation or self.hue else set()))
+        brightness = {"brightness"} if self.brightness or self.contrast else set()
+        return frozenset(brightness | ({"color"} if self.saturation or self.hue else set()))
 
     def without(self, forbidden):
-        light, color = "brightness" not in forbidden, "color" not in forbidden
+        brightness, color = "brightness" not in forbidden, "color" not in forbidden
         if not self.changes() - forbidden:
             return None
         return dataclasses.replace(
             self,
-            brightness=self.brightness * light,
-            contrast=self.contrast * light,
+            brightness=self.brightness * brightness,
+            contrast=self.contrast * brightness,
             saturation=self.saturation * color,
             hue=self.hue * color,
         )
@@ -60,40 +62,39 @@ class ColorJitter(ImageAugmentation):
     def __call__(self, frames, rng):
         from PIL import ImageEnhance
 
-        order, draws, chosen = rng.permutation(4), rng.uniform(-1, 1, 4), rng.random() < self.probability
-        if not chosen:
+        order, draws, is_applied = rng.permutation(4), rng.uniform(-1, 1, 4), rng.random() < self.probability
+        if not is_applied:
             return frames
         strengths = (self.brightness, self.contrast, self.saturation, self.hue)
         enhancers = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
 
-        def jittered(picture):
-            for which in order:
-                amount = float(draws[which]) * strengths[which]
-                if not strengths[which] or (picture.mode == "L" and which > 1):
+        def jitter(image):
+            for i in order:
+                amount = float(draws[i]) * strengths[i]
+                if not strengths[i] or (image.mode == "L" and i > 1):
                     continue
-                picture = (
-                    turned(picture, amount) if which == 3 else enhancers[which](picture).enhance(1 + amount)
-                )
-            return picture
+                image = shift_hue(image, amount) if i == 3 else enhancers[i](image).enhance(1 + amount)
+            return image
 
-        return at_once(frames, jittered)
+        return apply_jointly(frames, jitter)
 
 
-def turned(picture: Any, share_of_circle: float) -> Any:
-    """The picture with its hues turned."""
+def shift_hue(image: Any, fraction: float) -> Any:
+    """Shifts the hues of a Pillow image by a fraction of the colour circle; its shape stays."""
     from PIL import Image as Pillow
 
-    hue, saturation, value = picture.convert("HSV").split()
-    hue = np.asarray(hue) + np.uint8(round(share_of_circle * 255) % 256)  # modulo 256: hue is a circle
+    hue, saturation, value = image.convert("HSV").split()
+    hue = np.asarray(hue) + np.uint8(round(fraction * 255) % 256)  # wraps around at 256
     return Pillow.merge("HSV", (Pillow.fromarray(hue), saturation, value)).convert("RGB")
 
 
 @dataclasses.dataclass(frozen=True)
 class RandomErasing(ImageAugmentation):
-    """One rectangle is replaced by noise, or by a grey level (Zhong et al. 2020, algorithm 1).
+    """Replaces a rectangle by noise or by a grey level (Zhong et al. 2020, algorithm 1).
 
-    area, aspect: (least, most) of the rectangle, as a share of the picture and as height / width. A rectangle
-    that does not fit is drawn again, up to ten times.
+    area, aspect: (min, max) of the rectangle's fraction of the image, and of its height / width. A rectangle
+      that does not fit is sampled again, up to ten times.
+    fill: "noise", or a grey level from 0 to 255.
     """
 
     probability: float = 0.5
@@ -102,21 +103,18 @@ class RandomErasing(ImageAugmentation):
     fill: Literal["noise"] | int = "noise"
 
     def __post_init__(self):
-        share("RandomErasing", probability=self.probability)
+        check_fractions("RandomErasing", probability=self.probability)
         if not 0 < self.area[0] <= self.area[1] < 1:
-            raise InputError(f"RandomErasing expects area (least, most) between 0 and 1, found {self.area}")
+            raise InputError(f"RandomErasing expects area (min, max) between 0 and 1, found {self.area}")
         if not 0 < self.aspect[0] <= self.aspect[1]:
-            raise InputError(f"RandomErasing expects aspect (least, most) above 0, found {self.aspect}")
+            raise InputError(f"RandomErasing expects aspect (min, max) above 0, found {self.aspect}")
         if self.fill != "noise" and not (isinstance(self.fill, int) and 0 <= self.fill <= 255):
             raise InputError(
-                f"RandomErasing expects fill='noise' or a grey level to 255, found {self.fill!r}"
+                f"RandomErasing expects fill='noise' or a grey level from 0 to 255, found {self.fill!r}"
             )
 
     def changes(self):
         return frozenset({"erase"})
-
-    def without(self, forbidden):
-        return None if "erase" in forbidden else self
 
     def __call__(self, frames, rng):
         if rng.random() >= self.probability:
@@ -125,26 +123,26 @@ class RandomErasing(ImageAugmentation):
         for _ in range(10):
             area = rng.uniform(*self.area) * height * width
             aspect = math.exp(rng.uniform(math.log(self.aspect[0]), math.log(self.aspect[1])))
-            down, right = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-            if not (0 < down < height and 0 < right < width):
+            rows, columns = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+            if not (0 < rows < height and 0 < columns < width):
                 continue
-            top, left = int(rng.integers(height - down + 1)), int(rng.integers(width - right + 1))
-            piece = (
-                rng.integers(0, 256, (down, right, channels), np.uint8) if self.fill == "noise" else self.fill
-            )
+            top, left = int(rng.integers(height - rows + 1)), int(rng.integers(width - columns + 1))
+            fill = self.fill
+            if fill == "noise":
+                fill = rng.integers(0, 256, (rows, columns, channels), np.uint8)
             frames = frames.copy()
-            frames[:, top : top + down, left : left + right] = piece
+            frames[:, top : top + rows, left : left + columns] = fill
             return frames
         return frames
 
 
-def at_once(frames: np.ndarray, change: Callable[[Any], Any]) -> np.ndarray:
-    """A change of values, of all frames as one picture: what it measures, such as a mean, they share."""
+def apply_jointly(frames: np.ndarray, change: Callable[[Any], Any]) -> np.ndarray:
+    """Changes all frames "num height width channel" as one image, so that they share statistics."""
     num, height, width, channels = frames.shape
     changed = change(to_pillow(frames.reshape(num * height, width, channels)))
     return to_array(changed).reshape(frames.shape)
 
 
-def one_by_one(frames: np.ndarray, change: Callable[[Any], Any]) -> np.ndarray:
-    """A change of places, of each frame by itself."""
+def apply_per_frame(frames: np.ndarray, change: Callable[[Any], Any]) -> np.ndarray:
+    """Changes each of the frames "num height width channel" by itself."""
     return np.stack([to_array(change(to_pillow(frame))) for frame in frames])

@@ -1,16 +1,17 @@
-"""Rules of a dataset, so that no augmentation breaks what belongs together."""
+"""Rules of a dataset that keep augmentation consistent with the text and across streams."""
 
 import dataclasses
 import functools
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from mmjax.data.augment.base import CHANGES, Augmentation, Change
 from mmjax.data.records import Record
+from mmjax.data.transform import Transform
 from mmjax.errors import InputError
 
 SIDE_WORDS = ("left", "right", "leftwards", "rightwards", "clockwise", "counterclockwise", "anticlockwise")
@@ -22,55 +23,48 @@ COLOR_WORDS = (
 
 
 @runtime_checkable
-class Augmented(Protocol):
-    """A transform whose augmentation rules can hold back."""
+class HasAugmentations(Protocol):
+    """A transform whose changes a rule can forbid."""
 
     @property
-    def augmentations(self) -> tuple[Augmentation, ...]: ...
-
-    def without(self, forbidden: frozenset[str]) -> Any:
-        """The same transform without these changes."""
-        ...
+    def augmentations(self) -> tuple[Augmentation, ...]:
+        """Applied in training, in this order."""
 
 
 @runtime_checkable
-class Movable(Protocol):
-    """A transform of what can be moved alike with others."""
+class HasGeometry(Protocol):
+    """A transform that can share its geometric changes with another."""
 
     def geometry(self) -> tuple[Any, ...]:
-        """What must be equal in two transforms for equal draws to move both alike."""
-        ...
+        """The settings that two transforms must share, so that equal random draws move both alike."""
 
 
 @runtime_checkable
-class Saying(Protocol):
-    """A transform of words."""
+class HasText(Protocol):
+    """A transform of text."""
 
     def possible_text(self, record: Record) -> str:
-        """All that the stream's words may be. Raises BadExample."""
-        ...
+        """All texts that the stream may show for a record. Raises BadExample."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ForbidChanges:
-    """No such changes of a stream in the examples whose words say one of these.
+    """Forbids changes of a stream in examples whose text contains certain words.
 
-    ``ForbidChanges("image", ("flip",), when="text", says=SIDES)``: no mirror where they say left. An augmentation
-    that makes several kinds of changes goes on without the forbidden ones. Words count in any of the texts
-    that the example could show, in upper or lower case; a word in a script without the two, as Japanese,
-    counts within others too. Streams that are moved together are held back together. An example without the
-    stream of words is free.
+    `ForbidChanges("image", ("flip",), text_stream="text", phrases=SIDE_WORDS)` never flips an image whose
+    text says "left". Augmentations that make several kinds of changes go on without the forbidden ones. All
+    texts that the example may show are searched. Streams under one `ShareGeometry` are restricted together.
+    Examples without the text stream are not restricted.
 
-    stream: whose augmentation is held back.
-    changes: kinds of :data:`Change`.
-    when: the stream of words (TextTransform).
-    says: whole words or phrases.
+    stream: the stream to restrict. changes: kinds of `Change`. text_stream: a stream with a TextTransform.
+    phrases: words or phrases, matched whole and regardless of case. At characters without case, as in
+      Japanese, a part of a word matches too, since such scripts may not separate words by spaces.
     """
 
     stream: str
     changes: tuple[Change, ...]
-    when: str
-    says: tuple[str, ...]
+    text_stream: str
+    phrases: tuple[str, ...]
 
     def __post_init__(self):
         unknown = sorted(set(self.changes) - CHANGES)
@@ -78,99 +72,99 @@ class ForbidChanges:
             raise InputError(
                 f"ForbidChanges expects changes among {sorted(CHANGES)}, found {unknown or 'none'}"
             )
-        if not self.phrases or not all(word.strip() for word in self.phrases):
-            raise InputError(f"ForbidChanges expects words in `says`, found {self.phrases}")
+        if not self.phrases or not all(phrase.strip() for phrase in self.phrases):
+            raise InputError(f"ForbidChanges expects non-empty phrases, found {self.phrases}")
 
-    def matches(self, words: str) -> bool:
-        """Whether the words say one of `says`."""
-        return _pattern(self.phrases).search(words) is not None
+    def matches(self, text: str) -> bool:
+        """Whether the text contains one of the phrases."""
+        return _pattern(self.phrases).search(text) is not None
 
-    def fits(self, streams: Mapping[str, Any]) -> None:
-        """Refuses streams that the dataset does not have, or of which the rule would say nothing."""
-        _known("ForbidChanges", (self.stream,), streams, Augmented, "that can be augmented")
-        _known("ForbidChanges", (self.text_stream,), streams, Saying, "of words (TextTransform)")
+    def check_streams(self, streams: Mapping[str, Transform]) -> None:
+        """Raises InputError if the dataset lacks the streams, or their transforms do not fit the rule."""
+        _check_kind("ForbidChanges", (self.stream,), streams, HasAugmentations, "with augmentations")
+        _check_kind("ForbidChanges", (self.text_stream,), streams, HasText, "with text (TextTransform)")
 
 
 @dataclasses.dataclass(frozen=True)
 class ShareGeometry:
-    """Streams that are cropped, mirrored, turned and moved alike, as a picture and its depth.
+    """Crops, flips, rotates and shifts several streams alike, such as an image and its depth map.
 
-    What else they draw may differ, such as colour for one of them only.
+    Their other augmentations may differ, e.g. color jitter of one of them.
     """
 
     streams: tuple[str, ...]
 
-    def fits(self, streams: Mapping[str, Any]) -> None:
-        """Refuses streams that equal draws would not move alike."""
+    def check_streams(self, streams: Mapping[str, Transform]) -> None:
+        """Raises InputError if the streams' transforms differ in their geometry."""
         if len(set(self.streams)) < 2:
-            raise InputError(f"Together expects at least two streams, found {list(self.streams)}")
-        _known("Together", self.streams, streams, Movable, "of pictures or recordings")
-        first, *others = self.streams
-        wanted = streams[first].geometry()
-        for other in others:
-            if type(streams[other]) is not type(streams[first]) or streams[other].geometry() != wanted:
+            raise InputError(f"ShareGeometry expects at least two streams, found {list(self.streams)}")
+        _check_kind("ShareGeometry", self.streams, streams, HasGeometry, "of images or audio")
+        first, *others = (streams[name] for name in self.streams)
+        for name, other in zip(self.streams[1:], others, strict=True):
+            if type(other) is not type(first) or other.geometry() != first.geometry():
                 raise InputError(
-                    f"Together expects what moves {first!r} and {other!r} to be equal (one field path each, "
-                    "size, crops, flip, shifts, gain, tiles, and augmentations that turn, move or change "
-                    f"speed), found {wanted} and {streams[other].geometry()}"
+                    f"ShareGeometry expects equal geometry of {self.streams[0]!r} and {name!r} (one field "
+                    "path each, size, crops, flip, shifts, gain, tiles, and augmentations that rotate, shift "
+                    f"or change speed), found {first.geometry()} and {other.geometry()}"
                 )
 
 
 Rule = ForbidChanges | ShareGeometry
 
 
-def check_rules(rules: tuple[Rule, ...], streams: Mapping[str, Any]) -> None:
-    """Refuses rules that do not fit the streams, and a stream that is moved together with two groups."""
-    moved = [stream for rule in rules if isinstance(rule, ShareGeometry) for stream in rule.streams]
-    if twice := sorted({stream for stream in moved if moved.count(stream) > 1}):
-        raise InputError(f"expected each stream in one Together at most, found {twice} in several: join them")
+def check_rules(rules: tuple[Rule, ...], streams: Mapping[str, Transform]) -> None:
+    """Raises InputError if a rule does not fit the streams, or a stream is in several ShareGeometry rules."""
+    sharing = [stream for rule in rules if isinstance(rule, ShareGeometry) for stream in rule.streams]
+    if repeated := sorted({stream for stream in sharing if sharing.count(stream) > 1}):
+        raise InputError(
+            f"expected each stream in at most one ShareGeometry, found {repeated} in several: merge them"
+        )
     for rule in rules:
-        rule.fits(streams)
+        rule.check_streams(streams)
 
 
 def forbidden_changes(
-    rules: tuple[Rule, ...], streams: Mapping[str, Any], record: Record, there: Any
-) -> dict:
-    """{stream: the changes that the record's words forbid}, of the streams that are ``there``."""
-    found: dict[str, frozenset[str]] = {}
+    rules: tuple[Rule, ...], streams: Mapping[str, Any], record: Record, present: Collection[str]
+) -> dict[str, frozenset[str]]:
+    """{stream: kinds of changes} that the text of a record with the streams `present` forbids."""
+    forbidden: dict[str, frozenset[str]] = {}
     for rule in rules:
-        if (
-            isinstance(rule, ForbidChanges)
-            and rule.text_stream in there
-            and rule.matches(streams[rule.text_stream].possible_text(record))
-        ):
-            found[rule.stream] = found.get(rule.stream, frozenset()) | set(rule.changes)
+        if isinstance(rule, ForbidChanges) and rule.text_stream in present:
+            if rule.matches(streams[rule.text_stream].possible_text(record)):
+                forbidden[rule.stream] = forbidden.get(rule.stream, frozenset()) | set(rule.changes)
     for rule in rules:
         if isinstance(rule, ShareGeometry):
-            held = frozenset().union(*(found.get(stream, frozenset()) for stream in rule.streams))
-            found |= dict.fromkeys(rule.streams, held) if held else {}
-    return found
+            union = frozenset().union(*(forbidden.get(stream, frozenset()) for stream in rule.streams))
+            forbidden |= dict.fromkeys(rule.streams, union) if union else {}
+    return forbidden
 
 
 def shared_generators(rules: tuple[Rule, ...], rng: np.random.Generator) -> dict[str, np.random.Generator]:
-    """{stream: its generator} of streams that are moved together: equal ones, so that they draw alike."""
-    made: dict[str, np.random.Generator] = {}
+    """{stream: generator} for streams of ShareGeometry rules; generators of one rule are equal."""
+    generators: dict[str, np.random.Generator] = {}
     for rule in rules:
         if isinstance(rule, ShareGeometry):
             seed = int(rng.integers(2**63))
-            made |= {stream: np.random.Generator(np.random.Philox(key=[seed, 0])) for stream in rule.streams}
-    return made
+            for stream in rule.streams:
+                generators[stream] = np.random.Generator(np.random.Philox(key=[seed, 0]))
+    return generators
 
 
 @functools.lru_cache(maxsize=256)
-def _pattern(words: tuple[str, ...]) -> re.Pattern:
-    return re.compile("|".join(map(_whole, words)), re.IGNORECASE)
+def _pattern(phrases: tuple[str, ...]) -> re.Pattern:
+    return re.compile("|".join(map(_whole_phrase, phrases)), re.IGNORECASE)
 
 
-def _whole(word: str) -> str:
-    """A pattern of the whole word; letters without case are of scripts that may not part words by spaces."""
-    word = word.strip()
-    caseless = [unicodedata.category(end) in ("Lo", "Mc", "Mn") for end in (word[0], word[-1])]
-    return ("" if caseless[0] else r"(?<!\w)") + re.escape(word) + ("" if caseless[1] else r"(?!\w)")
+def _whole_phrase(phrase: str) -> str:
+    """A regular expression with word boundaries, except at characters of scripts without case."""
+    phrase = phrase.strip()
+    caseless = [unicodedata.category(end) in ("Lo", "Mc", "Mn") for end in (phrase[0], phrase[-1])]
+    return ("" if caseless[0] else r"(?<!\w)") + re.escape(phrase) + ("" if caseless[1] else r"(?!\w)")
 
 
-def _known(owner: str, named: tuple[str, ...], streams: Mapping[str, Any], kind: type, what: str) -> None:
+def _check_kind(
+    owner: str, names: tuple[str, ...], streams: Mapping[str, Any], kind: type, description: str
+) -> None:
     valid = sorted(name for name, transform in streams.items() if isinstance(transform, kind))
-    wrong = [name for name in named if name not in valid]
-    if wrong:
-        raise InputError(f"{owner} expects a stream {what} among {valid}, found {wrong}")
+    if invalid := [name for name in names if name not in valid]:
+        raise InputError(f"{owner} expects a stream {description} among {valid}, found {invalid}")

@@ -1,65 +1,70 @@
-"""RandAugment: a few operations out of fourteen, all of one strength."""
+"""RandAugment: a few of fourteen image operations, all of the same strength."""
 
 import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from mmjax.data.augment.base import share
-from mmjax.data.augment.image import ImageAugmentation, at_once, one_by_one
+from mmjax.data.augment.base import check_fractions
+from mmjax.data.augment.image import ImageAugmentation, apply_jointly, apply_per_frame
 from mmjax.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
 class Operation:
-    """A change of a Pillow picture: ``apply(picture, amount, fill)``, the amount 0..most, or -most..most."""
+    """One operation on a Pillow image.
+
+    changes: its kinds of `Change`. apply: (image, amount, fill) -> image.
+    max_amount, is_signed: the amount is from 0 to max_amount, or from -max_amount.
+    is_spatial: it depends on neighbouring pixels, so that frames of a clip are changed one by one.
+    """
 
     changes: frozenset[str]
     apply: Callable[[Any, float, Any], Any]
-    most: float = 0.0
-    signed: bool = False
-    each: bool = False  # it looks at neighbours or moves: frames of a clip go one by one
+    max_amount: float = 0.0
+    is_signed: bool = False
+    is_spatial: bool = False
 
 
-def _affine(picture, matrix, fill):
+def _affine(image, matrix, fill):
     from PIL import Image as Pillow
 
-    return picture.transform(
-        picture.size, Pillow.Transform.AFFINE, matrix, Pillow.Resampling.BILINEAR, fillcolor=fill
+    return image.transform(
+        image.size, Pillow.Transform.AFFINE, matrix, Pillow.Resampling.BILINEAR, fillcolor=fill
     )
 
 
-def _rotate(picture, degrees, fill):
+def _rotate(image, degrees, fill):
     from PIL import Image as Pillow
 
-    return picture.rotate(degrees, Pillow.Resampling.BILINEAR, fillcolor=fill)
+    return image.rotate(degrees, Pillow.Resampling.BILINEAR, fillcolor=fill)
 
 
 def _ops(name: str) -> Callable[..., Any]:
-    def apply(picture, amount, fill):
+    def apply(image, amount, fill):
         from PIL import ImageOps
 
-        return getattr(ImageOps, name)(picture)
+        return getattr(ImageOps, name)(image)
 
     return apply
 
 
-def _solarize(picture, amount, fill):
+def _solarize(image, amount, fill):
     from PIL import ImageOps
 
-    return ImageOps.solarize(picture, round(256 - amount))
+    return ImageOps.solarize(image, round(256 - amount))
 
 
-def _posterize(picture, amount, fill):
+def _posterize(image, amount, fill):
     from PIL import ImageOps
 
-    return ImageOps.posterize(picture, 8 - round(amount))
+    return ImageOps.posterize(image, 8 - round(amount))
 
 
 def _enhance(name: str) -> Callable[..., Any]:
-    def apply(picture, amount, fill):
+    def apply(image, amount, fill):
         from PIL import ImageEnhance
 
-        return getattr(ImageEnhance, name)(picture).enhance(1 + amount)
+        return getattr(ImageEnhance, name)(image).enhance(1 + amount)
 
     return apply
 
@@ -68,9 +73,9 @@ def _kinds(*changes: str) -> frozenset[str]:
     return frozenset(changes)
 
 
-# Ranges of Cubuk et al. 2019 (AutoAugment, table 6), which RandAugment keeps; shifts are shares of the side.
+# Ranges of Cubuk et al. 2019 (AutoAugment, table 6), as in RandAugment; shifts are fractions of the side.
 OPERATIONS = {
-    "identity": Operation(_kinds(), lambda picture, amount, fill: picture),
+    "identity": Operation(_kinds(), lambda image, amount, fill: image),
     "autocontrast": Operation(_kinds("brightness", "color"), _ops("autocontrast")),
     "equalize": Operation(_kinds("brightness", "color"), _ops("equalize")),
     "rotate": Operation(_kinds("rotate"), _rotate, 30.0, True, True),
@@ -97,11 +102,10 @@ OPERATIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class RandAugment(ImageAugmentation):
-    """``num_operations`` drawn with replacement, each at ``magnitude`` (Cubuk et al. 2020, section 3).
+    """Applies `num_operations` random operations, sampled with replacement (Cubuk et al. 2020, section 3).
 
-    magnitude: 0 to 30, a share of each operation's range; signs are drawn.
-    operations: names in :data:`OPERATIONS` to draw from.
-    fill: grey level of what comes in from outside.
+    magnitude: from 0 to 30, where 30 is each operation's max_amount; signs are random.
+    operations: names in `OPERATIONS` to sample from. fill: grey level of pixels from outside the image.
     """
 
     num_operations: int = 2
@@ -111,10 +115,10 @@ class RandAugment(ImageAugmentation):
     probability: float = 1.0
 
     def __post_init__(self):
-        share("RandAugment", probability=self.probability)
+        check_fractions("RandAugment", probability=self.probability)
         if not 0 <= self.magnitude <= 30 or self.num_operations < 1:
             raise InputError(
-                f"RandAugment expects a magnitude from 0 to 30 and at least one operation, found "
+                "RandAugment expects magnitude from 0 to 30 and num_operations of at least 1, found "
                 f"{self.magnitude} and {self.num_operations}"
             )
         unknown = [name for name in self.operations if name not in OPERATIONS]
@@ -127,18 +131,18 @@ class RandAugment(ImageAugmentation):
         return frozenset().union(*(OPERATIONS[name].changes for name in self.operations))
 
     def without(self, forbidden):
-        left = tuple(name for name in self.operations if not OPERATIONS[name].changes & forbidden)
-        return dataclasses.replace(self, operations=left) if left else None
+        allowed = tuple(name for name in self.operations if not OPERATIONS[name].changes & forbidden)
+        return dataclasses.replace(self, operations=allowed) if allowed else None
 
     def __call__(self, frames, rng):
-        chosen = rng.integers(len(self.operations), size=self.num_operations)
+        sampled = rng.integers(len(self.operations), size=self.num_operations)
         signs = rng.choice((-1.0, 1.0), self.num_operations)
         if rng.random() >= self.probability:
             return frames
         fill = self.fill if frames.shape[-1] == 1 else (self.fill,) * frames.shape[-1]
-        for number, sign in zip(chosen.tolist(), signs.tolist(), strict=True):
-            operation = OPERATIONS[self.operations[number]]
-            amount = operation.most * self.magnitude / 30 * (sign if operation.signed else 1)
-            act = one_by_one if operation.each else at_once
-            frames = act(frames, lambda picture, o=operation, a=amount: o.apply(picture, a, fill))
+        for index, sign in zip(sampled.tolist(), signs.tolist(), strict=True):
+            operation = OPERATIONS[self.operations[index]]
+            amount = operation.max_amount * self.magnitude / 30 * (sign if operation.is_signed else 1)
+            apply = apply_per_frame if operation.is_spatial else apply_jointly
+            frames = apply(frames, lambda image, o=operation, a=amount: o.apply(image, a, fill))
         return frames

@@ -1,37 +1,38 @@
-"""Words that are masked, unknown or gone."""
+"""Word dropout: words replaced by [MASK] or [UNK], or removed."""
 
 import abc
 import dataclasses
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
 from mmjax.batch import Text
-from mmjax.data.augment.base import Augmentation, share
+from mmjax.data.augment.base import Augmentation, check_fractions
 from mmjax.data.vocabulary import Vocabulary
 from mmjax.errors import InputError
 
-Becomes = Literal["mask", "unknown", "nothing"]
+Replacement = Literal["mask", "unknown", "nothing"]
 
 
 class TextAugmentation(Augmentation):
-    """Acts on token ids. Special tokens stay, and so does at least one word."""
+    """Augments token ids. Special tokens and at least one word stay unchanged."""
 
     @abc.abstractmethod
     def __call__(self, text: Text, rng: np.random.Generator, vocabulary: Vocabulary) -> Text:
-        """The text anew, of the same shapes."""
+        """Returns the augmented text, of the same shapes."""
 
 
 @dataclasses.dataclass(frozen=True)
 class WordDropout(TextAugmentation):
-    """Each word by itself, with all its tokens (Iyyer et al. 2015; as [UNK]: Bowman et al. 2016).
+    """Drops each word independently, with all its tokens (Iyyer et al. 2015; as [UNK]: Bowman et al. 2016).
 
-    becomes: [MASK], [UNK], or nothing, whereupon the rest moves up. What became [MASK] or [UNK] is a word no
-    more, so that an objective that hides words does not ask for it.
+    rate: the probability to drop a word.
+    replace_with: [MASK], [UNK], or nothing, which moves later tokens forward. `Text.words` is -1 at the
+      replaced tokens, so that masked language modelling does not mask them again.
     """
 
     rate: float = 0.1
-    replace_with: Becomes = "mask"
+    replace_with: Replacement = "mask"
 
     def __post_init__(self):
         _check("WordDropout", self.rate, self.replace_with)
@@ -39,24 +40,24 @@ class WordDropout(TextAugmentation):
     def changes(self):
         return frozenset({"words"})
 
-    def without(self, forbidden):
-        return None if "words" in forbidden else self
-
     def __call__(self, text, rng, vocabulary):
         words = np.unique(text.words[text.words >= 0])
         draws = rng.random(words.size)
-        return dropped(text, words[_but_one(draws < self.rate, rng)], self.replace_with, vocabulary)
+        return drop_words(text, words[_keep_one(draws < self.rate, rng)], self.replace_with, vocabulary)
 
 
 @dataclasses.dataclass(frozen=True)
 class SpanDropout(TextAugmentation):
-    """Runs of words, of geometric length, until a share ``rate`` of the words is in them (Joshi et al. 2020,
-    SpanBERT, section 3.1, where they are [MASK] and to be told). ``becomes`` as WordDropout's."""
+    """Drops runs of words of geometric length (Joshi et al. 2020, SpanBERT, section 3.1).
+
+    rate: the fraction of words to drop. mean_length, max_length: of a run, in words.
+    replace_with: see `WordDropout`.
+    """
 
     rate: float = 0.15
     mean_length: float = 3.0
     max_length: int = 10
-    replace_with: Becomes = "mask"
+    replace_with: Replacement = "mask"
 
     def __post_init__(self):
         _check("SpanDropout", self.rate, self.replace_with)
@@ -69,47 +70,46 @@ class SpanDropout(TextAugmentation):
     def changes(self):
         return frozenset({"words"})
 
-    def without(self, forbidden):
-        return None if "words" in forbidden else self
-
     def __call__(self, text, rng, vocabulary):
         words = np.unique(text.words[text.words >= 0])
-        # The share of a short text is rarely whole: rounded up or down by chance, it is right on average.
-        wanted = int(self.rate * words.size + rng.random())
-        gone = np.zeros(words.size, bool)
-        while gone.sum() < wanted:
-            length = min(int(rng.geometric(1 / self.mean_length)), self.max_length, wanted - int(gone.sum()))
+        # Round at random, so that the expected number of dropped words is exact.
+        num_dropped = int(self.rate * words.size + rng.random())
+        dropped = np.zeros(words.size, bool)
+        while (remaining := num_dropped - int(dropped.sum())) > 0:
+            length = min(int(rng.geometric(1 / self.mean_length)), self.max_length, remaining)
             start = int(rng.integers(words.size - length + 1))
-            gone[start : start + length] = True
-        return dropped(text, words[_but_one(gone, rng)], self.replace_with, vocabulary)
+            dropped[start : start + length] = True
+        return drop_words(text, words[_keep_one(dropped, rng)], self.replace_with, vocabulary)
 
 
-def dropped(text: Text, words: np.ndarray, replace_with: Becomes, vocabulary: Vocabulary) -> Text:
-    """The text with the words of these numbers masked, unknown or gone."""
-    gone = np.isin(text.words, words) & (text.words >= 0)
+def drop_words(text: Text, words: np.ndarray, replace_with: Replacement, vocabulary: Vocabulary) -> Text:
+    """Replaces or removes the words with the numbers `words` "N" in a text "L"."""
+    dropped = np.isin(text.words, words) & (text.words >= 0)
     if replace_with != "nothing":
         token = vocabulary.mask_id if replace_with == "mask" else vocabulary.unk_id
         return text.replace(
-            tokens=np.where(gone, token, text.tokens).astype(np.int32),
-            words=np.where(gone, -1, text.words).astype(np.int32),
+            tokens=np.where(dropped, token, text.tokens).astype(np.int32),
+            words=np.where(dropped, -1, text.words).astype(np.int32),
         )
-    kept = np.flatnonzero(text.mask & ~gone)
+    keep = np.flatnonzero(text.mask & ~dropped)
     tokens, types = np.full_like(text.tokens, vocabulary.pad_id), np.zeros_like(text.token_types)
-    places = np.full_like(text.words, -1)
-    tokens[: kept.size], types[: kept.size] = text.tokens[kept], text.token_types[kept]
-    places[: kept.size] = text.words[kept]
-    return Text(tokens, np.arange(tokens.size) < kept.size, types, places)
+    word_numbers = np.full_like(text.words, -1)
+    tokens[: keep.size], types[: keep.size] = text.tokens[keep], text.token_types[keep]
+    word_numbers[: keep.size] = text.words[keep]
+    return Text(tokens, np.arange(tokens.size) < keep.size, types, word_numbers)
 
 
-def _but_one(gone: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The same, but that one of them, drawn, stays where all would go."""
-    if gone.size and gone.all():
-        gone = gone.copy()
-        gone[int(rng.integers(gone.size))] = False
-    return gone
+def _keep_one(dropped: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """If all would be dropped, keeps a random one: bool "N" -> bool "N"."""
+    if dropped.size and dropped.all():
+        dropped = dropped.copy()
+        dropped[int(rng.integers(dropped.size))] = False
+    return dropped
 
 
 def _check(owner: str, rate: float, replace_with: str) -> None:
-    share(owner, rate=rate)
-    if replace_with not in ("mask", "unknown", "nothing"):
-        raise InputError(f"{owner} expects becomes='mask', 'unknown' or 'nothing', found {replace_with!r}")
+    check_fractions(owner, rate=rate)
+    if replace_with not in get_args(Replacement):
+        raise InputError(
+            f"{owner} expects replace_with='mask', 'unknown' or 'nothing', found {replace_with!r}"
+        )

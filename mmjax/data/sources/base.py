@@ -18,11 +18,9 @@ class Reader(Protocol):
 
     def __len__(self) -> int:
         """The number of records."""
-        ...
 
     def __getitem__(self, index: int) -> Record:
         """Reads one record. Raises BadExample if the record is invalid, InputError if its file is."""
-        ...
 
 
 @runtime_checkable
@@ -31,7 +29,6 @@ class Source(Protocol):
 
     def open(self) -> Reader:
         """Returns a reader; equal sources share one. Raises InputError if data are missing or invalid."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True)
