@@ -63,7 +63,7 @@ class QFormer(SingleResultFusion):
         options = {"dropout": self.dropout, "dtype": self.dtype}
         parts = {"queries": queries}
         if self.updated_stream is not None:
-            parts["reader"] = streams[self.updated_stream]
+            parts["stream"] = streams[self.updated_stream]
         for layer in range(self.depth):
             x = self.self_attend(layer, parts, train)
             # In the last layer the queries are computed only if they are the result.
@@ -76,11 +76,11 @@ class QFormer(SingleResultFusion):
                     f"queries_{layer}", x["queries"], train, mlp_width=self.mlp_width, **options
                 )
             if self.updated_stream is not None:
-                x["reader"] = mlp_residual(
-                    f"reader_{layer}", x["reader"], train, mlp_width=self.mlp_width, **options
+                x["stream"] = mlp_residual(
+                    f"reader_{layer}", x["stream"], train, mlp_width=self.mlp_width, **options
                 )
             parts = {name: parts[name].replace(embeddings=x[name]) for name in parts}
-        result = parts["reader" if self.updated_stream else "queries"]
+        result = parts["stream" if self.updated_stream else "queries"]
         mask = result.mask if self.updated_stream else any_present(streams, self.num_queries)
         x = LayerNorm(dtype=self.dtype, name="norm")(result.embeddings)
         return encoded | {self.result_stream: Encoded(x, mask)}

@@ -33,6 +33,13 @@ def random_params(module: nn.Module, encoded: dict[str, Encoded]) -> dict:
     )
 
 
+def weighted_sum(fused: dict[str, Encoded]) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """A scalar that depends on every unmasked result, and {stream: results, zero where masked}."""
+    results = {name: jnp.where(x.mask[..., None], x.embeddings, 0) for name, x in fused.items()}
+    weights = {name: jnp.cos(jnp.arange(x.size, dtype=jnp.float32)) for name, x in results.items()}
+    return sum((x * weights[name].reshape(x.shape)).sum() for name, x in results.items()), results
+
+
 def negated(encoded: dict[str, Encoded], stream: str) -> dict[str, Encoded]:
     """The same streams, with the embeddings of one negated."""
     return encoded | {stream: jax.tree.map(lambda x: x if x.dtype == bool else -x, encoded[stream])}

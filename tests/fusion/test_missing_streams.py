@@ -3,10 +3,10 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from catalog.of_fusion import FUSION
+from fusion_inputs import weighted_sum
 from test_catalog import parameters
 
 from mmjax.batch import Encoded
@@ -46,16 +46,7 @@ def compiled(name: str):
     def loss(params, content, masks):
         encoded = {name: Encoded(x[0], masks[name], x[1]) for name, x in content.items()}
         fused = row.make("float32").apply({"params": params}, encoded)
-        results = {
-            name: jnp.where(x.mask[..., None], x.embeddings, 0)
-            for name, x in fused.items()
-            if name != "other"
-        }
-        weighted = [
-            (x * jnp.cos(jnp.arange(x.size, dtype=jnp.float32)).reshape(x.shape)).sum()
-            for x in results.values()
-        ]
-        return sum(weighted), results
+        return weighted_sum({name: value for name, value in fused.items() if name != "other"})
 
     gradient = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from catalog.of_fusion import FUSION
+from fusion_inputs import weighted_sum
 from test_catalog import boxed_parameters, parameters
 
 from mmjax import sharding
@@ -25,13 +26,7 @@ def test_results_and_gradients_do_not_depend_on_the_mesh(kind):
     encoded = jax.tree.map(jnp.asarray, row.inputs()[0])
 
     def loss(params, encoded):
-        fused = row.make("float32").apply({"params": params}, encoded)
-        results = {name: jnp.where(x.mask[..., None], x.embeddings, 0) for name, x in fused.items()}
-        weighted = [
-            (x * jnp.cos(jnp.arange(x.size, dtype=jnp.float32)).reshape(x.shape)).sum()
-            for x in results.values()
-        ]
-        return sum(weighted), results
+        return weighted_sum(row.make("float32").apply({"params": params}, encoded))
 
     def run(params):
         return jax.jit(jax.value_and_grad(loss, has_aux=True))(params, encoded)
