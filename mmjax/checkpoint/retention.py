@@ -17,7 +17,8 @@ class RetentionPolicy:
     max_to_keep: int = 2  # the number of newest checkpoints to keep
     keep_every: int = 0  # keeps every multiple of this number of steps; 0: none
     newest_multiple_of: int = 0  # keeps the newest multiple of this number of steps; 0: none
-    scores: Callable[[], Mapping[int, float]] = dict  # {step: score}, read at each save
+    # {step: score}, read at each save
+    scores: Callable[[], Mapping[int, float]] = dataclasses.field(default_factory=lambda: dict)
     best_mode: Literal["max", "min"] = "max"  # whether the best score is the largest or the smallest
 
     def __call__(self, steps: Iterable[int]) -> set[int]:
