@@ -58,7 +58,7 @@ class Eval(abc.ABC):
 
     @abc.abstractmethod
     def __call__(self, predictor: Predictor) -> Result:
-        """Raises InputError if there is nothing to evaluate, NonFiniteError if a prediction is NaN or inf."""
+        """Evaluates the model. Raises InputError without any example, NonFiniteError on NaN or infinity."""
 
     def batches(self) -> Iterator[Batch]:
         """The data in order, not augmented. The last batch is filled with rows that miss every stream."""
@@ -93,6 +93,24 @@ class HeadEval(Eval):
         return (self.head,)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EmbeddingEval(Eval):
+    """The base of evaluations that compare the embeddings of several streams.
+
+    heads: {stream: its PooledEmbedding head}, or streams whose heads have the same names.
+    """
+
+    heads: dict[str, str] | tuple[str, ...]
+
+    def heads_by_stream(self) -> dict[str, str]:
+        """{stream: head}."""
+        is_mapping = isinstance(self.heads, Mapping)
+        return dict(self.heads) if is_mapping else {stream: stream for stream in self.heads}
+
+    def required_heads(self) -> tuple[str, ...]:
+        return tuple(self.heads_by_stream().values())
+
+
 def has_streams(batch: Batch, *streams: str) -> np.ndarray:
     """Which rows have all these streams: bool "B"."""
     return np.logical_and.reduce([np.asarray(is_present(batch[stream])) for stream in streams])
@@ -105,15 +123,8 @@ def check_finite(name: str, values: np.ndarray) -> np.ndarray:
     return values
 
 
-def heads_by_stream(heads: Mapping[str, str] | tuple[str, ...]) -> dict[str, str]:
-    """Returns {stream: head}. A tuple of streams means that each head is named like its stream."""
-    return dict(heads) if isinstance(heads, Mapping) else {stream: stream for stream in heads}
-
-
-def accuracy_with_interval(
-    hits: np.ndarray, groups: np.ndarray | None = None, *, seed: int = 0, resamples: int = 1000
-) -> tuple[float, float, float]:
-    """The mean of `hits` "N", and the lower and upper end of its 95 % bootstrap percentile interval.
+def interval_metrics(name: str, hits: np.ndarray, groups: np.ndarray | None = None) -> dict[str, float]:
+    """{name, name/low, name/high}: the mean of `hits` "N" and its 95 % bootstrap percentile interval.
 
     Examples of one group in `groups` "N" are resampled together: thirty recordings of one queried word are
     one observation, not thirty. None: each example is a group of its own.
@@ -121,16 +132,10 @@ def accuracy_with_interval(
     hits = np.asarray(hits, np.float64)
     index = np.arange(len(hits)) if groups is None else np.unique(groups, return_inverse=True)[1].reshape(-1)
     sums, counts = np.bincount(index, hits), np.bincount(index)
-    rng = np.random.default_rng(seed)
-    means = np.empty(resamples)
-    for n in range(resamples):
+    rng = np.random.default_rng(0)
+    means = np.empty(1000)
+    for n in range(len(means)):
         sampled = rng.integers(len(sums), size=len(sums))
         means[n] = sums[sampled].sum() / counts[sampled].sum()
     low, high = np.quantile(means, (0.025, 0.975))
-    return float(hits.mean()), float(low), float(high)
-
-
-def interval_metrics(name: str, hits: np.ndarray, groups: np.ndarray | None = None) -> dict[str, float]:
-    """{name, name/low, name/high} by `accuracy_with_interval`; `hits` and `groups` are "N"."""
-    mean, low, high = accuracy_with_interval(hits, groups)
-    return {name: mean, f"{name}/low": low, f"{name}/high": high}
+    return {name: float(hits.mean()), f"{name}/low": float(low), f"{name}/high": float(high)}

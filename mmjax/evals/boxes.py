@@ -24,7 +24,7 @@ from mmjax.views import Identity
 class Boxes(HeadEval):
     """Average precision of a Boxes head, and a sheet of images with their true and detected boxes.
 
-    min_shown_score: of the boxes that are drawn. The metrics count boxes of every score.
+    min_shown_score: the minimum score of drawn boxes. The metrics count boxes of every score.
     num_shown: images on the sheet.
     train: training data for the blind baseline; None: no baseline.
     """
@@ -68,14 +68,14 @@ class Boxes(HeadEval):
     def blind_detections(self, train: data.Dataset, num_classes: int, steps: int = 12) -> Detections:
         """Boxes for image 0 from the training data alone: for each class, its mean size at each grid point.
 
-        The score is the fraction of training images that have a box of the class there, with an IoU of .5.
+        The score is the fraction of training images with a box of the class that has an IoU of .5 with it.
         """
         parts, num_images = [], 0
         for batch in data.epoch(train, self.batch_size):
             rows = np.flatnonzero(has_streams(batch, self.boxes))
             parts.append(true_boxes(batch[self.boxes], rows, num_images))
             num_images += len(rows)
-        train_boxes, answers = Detections.concatenate(parts), []
+        train_boxes, blind = Detections.concatenate(parts), []
         centres = (np.mgrid[:steps, :steps].reshape(2, -1).T + 0.5) / steps
         for index in range(num_classes):
             of_class = train_boxes.of_class(index)
@@ -85,8 +85,8 @@ class Boxes(HeadEval):
             boxes = np.concatenate([centres, size], axis=1)
             overlaps = iou(boxes, of_class.boxes) >= 0.5
             scores = np.array([len(np.unique(of_class.images[row])) for row in overlaps]) / num_images
-            answers.append(Detections(np.zeros(len(boxes), int), boxes, np.full(len(boxes), index), scores))
-        return Detections.concatenate(answers)
+            blind.append(Detections(np.zeros(len(boxes), int), boxes, np.full(len(boxes), index), scores))
+        return Detections.concatenate(blind)
 
     def _draw(
         self, detections: Detections, targets: Detections, previews: list[Preview], classes, score, path
@@ -132,8 +132,6 @@ def detection_metrics(
     detections: Detections, targets: Detections, classes: tuple[str, ...]
 ) -> dict[str, float]:
     """Average precision of each class that `targets` has, and its mean."""
-    precisions = {
-        f"AP50/{name}": average_precision(detections, targets, index) for index, name in enumerate(classes)
-    }
-    precisions = {name: value for name, value in precisions.items() if not np.isnan(value)}
+    precisions = {name: average_precision(detections, targets, n) for n, name in enumerate(classes)}
+    precisions = {f"AP50/{name}": value for name, value in precisions.items() if not np.isnan(value)}
     return {"mAP50": float(np.mean(list(precisions.values())))} | precisions

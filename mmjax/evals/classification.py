@@ -27,8 +27,6 @@ from mmjax.evals.base import DrawPicture, HeadEval, Predictor, Result, has_strea
 from mmjax.evals.subsets import keep_only, subset_name, subsets
 from mmjax.views import Identity
 
-LogitsBySubset = dict[tuple[str, ...], np.ndarray]  # float "N classes" each
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LabelEval(HeadEval):
@@ -47,7 +45,7 @@ class LabelEval(HeadEval):
         self.check_streams(*self.streams, self.labels)
         self.check_no_subsets_of("Set `subsets=True`: it takes those of `streams`")
 
-    def predict(self, predictor: Predictor) -> tuple[LogitsBySubset, np.ndarray, np.ndarray]:
+    def predict(self, predictor: Predictor) -> tuple[dict[tuple, np.ndarray], np.ndarray, np.ndarray]:
         """Returns ({subset: logits "N classes"}, label values, label masks); the last two "N ..."."""
         measured = subsets(self.streams)[1:] if self.subsets else [self.streams]
         logits = {subset: [] for subset in measured}

@@ -36,13 +36,9 @@ def conflict_map(metrics_file: Path, path: Path) -> None:
         return np.asarray([np.nan if row.get(name) is None else row[name] for row in rows], np.float64)
 
     height = 0.34 * len(pairs) + 2.2
-    figure = new_figure(
-        11.5,
-        height + 1.6,
-        "Conflicts between objectives",
-        f"cosine of their gradients on the shared parameters; some pair is below 0 in "
-        f"{np.nanmean(column(f'{PREFIX}share')):.0%} of the steps measured",
-    )
+    subtitle = "cosine of their gradients on the shared parameters; some pair is below 0 in "
+    subtitle += f"{np.nanmean(column(f'{PREFIX}share')):.0%} of the steps measured"
+    figure = new_figure(11.5, height + 1.6, "Conflicts between objectives", subtitle)
     top, bottom = figure.subplots(2, 1, sharex=False, gridspec_kw={"height_ratios": [height - 1.4, 2.0]})
     edges = np.concatenate([[steps[0]], (np.asarray(steps[1:]) + steps[:-1]) / 2, [steps[-1]]]).astype(float)
     edges[0] -= 0.5

@@ -28,15 +28,13 @@ class Detections:
         return Detections(self.images[rows], self.boxes[rows], self.classes[rows], self.scores[rows])
 
 
-def average_precision(
-    detections: Detections, targets: Detections, class_index: int, min_iou: float = 0.5
-) -> float:
-    """Area under the precision-recall curve of one class; NaN if `targets` has no box of it.
+def average_precision(detections: Detections, targets: Detections, index: int, min_iou: float = 0.5) -> float:
+    """Area under the precision-recall curve of class `index`; NaN if `targets` has no box of it.
 
     Precision is made monotonic. In order of falling score, a detection is right if the true box that it
     overlaps most has at least `min_iou` and is not yet matched (Everingham et al. 2010, PASCAL VOC).
     """
-    detections, targets = detections.of_class(class_index), targets.of_class(class_index)
+    detections, targets = detections.of_class(index), targets.of_class(index)
     if not len(targets.boxes):
         return float("nan")
     is_matched = np.zeros(len(targets.boxes), bool)

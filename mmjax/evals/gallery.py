@@ -63,8 +63,7 @@ def build_galleries(
         embeddings, present, ids, previews, raw = zip(*batches, strict=True)
         galleries[stream] = Gallery(
             np.concatenate(embeddings), np.concatenate(present), np.concatenate(ids),
-            list(itertools.chain.from_iterable(previews)),
-            np.concatenate(raw) if with_raw else None,
+            list(itertools.chain.from_iterable(previews)), np.concatenate(raw) if with_raw else None,
         )  # fmt: skip
     return galleries
 

@@ -56,9 +56,8 @@ class MaskedWords(HeadEval):
 
     def __call__(self, predictor: Predictor) -> Result:
         mask_id = self.data.streams[self.stream].tokenizer.open().mask_id
-        unigram = Unigram.fit(
-            data.epoch(self.train or self.data, self.batch_size, self.train_limit), self.stream
-        )
+        train_batches = data.epoch(self.train or self.data, self.batch_size, self.train_limit)
+        unigram = Unigram.fit(train_batches, self.stream)
         num_right, num_masked = collections.Counter(), collections.Counter()
         for number, batch in enumerate(self.batches()):
             rows = has_streams(batch, self.stream, *self.context)
@@ -69,17 +68,17 @@ class MaskedWords(HeadEval):
                 if not masked.any():
                     continue
                 masked_text = text.replace(tokens=np.where(masked, mask_id, tokens).astype(np.int32))
+                hits = {}
                 for subset in subsets(self.context):
                     inputs = keep_only(batch, self.context, subset) | {self.stream: masked_text}
                     outputs, _ = predictor(inputs, Identity(), (self.head,))
-                    hits = check_finite(self.head, outputs[self.head]).argmax(axis=-1) == tokens
-                    name = prefix + subset_name(subset)
-                    num_right.update(self._count(name, text, masked, hits))
-                    num_masked.update(self._count(name, text, masked, masked))
+                    predicted = check_finite(self.head, outputs[self.head]).argmax(axis=-1)
+                    hits[prefix + subset_name(subset)] = predicted == tokens
                 if not prefix:
-                    hits = unigram.hits(text, masked, slot)
-                    num_right.update(self._count("unigram", text, masked, hits))
-                    num_masked.update(self._count("unigram", text, masked, masked))
+                    hits["unigram"] = unigram.hits(text, masked, slot)
+                for name, is_right in hits.items():
+                    num_right.update(self._count(name, text, masked, is_right))
+                    num_masked.update(self._count(name, text, masked, masked))
         if not num_masked:
             raise InputError(
                 f"masked words: no example of the data has {[self.stream, *self.context]} and a word to mask"

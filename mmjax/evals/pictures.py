@@ -141,12 +141,8 @@ def _drawable() -> frozenset[int]:
     """The code points that the installed FONTS can draw."""
     from matplotlib import font_manager
 
-    files = [
-        font.fname
-        for font in font_manager.fontManager.ttflist
-        if font.name in FONTS and font.style == "normal"
-    ]
-    return frozenset().union(*(font_manager.get_font(file).get_charmap() for file in files))
+    fonts = [f for f in font_manager.fontManager.ttflist if f.name in FONTS and f.style == "normal"]
+    return frozenset().union(*(font_manager.get_font(font.fname).get_charmap() for font in fonts))
 
 
 def _replace_undrawable(caption: str) -> str:

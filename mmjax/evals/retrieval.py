@@ -16,21 +16,19 @@ import numpy as np
 from mmjax import data
 from mmjax.errors import InputError
 from mmjax.evals import baseline, gallery
-from mmjax.evals.base import DrawPicture, Eval, Predictor, Result, heads_by_stream, interval_metrics
+from mmjax.evals.base import DrawPicture, EmbeddingEval, Predictor, Result, interval_metrics
 from mmjax.evals.ranking import Relevance, chance_recall, rank_queries
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Retrieval(Eval):
+class Retrieval(EmbeddingEval):
     """Recall over ordered pairs of streams. Identical items count as one (ranking.py).
 
-    heads: {stream: its PooledEmbedding head}, or streams whose heads have the same names.
     pairs: (query, target) streams; None: all ordered pairs.
     train: training data for the baselines; None: no baselines.
     num_shown: queries on a sheet.
     """
 
-    heads: dict[str, str] | tuple[str, ...]
     pairs: tuple[tuple[str, str], ...] | None = None
     ks: tuple[int, ...] = (1, 5, 10)
     train: data.Dataset | None = None
@@ -38,7 +36,7 @@ class Retrieval(Eval):
     num_shown: int = 5
 
     def __post_init__(self):
-        streams = tuple(heads_by_stream(self.heads))
+        streams = tuple(self.heads_by_stream())
         self.check_streams(*streams)
         unknown = sorted(set(itertools.chain(*(self.pairs or ()))) - set(streams))
         if unknown or len(streams) < 2:
@@ -48,11 +46,8 @@ class Retrieval(Eval):
                 + ": add the missing ones to `heads`"
             )
 
-    def required_heads(self) -> tuple[str, ...]:
-        return tuple(heads_by_stream(self.heads).values())
-
     def __call__(self, predictor: Predictor) -> Result:
-        heads = heads_by_stream(self.heads)
+        heads = self.heads_by_stream()
         galleries = gallery.build_galleries(self, predictor, heads, with_raw=self.train is not None)
         spaces = self.train and baseline.fit_raw_spaces(
             self.train, tuple(galleries), batch_size=self.batch_size, limit=self.train_limit

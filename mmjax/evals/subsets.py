@@ -49,11 +49,12 @@ def measure(evaluation: Eval, predictor: Predictor) -> Result:
     streams = evaluation.subsets_of
     if not streams:
         return evaluation(predictor)
+    fields = {f.name: getattr(evaluation.data, f.name) for f in dataclasses.fields(evaluation.data)}
     results: dict[str, Result] = {}
     # All streams come first: an error there concerns the data or the model, and not a subset.
     for subset in [streams, *subsets(streams)[1:-1]]:
         dropped = tuple(stream for stream in streams if stream not in subset)
-        dataset = _SubsetDataset(**_fields(evaluation.data), dropped=dropped, required=streams)
+        dataset = _SubsetDataset(**fields, dropped=dropped, required=streams)
         try:
             results[subset_name(subset)] = dataclasses.replace(evaluation, data=dataset)(predictor)
         except InputError:
@@ -63,10 +64,6 @@ def measure(evaluation: Eval, predictor: Predictor) -> Result:
     metrics = {f"{name}/{metric}": value for name in order for metric, value in results[name].metrics.items()}
     drawn = results[subset_name(streams)].pictures
     return Result(metrics, drawn | _picture(type(evaluation).__name__, order, results))
-
-
-def _fields(dataset: data.Dataset) -> dict:
-    return {field.name: getattr(dataset, field.name) for field in dataclasses.fields(dataset)}
 
 
 @dataclasses.dataclass(frozen=True)

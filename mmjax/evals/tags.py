@@ -96,11 +96,11 @@ def tag_metrics(predicted: list[list[str]], targets: list[list[str]]) -> dict[st
     metrics = {"accuracy": float(np.mean([tag == target for pair in pairs for tag, target in pair]))}
     if not all(tag == "O" or tag[:2] in ("B-", "I-") for sentence in targets for tag in sentence):
         return metrics
-    found, true = ({(n, *entity) for n, tags in enumerate(each) for entity in extract_entities(tags)}
-                   for each in (predicted, targets))  # fmt: skip
-    hits = len(found & true)
-    precision, recall = hits / max(len(found), 1), hits / max(len(true), 1)
-    f1 = 2 * hits / max(len(found) + len(true), 1)
+    detected, true = ({(n, *entity) for n, tags in enumerate(each) for entity in extract_entities(tags)}
+                      for each in (predicted, targets))  # fmt: skip
+    hits = len(detected & true)
+    precision, recall = hits / max(len(detected), 1), hits / max(len(true), 1)
+    f1 = 2 * hits / max(len(detected) + len(true), 1)
     return metrics | {"entity_f1": f1, "entity_precision": precision, "entity_recall": recall}
 
 

@@ -59,13 +59,11 @@ def baseline_metrics(
       stream: the texts that are predicted.
       targets: those of the examples that have `stream` and all `sources`, in the order of the data.
     """
-    texts: list[list[int]] = []
-    for batch in data.epoch(train, evaluation.batch_size, train_limit):
+    size, texts = evaluation.batch_size, []
+    for batch in data.epoch(train, size, train_limit):
         texts += token_ids_by_row(batch[stream])
     common = list(baseline.most_common(collections.Counter(tuple(ids) for ids in texts if ids)))
-    spaces = baseline.fit_raw_spaces(
-        train, tuple(sources), batch_size=evaluation.batch_size, limit=train_limit
-    )
+    spaces = baseline.fit_raw_spaces(train, tuple(sources), batch_size=size, limit=train_limit)
     has_text = np.asarray([bool(ids) for ids in texts])
     predicted: dict[str, list[list[int]]] = {"most_common": [common] * len(targets)}
     predicted |= {f"nearest/{source}": [] for source in sources}

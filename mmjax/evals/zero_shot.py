@@ -13,24 +13,22 @@ import numpy as np
 from mmjax import data
 from mmjax.errors import InputError
 from mmjax.evals import base, baseline, pictures
-from mmjax.evals.base import DrawPicture, Eval, Predictor, Result, has_streams, heads_by_stream
+from mmjax.evals.base import DrawPicture, EmbeddingEval, Predictor, Result, has_streams
 from mmjax.evals.classification import confusion_counts
 from mmjax.views import Identity
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ZeroShot(Eval):
+class ZeroShot(EmbeddingEval):
     """Classifies every stream of `heads` but `text` by its cosine with the embedded prompts.
 
-    heads: {stream: its PooledEmbedding head}, or streams whose heads have the same names; `text` included.
-    text: the stream whose transform and encoder read the prompts.
+    text: the stream, one of `heads`, whose transform and encoder read the prompts.
     labels: a stream of Labels.
     classes: words for class 0, 1, ...; None: the classes of the labels' transform.
     templates: of prompts. The embeddings of a class's prompts are averaged.
     train: training data with the same streams for the neighbour baseline; None: no baseline.
     """
 
-    heads: dict[str, str] | tuple[str, ...]
     text: str = "text"
     labels: str = "label"
     classes: tuple[str, ...] | None = None
@@ -39,7 +37,7 @@ class ZeroShot(Eval):
     train_limit: int | None = 20_000
 
     def __post_init__(self):
-        streams = tuple(heads_by_stream(self.heads))
+        streams = tuple(self.heads_by_stream())
         self.check_streams(*streams, self.text, self.labels)
         if self.text not in streams or len(streams) < 2:
             raise InputError(
@@ -47,11 +45,8 @@ class ZeroShot(Eval):
                 f"{list(streams)}: add the missing ones to `heads`"
             )
 
-    def required_heads(self) -> tuple[str, ...]:
-        return tuple(heads_by_stream(self.heads).values())
-
     def __call__(self, predictor: Predictor) -> Result:
-        heads = {stream: head for stream, head in heads_by_stream(self.heads).items() if stream != self.text}
+        heads = {stream: head for stream, head in self.heads_by_stream().items() if stream != self.text}
         names = self.class_names()
         prompts = self.prompt_embeddings(predictor, names)
         parts = {stream: ([], [], []) for stream in heads}  # predicted, targets, raw features of each batch
@@ -111,7 +106,7 @@ class ZeroShot(Eval):
 
     def _embed_texts(self, predictor: Predictor, prompts: list[str]) -> np.ndarray:
         """In batches of `batch_size` with all streams, so that the model is compiled for no new shape."""
-        transform, head = self.data.streams[self.text], heads_by_stream(self.heads)[self.text]
+        transform, head = self.data.streams[self.text], self.heads_by_stream()[self.text]
         chunks = []
         for start in range(0, len(prompts), self.batch_size):
             chunk = prompts[start : start + self.batch_size]

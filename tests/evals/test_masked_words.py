@@ -33,20 +33,13 @@ def predictor(tokens):
 
 def test_each_subset_of_the_context_and_each_slot(predictor):
     evaluation = MaskedWords(
-        data=dataset(NAMES),
-        context=("audio", "image"),
-        slots=("color", "animal"),
-        all_masked=True,
+        data=dataset(NAMES), context=("audio", "image"), slots=("color", "animal"), all_masked=True,
         batch_size=8,
-    )
+    )  # fmt: skip
     metrics = evaluation(predictor).metrics
     for prefix in ("", "all_masked/"):
-        for given, token, word in (
-            ("nothing", 0, 0),
-            ("audio", 0.5, 0),
-            ("image", 0.5, 0),
-            ("audio+image", 1, 1),
-        ):
+        expected = (("nothing", 0, 0), ("audio", 0.5, 0), ("image", 0.5, 0), ("audio+image", 1, 1))
+        for given, token, word in expected:
             assert metrics[f"{prefix}{given}/token"] == token
             for slot in ("", "/color", "/animal"):
                 assert metrics[f"{prefix}{given}/word{slot}"] == word

@@ -7,7 +7,7 @@ import pytest
 from fakes import unit
 
 from mmjax.batch import Audio, Image, Text
-from mmjax.evals.base import accuracy_with_interval
+from mmjax.evals.base import interval_metrics
 from mmjax.evals.ranking import Relevance, chance_recall, content_ids, rank_queries
 
 
@@ -77,9 +77,9 @@ def test_content_ids_depend_on_the_input_and_not_on_padding():
 
 def test_interval_contains_the_mean_narrows_with_more_data_and_resamples_groups_together():
     hits = np.arange(400) % 4 == 0
-    mean, low, high = accuracy_with_interval(hits)
+    mean, low, high = interval_metrics("accuracy", hits).values()
     assert mean == 0.25 and low < mean < high
     # Binomial: 1.96 sqrt(p (1 - p) / n)
     assert high - low == pytest.approx(2 * 1.96 * np.sqrt(0.25 * 0.75 / 400), rel=0.15)
-    _, grouped_low, grouped_high = accuracy_with_interval(hits, np.arange(400) % 20)
+    _, grouped_low, grouped_high = interval_metrics("accuracy", hits, np.arange(400) % 20).values()
     assert grouped_high - grouped_low > 2 * (high - low)

@@ -30,11 +30,8 @@ def test_recall_equals_a_loop():
     for k in (1, 5, 10):
         assert metrics[f"image->text/R@{k}"] == pytest.approx(np.mean([rank <= k for rank in ranks]))
         assert metrics[f"image->text/R@{k}/chance"] == pytest.approx(k / 16)
-        assert (
-            metrics[f"image->text/R@{k}/low"]
-            <= metrics[f"image->text/R@{k}"]
-            <= metrics[f"image->text/R@{k}/high"]
-        )
+        low, high = metrics[f"image->text/R@{k}/low"], metrics[f"image->text/R@{k}/high"]
+        assert low <= metrics[f"image->text/R@{k}"] <= high
     assert metrics["image->text/median_rank"] == np.median(ranks)
     assert {name.split("/")[0] for name in metrics} == {"image->text", "text->image"}
 

@@ -19,15 +19,9 @@ NAMES = ("red fox", "blue fox", "red cat", "grey cat", "red fox")
 
 @pytest.mark.parametrize(
     "predicted, target, distance",
-    [
-        ("kitten", "sitting", 3),
-        ("", "abc", 3),
-        ("abc", "", 3),
-        ("flaw", "lawn", 2),
-        ("aab", "aab", 0),
-        ("ab", "ba", 2),
-    ],
-)
+    [("kitten", "sitting", 3), ("", "abc", 3), ("abc", "", 3), ("flaw", "lawn", 2), ("aab", "aab", 0),
+     ("ab", "ba", 2)],
+)  # fmt: skip
 def test_edit_distance(predicted, target, distance):
     assert edit_distance(predicted, target) == distance
 
