@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class Transform(abc.ABC):
-    """Turns a record into one stream of an example. A frozen value; its arrays have no batch axis.
+    """Turns a record into one stream of an example, without a batch axis. Subclasses are frozen dataclasses.
 
     optional: whether a record may lack the field. If so, the example lacks the stream; if not, it is bad.
     """
@@ -22,7 +22,7 @@ class Transform(abc.ABC):
 
     @abc.abstractmethod
     def decode(self, record: Record) -> Any:
-        """Returns the deterministic part of the work, compact enough to be cached, of any shape.
+        """Does the deterministic part of the work. Returns arrays of any shape, small enough to be cached.
 
         Raises:
             MissingField: the record lacks the field.
@@ -40,12 +40,12 @@ class Transform(abc.ABC):
 
     @abc.abstractmethod
     def empty(self) -> Stream:
-        """Returns a missing stream: types and shapes of every other, with a mask of False."""
+        """Returns the value of a missing stream: the types and shapes of any value, and a mask of False."""
 
     def without(self, forbidden: frozenset[str]) -> "Transform":
-        """Returns this transform without augmentations of the kinds `augment.Change`.
+        """Returns this transform without the forbidden kinds of augmentation (`augment.Change`).
 
-        What the original transform decoded remains valid input of its `augment`.
+        Its `augment` accepts what this transform decoded.
         """
         return self
 
