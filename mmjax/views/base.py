@@ -1,4 +1,4 @@
-"""The interface of views, the identity, and views applied one after the other."""
+"""The interface of views, the identity, and chains of views."""
 
 import dataclasses
 
@@ -11,7 +11,7 @@ Targets = dict[str, jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """How an objective sees a batch. A hashable value: equal views are computed once a step.
+    """A change of the batch for an objective. A hashable value: equal views are computed once per step.
 
     Subclasses override what they need; the defaults change nothing.
     """
@@ -39,11 +39,11 @@ class View:
     def transform_encoded(
         self, encoded: dict[str, Encoded], predictions: dict[str, Array], batch: Batch, key: jax.Array
     ) -> tuple[dict[str, Encoded], Targets]:
-        """Drops or pairs encodings anew, which costs no encoder.
+        """Drops or re-pairs encodings, which needs no further encoder pass.
 
         Args:
           encoded: {stream: encoding} of the batch that `transform_batch` returned.
-          predictions: what `compared_heads` predict on the unchanged batch, "B ..." each.
+          predictions: of `compared_heads` on the unchanged batch, "B ..." each.
 
         Returns:
           The changed encodings, and further targets "B ...".
@@ -53,12 +53,12 @@ class View:
 
 @dataclasses.dataclass(frozen=True)
 class Identity(View):
-    """The batch as it is."""
+    """The unchanged batch."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Chain(View):
-    """Views one after the other, e.g. words masked and then modalities dropped."""
+    """Applies views in order, e.g. masks words and then drops modalities."""
 
     views: tuple[View, ...]
 
@@ -74,13 +74,14 @@ class Chain(View):
     def transform_batch(self, batch, key):
         targets: Targets = {}
         for i, view in enumerate(self.views):
-            batch, more = view.transform_batch(batch, jax.random.fold_in(key, i))
-            targets |= more
+            batch, extra_targets = view.transform_batch(batch, jax.random.fold_in(key, i))
+            targets |= extra_targets
         return batch, targets
 
     def transform_encoded(self, encoded, predictions, batch, key):
         targets: Targets = {}
         for i, view in enumerate(self.views):
-            encoded, more = view.transform_encoded(encoded, predictions, batch, jax.random.fold_in(key, i))
-            targets |= more
+            fold_key = jax.random.fold_in(key, i)
+            encoded, extra_targets = view.transform_encoded(encoded, predictions, batch, fold_key)
+            targets |= extra_targets
         return encoded, targets

@@ -9,14 +9,6 @@ from mmjax.data.sources.tfds import Tfds
 from mmjax.data.sources.webdataset import WebDataset
 
 __all__ = [
-    "ArrayRecord",
-    "Arrays",
-    "ConsecutiveSentences",
-    "Jsonl",
-    "Npz",
-    "Reader",
-    "Source",
-    "Tfds",
-    "WebDataset",
+    "ArrayRecord", "Arrays", "ConsecutiveSentences", "Jsonl", "Npz", "Reader", "Source", "Tfds", "WebDataset",
     "pack",
-]
+]  # fmt: skip
