@@ -28,12 +28,12 @@ def batch():
     samples = rng.normal(size=(ROWS, 800)).astype(np.float32)
     ends = np.arange(ROWS) % 11 * 80
     pixels = rng.normal(size=(ROWS, 12, 16, 1)).astype(np.float32)
-    made = {
+    batch = {
         "image": Image(pixels, np.arange(ROWS) < ROWS - 1),
         "audio": Audio(samples, np.arange(800)[None] < ends[:, None]),
         "text": tiny_batch(ROWS)["text"],
     }
-    return jax.tree.map(jnp.asarray, made)
+    return jax.tree.map(jnp.asarray, batch)
 
 
 def transform(view, batch, seed: int = 0):
@@ -268,13 +268,15 @@ def test_codes_are_the_nearest_and_gradients_pass_straight_through():
     head = heads.PatchQuantiser("image", num_codes=7, code_dim=3, patch_dim=4, trunk=tiny_trunk(depth=1))
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, WIDTH)), jnp.float32)
     encoded = Encoded(x, jnp.ones((2, 5), bool))
-    made, params = head.init_with_output(jax.random.key(0), encoded)
+    quantised, params = head.init_with_output(jax.random.key(0), encoded)
     codebook = np.float64(params["params"]["codebook"].unbox())
     codebook /= np.linalg.norm(codebook, axis=1, keepdims=True)
     for row, number in np.ndindex(2, 5):
-        distance = [np.sum((np.float64(made.latents[row, number]) - code) ** 2) for code in codebook]
-        assert made.codes[row, number] == np.argmin(distance)
-        np.testing.assert_allclose(made.code_vectors[row, number], codebook[np.argmin(distance)], atol=1e-6)
+        distance = [np.sum((np.float64(quantised.latents[row, number]) - code) ** 2) for code in codebook]
+        assert quantised.codes[row, number] == np.argmin(distance)
+        np.testing.assert_allclose(
+            quantised.code_vectors[row, number], codebook[np.argmin(distance)], atol=1e-6
+        )
     decoded = jax.grad(lambda x: jnp.square(head.apply(params, encoded.replace(embeddings=x)).patches).sum())(
         x
     )

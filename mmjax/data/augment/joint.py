@@ -89,7 +89,7 @@ class ForbidChanges:
 class ShareGeometry:
     """Crops, flips, rotates and shifts several streams alike, such as an image and its depth map.
 
-    Their other augmentations may differ, e.g. color jitter of one of them.
+    Their other augmentations may differ, e.g. colour jitter of one of them.
     """
 
     streams: tuple[str, ...]
