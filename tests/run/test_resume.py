@@ -28,7 +28,7 @@ pytestmark = pytest.mark.once
 DRAWN = tiny.DRAWN_WORDS | {
     "mlp_width=2 * WIDTH)": "mlp_width=2 * WIDTH, dropout=0.2, scan=False)",
     "trunk(depth=2)": "trunk()",
-    "peak_learning_rate=1e-3": "peak_learning_rate=1e-2, accumulate=2",
+    "peak_learning_rate=1e-3": "peak_learning_rate=1e-2, accumulation_steps=2",
 }
 
 
