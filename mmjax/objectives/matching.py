@@ -4,7 +4,6 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from mmjax.objectives.base import OneHeadObjective, Outputs, masked_mean
 from mmjax.views import View
@@ -21,6 +20,6 @@ class Matching(OneHeadObjective):
     def __call__(self, outputs: Outputs) -> tuple[jax.Array, dict[str, jax.Array]]:
         logit = outputs.predictions[self.head]
         matches, valid = outputs.target("matches"), outputs.target("valid")
-        loss = optax.losses.sigmoid_binary_cross_entropy(logit, matches)
+        loss = -jax.nn.log_sigmoid(jnp.where(matches, logit, -logit))
         correct = ((logit > 0) == matches).astype(jnp.float32)
         return masked_mean(loss, valid), {"accuracy": masked_mean(correct, valid)}

@@ -35,41 +35,41 @@ def unit(batch: int = 7, seed: int = 0) -> np.ndarray:
 
 def loop(first, second, valid, groups, decoupled=False, beta=0.0, tau_plus=0.0, scale=SCALE) -> float:
     """Robinson et al. 2021, eq. 4 and 5, and Yeh et al. 2022; the mean over positives of a row."""
-    here, losses = np.flatnonzero(valid), []
+    rows, losses = np.flatnonzero(valid), []
     for a, b in ((first, second), (second, first)):
-        of_rows = []
-        for i in here:
-            logit = {j: scale * float(np.float64(a[i]) @ np.float64(b[j])) for j in here}
-            right = [j for j in here if groups[j] == groups[i]]
-            wrong = [j for j in here if groups[j] != groups[i]]
+        row_losses = []
+        for i in rows:
+            logit = {j: scale * float(np.float64(a[i]) @ np.float64(b[j])) for j in rows}
+            positives = [j for j in rows if groups[j] == groups[i]]
+            negatives = [j for j in rows if groups[j] != groups[i]]
             denominator = 0.0
-            if wrong:
-                weights = [np.exp(beta * logit[j]) for j in wrong]
-                expected = sum(w * np.exp(logit[j]) for w, j in zip(weights, wrong, strict=True)) / sum(
+            if negatives:
+                weights = [np.exp(beta * logit[j]) for j in negatives]
+                expected = sum(w * np.exp(logit[j]) for w, j in zip(weights, negatives, strict=True)) / sum(
                     weights
                 )
-                positive = np.mean([np.exp(logit[j]) for j in right])
-                clean = (expected - tau_plus * positive) / (1 - tau_plus)
-                floor = np.exp(-scale) if tau_plus else 0.0
-                denominator += len(wrong) * max(clean, floor)
+                positive = np.mean([np.exp(logit[j]) for j in positives])
+                debiased = (expected - tau_plus * positive) / (1 - tau_plus)
+                lower_bound = np.exp(-scale) if tau_plus else 0.0
+                denominator += len(negatives) * max(debiased, lower_bound)
             if not decoupled:
-                denominator += sum(np.exp(logit[j]) for j in right)
-            elif not wrong:
+                denominator += sum(np.exp(logit[j]) for j in positives)
+            elif not negatives:
                 continue
-            of_rows.append(np.log(denominator) - np.mean([logit[j] for j in right]))
-        losses.append(np.mean(of_rows))
+            row_losses.append(np.log(denominator) - np.mean([logit[j] for j in positives]))
+        losses.append(np.mean(row_losses))
     return float(np.mean(losses))
 
 
 def pairs(valid=VALID, groups=GROUPS) -> PairMask:
-    content = np.stack([groups, groups], axis=1).astype(np.uint32)
-    return PairMask(jnp.asarray(valid), jnp.asarray(content), jnp.ones(len(valid), bool))
+    checksums = np.stack([groups, groups], axis=1).astype(np.uint32)
+    return PairMask(jnp.asarray(valid), jnp.asarray(checksums), jnp.ones(len(valid), bool))
 
 
 @pytest.mark.parametrize("decoupled", [False, True], ids=["", "decoupled"])
 @pytest.mark.parametrize("beta, tau_plus", [(0.0, 0.0), (0.7, 0.0), (0.0, 0.1), (0.7, 0.1), (0.5, 0.9)])
-def test_info_nce_with_other_denominators(decoupled, beta, tau_plus):
-    """tau_plus .9 subtracts so much that the least that negatives can be takes its place in some rows."""
+def test_variants_of_info_nce(decoupled, beta, tau_plus):
+    """tau_plus 0.9 subtracts so much that some rows reach the lower bound of the negatives."""
     first, second = unit(), unit(seed=1)
 
     @jax.jit
@@ -92,8 +92,8 @@ def test_info_nce_with_other_denominators(decoupled, beta, tau_plus):
     "fields", [{"decoupled": True}, {"beta": 1.0}, {"beta": 1.0, "tau_plus": 0.1}], ids=str
 )
 @pytest.mark.parametrize("scale", [1.0, 100.0])
-def test_rows_without_a_negative_and_rows_without_anything_are_finite(fields, scale):
-    """All are alike, or only one is there, or none; at the largest scale exp overflows float32."""
+def test_rows_without_negatives_are_finite(fields, scale):
+    """All rows are equal, or one or none is valid. At scale 100, exp overflows float32."""
 
     @jax.jit
     @functools.partial(jax.value_and_grad, argnums=(0, 1))
@@ -112,58 +112,58 @@ def test_rows_without_a_negative_and_rows_without_anything_are_finite(fields, sc
             assert value == 0
 
 
-def test_what_is_left_of_the_negatives_is_never_less_than_unit_vectors_can_give():
-    """Negatives of mean 1, of which tau_plus subtracts .2, .99 and 1.2 (Robinson et al. 2021, eq. 5)."""
+def test_negatives_have_a_lower_bound():
+    """The negatives have mean 1; tau_plus subtracts 0.2, 0.99 and 1.2 (Robinson et al. 2021, eq. 5)."""
     sums = {"num_negatives": jnp.full(3, 3.0), "num_positives": jnp.ones(3)}
     logs = {"negatives": jnp.log(jnp.full(3, 3.0)), "positives": jnp.log(jnp.array([0.4, 1.98, 2.4]))}
     found = log_negatives(Terms(logs, sums), 2.0, 0.0, 0.5)
     np.testing.assert_allclose(jnp.exp(found), 3 * np.array([0.8 / 0.5, np.exp(-2), np.exp(-2)]), rtol=RTOL)
 
 
-def test_each_two_of_three_modalities_are_contrasted():
-    (made,) = jax.tree.map(jnp.asarray, three_outputs())
+def test_multiway_contrasts_each_two_heads():
+    (inputs,) = jax.tree.map(jnp.asarray, three_outputs())
     module = objectives.MultiwayInfoNCE(("image", "text", "audio"), match_by="text", tile_size=2)
-    variables = nn.unbox(module.init(jax.random.key(0), made))
-    loss, metrics = jax.jit(module.apply)(variables, made)
+    variables = nn.unbox(module.init(jax.random.key(0), inputs))
+    loss, metrics = jax.jit(module.apply)(variables, inputs)
     groups, losses = np.array([0, 1, 0, 3]), []
     for a, b in itertools.combinations(("image", "text", "audio"), 2):
-        valid = np.asarray(is_present(made.batch[a]) & is_present(made.batch[b]))
-        first, second = (np.asarray(made.predictions[name]) for name in (a, b))
+        valid = np.asarray(is_present(inputs.batch[a]) & is_present(inputs.batch[b]))
+        first, second = (np.asarray(inputs.predictions[name]) for name in (a, b))
         losses.append(loop(first, second, valid, groups, scale=1 / 0.07))
         np.testing.assert_allclose(metrics[f"temperature_{a}_{b}"], 0.07, rtol=RTOL)
     np.testing.assert_allclose(loss, np.mean(losses), rtol=RTOL)
 
 
-def test_each_modality_is_contrasted_with_the_mean_of_the_others_that_are_there():
-    (made,) = jax.tree.map(jnp.asarray, three_outputs())
+def test_multiway_contrasts_each_head_with_the_mean_of_the_present_others():
+    (inputs,) = jax.tree.map(jnp.asarray, three_outputs())
     module = objectives.MultiwayInfoNCE(("image", "text", "audio"), against="others")
-    variables = nn.unbox(module.init(jax.random.key(0), made))
-    loss, _ = jax.jit(module.apply)(variables, made)
-    there = {name: np.asarray(is_present(made.batch[name])) for name in ("image", "text", "audio")}
-    assert not there["image"][3] and not there["audio"][2]
+    variables = nn.unbox(module.init(jax.random.key(0), inputs))
+    loss, _ = jax.jit(module.apply)(variables, inputs)
+    present = {name: np.asarray(is_present(inputs.batch[name])) for name in ("image", "text", "audio")}
+    assert not present["image"][3] and not present["audio"][2]
     losses = []
-    for name in there:
+    for name in present:
         mean, valid = np.zeros((4, 8)), np.zeros(4, bool)
         for i in range(4):
-            others = [np.float64(made.predictions[o])[i] for o in there if o != name and there[o][i]]
+            others = [np.float64(inputs.predictions[o])[i] for o in present if o != name and present[o][i]]
             mean[i] = np.mean(others, axis=0) / np.linalg.norm(np.mean(others, axis=0))
-            valid[i] = there[name][i]
-        losses.append(loop(np.asarray(made.predictions[name]), mean, valid, np.arange(4), scale=1 / 0.07))
+            valid[i] = present[name][i]
+        losses.append(loop(np.asarray(inputs.predictions[name]), mean, valid, np.arange(4), scale=1 / 0.07))
     np.testing.assert_allclose(loss, np.mean(losses), rtol=RTOL)
 
 
 @pytest.mark.parametrize("against", ["each", "others"])
-def test_a_modality_that_no_row_has_counts_nothing(against):
-    (made,) = jax.tree.map(jnp.asarray, three_outputs())
-    nothing = Image(made.batch["image"].pixels, jnp.zeros(4, bool))
-    made = made.replace(batch=made.batch | {"image": nothing})
+def test_multiway_ignores_a_stream_that_no_row_has(against):
+    (inputs,) = jax.tree.map(jnp.asarray, three_outputs())
+    missing = Image(inputs.batch["image"].pixels, jnp.zeros(4, bool))
+    inputs = inputs.replace(batch=inputs.batch | {"image": missing})
     two = objectives.MultiwayInfoNCE(("text", "audio"), against="each")
     three = objectives.MultiwayInfoNCE(("image", "text", "audio"), against=against)
-    variables = three.init(jax.random.key(0), made)
+    variables = three.init(jax.random.key(0), inputs)
     (loss, _), grads = jax.value_and_grad(
-        lambda predictions: three.apply(variables, made.replace(predictions=predictions)), has_aux=True
-    )(made.predictions)
-    expected, _ = two.apply(two.init(jax.random.key(0), made), made)
+        lambda predictions: three.apply(variables, inputs.replace(predictions=predictions)), has_aux=True
+    )(inputs.predictions)
+    expected, _ = two.apply(two.init(jax.random.key(0), inputs), inputs)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(grads))
     assert (grads["image"] == 0).all()
     if against == "each":
@@ -171,11 +171,11 @@ def test_a_modality_that_no_row_has_counts_nothing(against):
 
 
 def test_embeddings_of_different_widths_are_refused():
-    made = outputs({"image": jnp.ones((4, 8)), "text": jnp.ones((4, 6))})
+    inputs = outputs({"image": jnp.ones((4, 8)), "text": jnp.ones((4, 6))})
     with pytest.raises(
         InputError, match="one width to compare, found {'image': 8, 'text': 6}: give the heads"
     ):
-        objectives.InfoNCE("image", "text").init(jax.random.key(0), made)
+        objectives.InfoNCE("image", "text").init(jax.random.key(0), inputs)
 
 
 SCALARS = {
@@ -191,23 +191,25 @@ SCALARS = {
 @pytest.mark.parametrize("name", SCALARS)
 def test_learned_scalars_are_logged_and_never_decayed(name):
     module, scalars = SCALARS[name]
-    (made,) = jax.tree.map(jnp.asarray, pair_outputs())
-    params = nn.unbox(module.init(jax.random.key(0), made))["params"]
-    masked = {path_name(path): decays for path, decays in jax.tree.leaves_with_path(decay_mask(params))}
-    assert masked == dict.fromkeys(scalars, False)
+    (inputs,) = jax.tree.map(jnp.asarray, pair_outputs())
+    params = nn.unbox(module.init(jax.random.key(0), inputs))["params"]
+    decays_by_name = {
+        path_name(path): decays for path, decays in jax.tree.leaves_with_path(decay_mask(params))
+    }
+    assert decays_by_name == dict.fromkeys(scalars, False)
     optimizer = AdamW(peak_learning_rate=1.0, weight_decay=1.0).make(10)
-    still = jax.tree.map(jnp.zeros_like, params)
-    updates, _ = optimizer.update(still, optimizer.init(params), params)
+    zero_grads = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = optimizer.update(zero_grads, optimizer.init(params), params)
     assert all((x == 0).all() for x in jax.tree.leaves(updates))
-    _, metrics = module.apply({"params": params}, made)
+    _, metrics = module.apply({"params": params}, inputs)
     assert set(metrics) - {"accuracy"} == {scalar.replace("log_scale", "temperature") for scalar in scalars}
 
 
 @pytest.mark.parametrize(
-    "x, grad, passed", [(4.0, -1.0, -1.0), (5.0, -1.0, 0.0), (5.0, 1.0, 1.0), (4.0, 1.0, 1.0)]
+    "x, grad, expected", [(4.0, -1.0, -1.0), (5.0, -1.0, 0.0), (5.0, 1.0, 1.0), (4.0, 1.0, 1.0)]
 )
-def test_a_scalar_over_its_bound_can_come_back_and_go_no_further(x, grad, passed):
+def test_clip_max_passes_only_gradients_that_lower_x_at_the_bound(x, grad, expected):
     """The bound is 4.6; descent moves against the gradient."""
-    value, pull = jax.vjp(lambda x: clip_max(x, np.log(100.0)), jnp.float32(x))
+    value, vjp = jax.vjp(lambda x: clip_max(x, np.log(100.0)), jnp.float32(x))
     np.testing.assert_allclose(value, min(x, np.log(100.0)))
-    assert pull(jnp.float32(grad))[0] == passed
+    assert vjp(jnp.float32(grad))[0] == expected

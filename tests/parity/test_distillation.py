@@ -1,4 +1,4 @@
-"""What one head learns of another, against a loop in NumPy, float64."""
+"""Distillation against a loop in NumPy, float64."""
 
 import jax
 import jax.numpy as jnp
@@ -14,17 +14,17 @@ TEMPERATURE = 3.0
 
 
 def softened(logits) -> np.ndarray:
-    powers = np.exp(np.float64(logits) / TEMPERATURE)
-    return powers / powers.sum()
+    exponentials = np.exp(np.float64(logits) / TEMPERATURE)
+    return exponentials / exponentials.sum()
 
 
 @pytest.mark.parametrize("positions", [False, True], ids=["rows", "positions"])
 def test_distillation(positions):
-    """Row 3 has no picture; of positions, those that are masked count."""
+    """Row 3 has no image and is ignored, and so are positions that are not in `masked`."""
     shape = (B, 5, 3) if positions else (B, 3)
     student, teacher = normal(*shape), normal(*shape, seed=1)
     masked = normal(B, 5, seed=2) > 0
-    made = jax.tree.map(
+    inputs = jax.tree.map(
         jnp.asarray, outputs({"image": student, "speech": teacher}, {"masked": masked} if positions else {})
     )
     module = objectives.Distillation(
@@ -34,26 +34,26 @@ def test_distillation(positions):
         position_mask="masked" if positions else None,
         temperature=TEMPERATURE,
     )
-    losses, same = [], []
-    for place in np.ndindex(shape[:-1]):
-        if place[0] == 3 or (positions and not masked[place]):
+    losses, is_equal = [], []
+    for index in np.ndindex(shape[:-1]):
+        if index[0] == 3 or (positions and not masked[index]):
             continue
-        p, q = softened(teacher[place]), softened(student[place])
+        p, q = softened(teacher[index]), softened(student[index])
         losses.append(TEMPERATURE**2 * sum(p * np.log(p / q)))
-        same.append(p.argmax() == q.argmax())
+        is_equal.append(p.argmax() == q.argmax())
 
     @jax.jit
     def run(predictions):
-        return module.apply({}, made.replace(predictions=predictions))
+        return module.apply({}, inputs.replace(predictions=predictions))
 
-    loss, metrics = run(made.predictions)
-    expected = (np.mean(losses), np.mean(same))
+    loss, metrics = run(inputs.predictions)
+    expected = (np.mean(losses), np.mean(is_equal))
     np.testing.assert_allclose((loss, metrics["agreement"]), expected, rtol=TOLERANCE["fp32_module"])
-    grads = jax.grad(lambda predictions: run(predictions)[0])(made.predictions)
+    grads = jax.grad(lambda predictions: run(predictions)[0])(inputs.predictions)
     assert (grads["speech"] == 0).all() and (grads["image"][3] == 0).all()
     assert (grads["image"][:3] != 0).any()
 
 
-def test_the_streams_that_are_needed_are_those_of_the_heads_unless_told():
+def test_streams_are_named_as_the_heads_by_default():
     assert objectives.Distillation("image", "audio").target_streams() == ("image", "audio")
     assert objectives.Distillation("lips", "both", streams=("image",)).target_streams() == ("image",)

@@ -1,4 +1,4 @@
-"""Losses of sequences against plain loops in NumPy, float64, over the positions that count."""
+"""Losses of sequences against plain loops in NumPy, float64, over the valid positions."""
 
 import itertools
 
@@ -26,23 +26,25 @@ def log_softmax(scores) -> np.ndarray:
 def test_causal_language(prefix):
     (outputs,) = jax.tree.map(jnp.asarray, language_outputs(prefix))
     text, logits = outputs.batch["text"], np.float64(outputs.predictions["words"])
-    losses, hits = [], []
+    losses, correct = [], []
     for row in range(len(text.tokens)):
-        for place in range(1, text.tokens.shape[1]):
-            if not (text.mask[row, place] and text.mask[row, place - 1]):
+        for position in range(1, text.tokens.shape[1]):
+            if not (text.mask[row, position] and text.mask[row, position - 1]):
                 continue
-            if prefix and text.prefix[row, place]:
+            if prefix and text.prefix[row, position]:
                 continue
-            token = text.tokens[row, place]
-            losses.append(-log_softmax(logits[row, place - 1])[token])
-            hits.append(logits[row, place - 1].argmax() == token)
+            token = text.tokens[row, position]
+            losses.append(-log_softmax(logits[row, position - 1])[token])
+            correct.append(logits[row, position - 1].argmax() == token)
     loss, metrics = jax.jit(objectives.CausalLanguage("words").apply)({}, outputs)
     np.testing.assert_allclose(loss, np.mean(losses), rtol=RTOL)
-    np.testing.assert_allclose(metrics["accuracy"], np.mean(hits), rtol=RTOL)
-    np.testing.assert_allclose(metrics["perplexity"], np.exp(np.mean(losses)), rtol=10 * RTOL)  # of an exp
+    np.testing.assert_allclose(metrics["accuracy"], np.mean(correct), rtol=RTOL)
+    np.testing.assert_allclose(
+        metrics["perplexity"], np.exp(np.mean(losses)), rtol=10 * RTOL
+    )  # exp magnifies errors
 
 
-def test_the_prefix_leaves_something_out():
+def test_a_prefix_changes_the_loss():
     with_prefix, without = (
         objectives.CausalLanguage("words").apply({}, jax.tree.map(jnp.asarray, language_outputs(prefix)[0]))[
             0
@@ -53,11 +55,11 @@ def test_the_prefix_leaves_something_out():
 
 
 def loop_ctc(log_p: np.ndarray, labels: list[int], blank: int = 0) -> float:
-    """-log of the sum over every path, frame by frame, that says the labels: Graves et al. 2006, eq. 3."""
+    """-log of the total probability of the paths that collapse to the labels: Graves et al. 2006, eq. 3."""
     total = 0.0
     for path in itertools.product(range(log_p.shape[1]), repeat=len(log_p)):
-        said = [token for token, _ in itertools.groupby(path) if token != blank]
-        if said == labels:
+        collapsed = [token for token, _ in itertools.groupby(path) if token != blank]
+        if collapsed == labels:
             total += np.exp(sum(log_p[frame, token] for frame, token in enumerate(path)))
     return -np.log(total)
 
@@ -65,31 +67,31 @@ def loop_ctc(log_p: np.ndarray, labels: list[int], blank: int = 0) -> float:
 @pytest.mark.parametrize(
     "labels, frames",
     [([1], 5), ([1, 2, 1], 5), ([2, 2], 4), ([1, 1, 1], 5), ([], 3), ([3, 1], 2)],
-    ids=["one", "three", "repeated", "tight", "nothing said", "a frame each"],
+    ids=["one", "three", "repeated", "tight", "no label", "one frame each"],
 )
 def test_ctc_is_the_sum_over_all_paths(labels, frames):
     logits = 2 * np.random.default_rng(len(labels)).normal(size=(1, 6, 4))
     log_p = np.stack([log_softmax(frame) for frame in logits[0, :frames]])
     padded = np.array([labels + [3] * (4 - len(labels))])
-    there = np.arange(6)[None] < frames
+    mask = np.arange(6)[None] < frames
     found = jax.jit(ctc_loss, static_argnums=4)(
-        jnp.float32(logits), there, padded, jnp.array([len(labels)]), 0
+        jnp.float32(logits), mask, padded, jnp.array([len(labels)]), 0
     )
-    # A row without a label counts nothing, though silence has a probability.
+    # Rows without a label are ignored, although the empty text has a probability.
     expected = loop_ctc(log_p, labels) if labels else 0
     np.testing.assert_allclose(found[0], expected, rtol=RTOL)
 
 
-def test_a_hole_in_the_frames_is_as_if_it_had_not_been():
+def test_ctc_skips_masked_frames():
     logits = np.random.default_rng(0).normal(size=(1, 6, 4)).astype(np.float32)
-    there = np.array([[True, True, False, True, False, True]])
+    mask = np.array([[True, True, False, True, False, True]])
     labels, num = jnp.array([[1, 2]]), jnp.array([2])
-    holes = ctc_loss(jnp.asarray(logits), jnp.asarray(there), labels, num, 0)
-    dense = ctc_loss(jnp.asarray(logits[:, there[0]]), jnp.ones((1, 4), bool), labels, num, 0)
-    np.testing.assert_allclose(holes, dense, rtol=RTOL)
+    masked = ctc_loss(jnp.asarray(logits), jnp.asarray(mask), labels, num, 0)
+    dense = ctc_loss(jnp.asarray(logits[:, mask[0]]), jnp.ones((1, 4), bool), labels, num, 0)
+    np.testing.assert_allclose(masked, dense, rtol=RTOL)
 
 
-def test_ctc_objective_counts_the_rows_that_can_be_said():
+def test_ctc_ignores_rows_without_text_or_with_too_few_frames():
     """Of four rows: three labels, no text, too few frames, a repeated label."""
     (outputs,) = jax.tree.map(jnp.asarray, ctc_outputs())
     frames, text = outputs.predictions["frames"], outputs.batch["text"]
@@ -103,8 +105,8 @@ def test_ctc_objective_counts_the_rows_that_can_be_said():
     np.testing.assert_allclose(metrics["counted"], 2 / 3, rtol=RTOL)
 
 
-def test_ctc_gradient_is_finite_and_zero_where_nothing_counts():
-    """optax alone gives the row with too few frames a loss of 10^5, and its gradient to all."""
+def test_ctc_gradient_is_zero_at_ignored_rows_and_frames():
+    """optax.ctc_loss gives the row with too few frames a loss of 10^5."""
     (outputs,) = jax.tree.map(jnp.asarray, ctc_outputs())
     frames = outputs.predictions["frames"]
 
@@ -120,7 +122,7 @@ def test_ctc_gradient_is_finite_and_zero_where_nothing_counts():
     raw = optax.ctc_loss(
         frames.logits, 1.0 - frames.mask, outputs.batch["text"].tokens[:, 1:4], jnp.zeros((4, 3))
     )
-    assert raw[2] > 1e4, "the row that is left out would have mattered"
+    assert raw[2] > 1e4, "expected a large loss of the ignored row"
 
 
 def test_min_frames():
@@ -131,32 +133,32 @@ def test_min_frames():
 def test_token_classification():
     (outputs,) = jax.tree.map(jnp.asarray, tag_outputs())
     logits, tags = np.float64(outputs.predictions["tags"]), outputs.batch["tags"]
-    losses, hits = [], []
-    for row, place in zip(*np.nonzero(tags.mask), strict=True):
-        tag = int(tags.values[row, place])
-        losses.append(-log_softmax(logits[row, place])[tag])
-        hits.append(logits[row, place].argmax() == tag)
+    losses, correct = [], []
+    for row, position in zip(*np.nonzero(tags.mask), strict=True):
+        tag = int(tags.values[row, position])
+        losses.append(-log_softmax(logits[row, position])[tag])
+        correct.append(logits[row, position].argmax() == tag)
     loss, metrics = jax.jit(objectives.TokenClassification("tags").apply)({}, outputs)
-    np.testing.assert_allclose((loss, metrics["accuracy"]), (np.mean(losses), np.mean(hits)), rtol=RTOL)
+    np.testing.assert_allclose((loss, metrics["accuracy"]), (np.mean(losses), np.mean(correct)), rtol=RTOL)
 
 
 @pytest.mark.parametrize("name", ["language", "ctc", "tags"])
-def test_a_batch_without_an_example_costs_nothing(name):
-    """Not NaN: a modality may be missing from a whole batch. Large logits would show any leak."""
-    made: Outputs = {"language": language_outputs, "ctc": ctc_outputs, "tags": tag_outputs}[name]()[0]
-    made = jax.tree.map(jnp.asarray, made)
+def test_a_batch_without_valid_rows_gives_zero_loss_and_gradient(name):
+    """Not NaN, although the logits are large."""
+    outputs: Outputs = {"language": language_outputs, "ctc": ctc_outputs, "tags": tag_outputs}[name]()[0]
+    outputs = jax.tree.map(jnp.asarray, outputs)
     module = {
         "language": objectives.CausalLanguage("words"),
         "ctc": objectives.CTC("frames"),
         "tags": objectives.TokenClassification("tags"),
     }[name]
-    empty = {stream: x.replace(mask=jnp.zeros_like(x.mask)) for stream, x in made.batch.items()}
+    empty = {stream: x.replace(mask=jnp.zeros_like(x.mask)) for stream, x in outputs.batch.items()}
 
     def loss(scale):
         predictions = jax.tree.map(
-            lambda x: jnp.full(x.shape, 1e4) * scale if x.dtype == np.float32 else x, made.predictions
+            lambda x: jnp.full(x.shape, 1e4) * scale if x.dtype == np.float32 else x, outputs.predictions
         )
-        return module.apply({}, made.replace(batch=empty, predictions=predictions))[0]
+        return module.apply({}, outputs.replace(batch=empty, predictions=predictions))[0]
 
     value, gradient = jax.jit(jax.value_and_grad(loss))(1.0)
     assert value == 0 and gradient == 0

@@ -1,4 +1,4 @@
-"""Contrastive losses in tiles: equal to the whole matrix, which no device ever holds."""
+"""Contrastive losses in tiles equal the losses of the whole B x B matrix, which no device ever holds."""
 
 import functools
 import importlib.util
@@ -17,7 +17,7 @@ from mmjax.sharding import MeshShape
 
 pytestmark = pytest.mark.once
 
-LOSS, GRADIENT = 1e-6, 1e-6  # relative; of gradients, to the largest of each array
+LOSS, GRADIENT = 1e-6, 1e-6  # relative tolerances; of gradients, to the maximum of each array
 WIDTH = 16
 
 
@@ -34,13 +34,13 @@ benchmark = load_benchmark()
 
 def dense_sigmoid(first, second, scale, pairs: PairMask):
     logits = scale * (first @ second.T) - 3.0
-    here = pairs.valid[:, None] & pairs.valid[None, :]
-    alike = (pairs.checksums[:, None] == pairs.checksums[None, :]).all(-1)
-    wanted = (
-        jnp.eye(len(first), dtype=bool) | alike & pairs.has_checksum[:, None] & pairs.has_checksum[None, :]
+    valid = pairs.valid[:, None] & pairs.valid[None, :]
+    is_equal = (pairs.checksums[:, None] == pairs.checksums[None, :]).all(-1)
+    positive = (
+        jnp.eye(len(first), dtype=bool) | is_equal & pairs.has_checksum[:, None] & pairs.has_checksum[None, :]
     )
-    loss = -jax.nn.log_sigmoid(jnp.where(wanted, logits, -logits))
-    return jnp.where(here, loss, 0).sum() / jnp.maximum(pairs.valid.sum(), 1)
+    loss = -jax.nn.log_sigmoid(jnp.where(positive, logits, -logits))
+    return jnp.where(valid, loss, 0).sum() / jnp.maximum(pairs.valid.sum(), 1)
 
 
 def tiled_sigmoid(first, second, scale, pairs: PairMask, tile_size: int):
@@ -58,12 +58,12 @@ LOSSES = {
 
 
 def problem(batch: int) -> tuple:
-    """Every fifth pair is missing, contents repeat, and some are not known."""
+    """Every fifth pair is missing, checksums repeat, and some are missing."""
     rng = np.random.default_rng(batch)
     sides = [rng.normal(size=(batch, WIDTH)).astype(np.float32) for _ in range(2)]
     sides = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in sides]
-    content = np.repeat(rng.integers(0, batch // 2, (batch, 1)), 2, axis=1).astype(np.uint32)
-    pairs = PairMask(np.arange(batch) % 5 != 3, content, rng.random(batch) < 0.8)
+    checksums = np.repeat(rng.integers(0, batch // 2, (batch, 1)), 2, axis=1).astype(np.uint32)
+    pairs = PairMask(np.arange(batch) % 5 != 3, checksums, rng.random(batch) < 0.8)
     return *sides, np.float32(20.0), pairs
 
 
@@ -97,12 +97,12 @@ MESHES = {
 
 @pytest.mark.parametrize("mesh", MESHES)
 @pytest.mark.parametrize("name", LOSSES)
-def test_devices_in_a_ring_equal_one_with_the_whole_matrix(name, mesh):
+def test_a_ring_of_devices_equals_the_whole_matrix(name, mesh):
     (shape, rules), (dense, tiled) = MESHES[mesh], LOSSES[name]
-    arguments = problem(80)  # ten or twenty a device: tiles of four, and the last not full
-    made = shape.make()
-    with sharding.using(made, rules):
-        rows = sharding.batch_sharding(made, rules)
+    arguments = problem(80)  # 10 or 20 per device: the last tile of four rows is padded
+    device_mesh = shape.make()
+    with sharding.using(device_mesh, rules):
+        rows = sharding.batch_sharding(device_mesh, rules)
         placed = [jax.device_put(x, rows) if np.ndim(x) else x for x in arguments[:3]]
         placed.append(jax.device_put(arguments[3], rows))
         found = gradient(functools.partial(tiled, tile_size=4))(*placed)
@@ -110,8 +110,8 @@ def test_devices_in_a_ring_equal_one_with_the_whole_matrix(name, mesh):
 
 
 @pytest.mark.parametrize("devices", [1, 8])
-def test_no_array_is_larger_than_the_embeddings_and_none_are_gathered(devices):
-    """Of the compiled gradient, every array of every device. The whole matrix would be 16 times a limit."""
+def test_no_large_array_and_no_all_gather(devices):
+    """Reads all arrays of the compiled gradient. The whole matrix would be 16 times the limit."""
     batch, width, tile_size = 1024, 32, 64
     mesh = MeshShape().make(jax.devices()[:devices])
     loss = functools.partial(benchmark.tiled_info_nce, tile_size=tile_size)
@@ -130,17 +130,17 @@ def test_no_array_is_larger_than_the_embeddings_and_none_are_gathered(devices):
     assert {one.count for one in permutes} == ({8} if devices == 8 else set())
     assert all(one.num_bytes <= 4 for one in found if one.kind == "all-reduce")
     dense = benchmark.compiled(benchmark.dense_info_nce, batch, width, mesh).as_text()
-    assert f"[{batch // devices},{batch}]" in dense  # what the test would find
+    assert f"[{batch // devices},{batch}]" in dense  # the search finds such an array
 
 
-def test_memory_grows_as_the_batch_does():
+def test_memory_is_linear_in_the_batch_size():
     mesh = MeshShape().make(jax.devices()[:1])
     loss = functools.partial(benchmark.tiled_info_nce, tile_size=64)
     small, large = (benchmark.temporary(benchmark.compiled(loss, b, 32, mesh)) for b in (4096, 16_384))
     assert large < 4.5 * small
 
 
-def test_the_metric_is_that_of_one_tile():
+def test_accuracy_does_not_depend_on_the_tile_size():
     first, second, scale, pairs = jax.tree.map(jnp.asarray, problem(37))
     whole = info_nce(first, second, scale, pairs, tile_size=64)[1]
     assert 0 < whole < 1
