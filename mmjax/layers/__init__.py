@@ -1,18 +1,18 @@
 """Layers that are independent of modality and loss."""
 
 from mmjax.layers.attention import MultiHeadAttention
+from mmjax.layers.base import Trunk
 from mmjax.layers.conv import Conv1d, Conv2d, DepthwiseConv2d
 from mmjax.layers.einsum import Einsum, stacked_projection
 from mmjax.layers.mlp import ACTIVATIONS, Mlp
 from mmjax.layers.norm import GroupNorm, LayerNorm
 from mmjax.layers.pooling import mean_pool
-from mmjax.layers.positions import LearnedPositions
+from mmjax.layers.positions import LearnedPositions, SinusoidalPositions
 from mmjax.layers.recurrent import Recurrent
 from mmjax.layers.transformer import Block, Transformer
-from mmjax.layers.trunk import Trunk
 
 __all__ = [
     "ACTIVATIONS", "Block", "Conv1d", "Conv2d", "DepthwiseConv2d", "Einsum", "GroupNorm", "LayerNorm",
-    "LearnedPositions", "Mlp", "MultiHeadAttention", "Recurrent", "Transformer",
+    "LearnedPositions", "Mlp", "MultiHeadAttention", "Recurrent", "SinusoidalPositions", "Transformer",
     "Trunk", "mean_pool", "stacked_projection",
 ]  # fmt: skip

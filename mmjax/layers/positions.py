@@ -2,7 +2,9 @@
 
 import flax.linen as nn
 import jax
-from jaxtyping import Float
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Float32
 
 from mmjax.sharding import param_axes
 
@@ -27,3 +29,21 @@ class LearnedPositions(nn.Module):
         init = param_axes(nn.initializers.normal(self.init_std), "positions", "embed")
         table = self.param("table", init, (self.length, x.shape[-1]))
         return x + table[None, : x.shape[1]].astype(x.dtype)
+
+
+class SinusoidalPositions(nn.Module):
+    """Adds fixed sines and cosines (Vaswani et al. 2017, section 3.5, with the sines before the cosines)."""
+
+    max_period: float = 10_000.0
+
+    @nn.compact
+    def __call__(self, x: Float[jax.Array, "B L D"]) -> Float[jax.Array, "B L D"]:
+        return x + sinusoids(x.shape[1], x.shape[2], self.max_period)[None].astype(x.dtype)
+
+
+def sinusoids(length: int, width: int, max_period: float = 10_000.0) -> Float32[jax.Array, "L D"]:
+    """sin(position / max_period^(2 i / width)) for i < width / 2, followed by the cosines."""
+    half = width // 2
+    frequency = np.exp(-np.log(max_period) * np.arange(half) / half)
+    angle = np.arange(length)[:, None] * frequency[None, :]
+    return jnp.asarray(np.concatenate([np.sin(angle), np.cos(angle)], axis=1), jnp.float32)

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
 from mmjax.batch import Encoded
+from mmjax.layers.base import Trunk
 from mmjax.layers.einsum import Einsum
-from mmjax.layers.trunk import Trunk
 from mmjax.sharding import shard
 
 NUM_GATES = {"lstm": 4, "gru": 3}

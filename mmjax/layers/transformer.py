@@ -8,9 +8,9 @@ from jaxtyping import Bool, Float
 
 from mmjax.batch import Encoded
 from mmjax.layers.attention import MultiHeadAttention
+from mmjax.layers.base import Trunk
 from mmjax.layers.mlp import Mlp
 from mmjax.layers.norm import LayerNorm
-from mmjax.layers.trunk import Trunk
 from mmjax.sharding import shard
 from mmjax.sharding.annotate import LAYERS_METADATA
 

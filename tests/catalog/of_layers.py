@@ -55,6 +55,7 @@ LAYERS = [
     layer("DepthwiseConv2d", lambda t: layers.DepthwiseConv2d(kernel_size=3, dtype=t), normal(B, 5, 6, 2)),
     layer("GroupNorm", lambda t: layers.GroupNorm(num_groups=2, dtype=t), normal(B, 5, 6, 4)),
     layer("LearnedPositions", lambda t: layers.LearnedPositions(L + 2), normal(B, L, D), bf16=None),
+    layer("SinusoidalPositions", lambda t: layers.SinusoidalPositions(), normal(B, L, D), bf16=None),
     layer(
         "MultiHeadAttention", lambda t: layers.MultiHeadAttention(num_heads=4, dtype=t),
         normal(B, 3, D), normal(B, L, 2 * D, seed=1), padding(),

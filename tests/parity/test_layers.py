@@ -12,6 +12,7 @@ from catalog.row import random_parameters
 
 from mmjax import encoders, layers
 from mmjax.encoders.text import hash_ngram
+from mmjax.layers.positions import sinusoids
 from mmjax.testing import TOLERANCE
 
 B, L, D, HEADS, F = 3, 5, 8, 2, 12
@@ -231,6 +232,14 @@ def test_spectrogram_patches_are_ordered_by_time():
         np.testing.assert_allclose(x[0, i], expected, rtol=STACK, atol=MODULE)
     with pytest.raises(ValueError, match="4 mels do not divide into patches of 3"):
         encoders.FramePatches(frames=2, mels=3).init(jax.random.key(0), mel, mask, 5)
+
+
+def test_sinusoids():
+    found = sinusoids(6, 8, max_period=100.0)
+    for position in range(6):
+        for i in range(4):
+            angle = position / 100.0 ** (2 * i / 8)
+            np.testing.assert_allclose(found[position, [i, 4 + i]], [np.sin(angle), np.cos(angle)], atol=1e-6)
 
 
 def test_learned_positions():
