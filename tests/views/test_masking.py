@@ -259,7 +259,7 @@ def test_decoder_errors_name_the_field_to_change():
             jax.random.key(0), Encoded(x, mask, patch_indices=jnp.zeros((1, 4), jnp.int32))
         )
     with pytest.raises(
-        ValueError, match="expects num_patches=6 positions, or places of some of them, found 4"
+        ValueError, match="expects num_patches=6 positions, or patch_indices of some of them, found 4"
     ):
         reconstruction().init(jax.random.key(0), Encoded(x, mask))
 
