@@ -1,8 +1,11 @@
-"""A whole experiment that runs in seconds: eight pictures with captions, and the file that trains on them."""
+"""A complete experiment that trains in seconds on eight images with captions, and helpers to read its run."""
 
 import dataclasses
+import json
+import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -10,12 +13,13 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache as cache
 
 from mmjax import train
+from mmjax.checkpoint.manager import Checkpoints
 from mmjax.experiment import Experiment
 from mmjax.run import loop, steps
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "grey": (128, 128, 128)}
 SOURCE = '''
-"""Pictures of one colour and their captions."""
+"""Single-colour images and their captions."""
 
 from mmjax import data, encoders, evals, fusion, heads, objectives, train
 from mmjax.experiment import Experiment
@@ -31,12 +35,12 @@ def trunk(depth: int = 1) -> Transformer:
 
 def dataset() -> data.Dataset:
     source = data.Npz({path!r})
-    words = data.WordPiece(source, fields=("text",), vocab_size={vocab})
+    tokenizer = data.WordPiece(source, fields=("text",), vocab_size={vocab})
     return data.Dataset(
         source,
         streams={{
             "image": data.ImageTransform("image", size=(8, 8)),
-            "text": data.TextTransform("text", words, length=6),
+            "text": data.TextTransform("text", tokenizer, length=6),
         }},
     )
 
@@ -62,8 +66,8 @@ def experiment() -> Experiment:
     )
 '''
 VOCAB = 41
-# For `write`: crops, and words hidden in a second objective; both drawn anew in each step.
-DRAWN_WORDS = {
+# Replacements for `write`. Random crops, and a second objective with random masking, in each step.
+RANDOM_MASKING = {
     "from mmjax import data, encoders, evals, fusion, heads, objectives, train": (
         "from mmjax import data, encoders, evals, fusion, heads, objectives, train, views"
     ),
@@ -77,28 +81,80 @@ DRAWN_WORDS = {
 }
 
 
-def write(folder: Path, replace: Mapping[str, str] | None = None) -> Path:
-    """Writes the data and the experiment's file to ``folder``; returns the file.
+DROPOUT = {
+    "mlp_width=2 * WIDTH)": "mlp_width=2 * WIDTH, dropout=0.2, scan=False)",
+    "trunk(depth=2)": "trunk()",
+}
+ACCUMULATION = {"peak_learning_rate=1e-3": "peak_learning_rate=1e-2, accumulation_steps=2"}
+NO_EVALS = {
+    'evals={{"retrieval": evals.Retrieval(data=dataset(), heads=("image", "text"), batch_size=8)}},': ""
+}
 
-    ``replace``: pieces of SOURCE and what stands there instead.
+
+def write(folder: Path, replace: Mapping[str, str] | None = None) -> Path:
+    """Writes the data and the experiment's file to `folder`; returns the file.
+
+    Args:
+      replace: {text that occurs once in SOURCE: its replacement}.
     """
     source = SOURCE
-    for piece, other in (replace or {}).items():
-        assert source.count(piece) == 1, (
-            f"expected once in SOURCE, found {source.count(piece)} times: {piece}"
-        )
-        source = source.replace(piece, other)
-    pictures = np.stack(
-        [np.full((8, 8, 3), COLOURS[colour], np.uint8) for colour in COLOURS for _ in range(2)]
-    )
+    for old, new in (replace or {}).items():
+        assert source.count(old) == 1, f"expected once in SOURCE, found {source.count(old)} times: {old}"
+        source = source.replace(old, new)
+    images = np.stack([np.full((8, 8, 3), COLOURS[colour], np.uint8) for colour in COLOURS for _ in range(2)])
     texts = np.array([f"{size} {colour} square" for colour in COLOURS for size in ("big", "small")])
-    np.savez(folder / "colours.npz", image=pictures, text=texts)
+    np.savez(folder / "colours.npz", image=images, text=texts)
     file = folder / "tiny.py"
     file.write_text(source.format(path=str(folder / "colours.npz"), vocab=VOCAB))
     return file
 
 
-CACHE = {  # everything is kept, however quickly it compiled
+def read_jsonl(file: Path) -> list[dict]:
+    """The rows of a JSON Lines file, such as metrics.jsonl."""
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def num_logged(run_dir: Path) -> int:
+    """The number of rows in metrics.jsonl; 0 before the file exists."""
+    file = run_dir / "metrics.jsonl"
+    return file.read_bytes().count(b"\n") if file.exists() else 0
+
+
+def read_events(folder: Path) -> list[Any]:
+    """The TensorBoard events of a folder. A TFRecord is a length, a checksum, the event and a checksum."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    events = []
+    for file in sorted(folder.iterdir()):
+        records = file.read_bytes()
+        while records:
+            (size,) = struct.unpack_from("<Q", records)
+            events.append(Event.FromString(records[12 : 12 + size]))
+            records = records[16 + size :]
+    return events
+
+
+def read_state(run_dir: Path, step: int | None = None) -> dict[str, np.ndarray]:
+    """{path: array} of the parameters, moments, key and step of a checkpoint with valid checksums."""
+    checkpoints = Checkpoints(run_dir / "checkpoints", read_only=True)
+    arrays = checkpoints.restore_arrays(step)
+    checkpoints.close()
+    return arrays_by_path(arrays)
+
+
+def arrays_by_path(state: Any) -> dict[str, np.ndarray]:
+    """{path: array}, with the same paths for a train state and for the dicts of its checkpoint."""
+    name = lambda path: jax.tree_util.keystr(path, simple=True, separator="/")  # noqa: E731
+    return {name(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(state)}
+
+
+def assert_same_state(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> None:
+    """Asserts bitwise equality of two states from `read_state` or `arrays_by_path`, moments included."""
+    assert found.keys() == expected.keys() and any("/nu/" in name for name in found) and "key" in found
+    assert [name for name in found if found[name].tobytes() != expected[name].tobytes()] == []
+
+
+CACHE = {  # caches every program, however fast it compiled
     "jax_compilation_cache_dir": "",
     "jax_persistent_cache_min_compile_time_secs": 0.0,
     "jax_persistent_cache_min_entry_size_bytes": -1,
@@ -106,11 +162,11 @@ CACHE = {  # everything is kept, however quickly it compiled
 
 
 def compilation_cache(folder: Path) -> Iterator[None]:
-    """The body of a fixture: within it, what was compiled once is read from ``folder``."""
+    """The body of a fixture that caches compiled programs in `folder`."""
     before = {name: getattr(jax.config, name) for name in CACHE}
     for name, value in CACHE.items():
         jax.config.update(name, value or str(folder) if name == "jax_compilation_cache_dir" else value)
-    cache.reset_cache()  # else it keeps what it found when something first compiled
+    cache.reset_cache()  # JAX otherwise keeps the folder that it had at the first compilation
     yield
     for name, value in before.items():
         jax.config.update(name, value)
@@ -118,45 +174,45 @@ def compilation_cache(folder: Path) -> Iterator[None]:
 
 
 def cache_environment() -> dict[str, str]:
-    """The same for processes started within it."""
+    """Environment variables with which a new process uses the current compilation cache."""
     return {name.upper(): str(getattr(jax.config, name)) for name in CACHE}
 
 
-class Traced:
-    """Set-ups, a first state and compiled steps that runs share: tracing them takes longer than a tiny run.
+class SharedPrograms:
+    """Sessions, a first state and compiled steps that several runs share: tracing takes longer than a run.
 
-    A set-up is known by its mesh, rules, balance and number of devices, so one of these serves one model and
-    seed.
+    The key of a session is its mesh, rules, balance and number of devices. Use one SharedPrograms for each
+    model and seed.
     """
 
     def __init__(self) -> None:
-        self._setups, self._state, self._steps = {}, None, {}
+        self._sessions, self._state, self._steps = {}, None, {}
         self._of, self._new_state, self._compile = loop.Session.of, loop.Session.new_state, train.jit_step
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """From now on runs take what is here. They draw no loss curves and count no FLOPs."""
-        monkeypatch.setattr(loop.Session, "of", self.setup)
-        monkeypatch.setattr(loop.Session, "new_state", lambda setup: self.new_state(setup))
+        """Makes runs use these programs. Runs then draw no loss curves and count no FLOPs."""
+        monkeypatch.setattr(loop.Session, "of", self.session)
+        monkeypatch.setattr(loop.Session, "new_state", lambda session: self.new_state(session))
         monkeypatch.setattr(train, "jit_step", self.step)
         monkeypatch.setattr(steps, "train_flops", lambda *_: 1.0)
         monkeypatch.setattr(loop.pictures, "loss_curves", lambda *_: None)
 
-    def setup(self, experiment: Experiment, devices: list | None = None) -> loop.Session:
-        """In the place of Session.of."""
+    def session(self, experiment: Experiment, devices: list | None = None) -> loop.Session:
+        """Replaces Session.of."""
         devices = jax.devices() if devices is None else devices
         key = (experiment.mesh, experiment.rules, len(devices), repr(experiment.balance))
-        if key not in self._setups:
-            self._setups[key] = self._of(experiment, devices)
-        return dataclasses.replace(self._setups[key], experiment=experiment)
+        if key not in self._sessions:
+            self._sessions[key] = self._of(experiment, devices)
+        return dataclasses.replace(self._sessions[key], experiment=experiment)
 
-    def new_state(self, setup: loop.Session) -> train.TrainState:
-        """In the place of Session.new_state."""
+    def new_state(self, session: loop.Session) -> train.TrainState:
+        """Replaces Session.new_state."""
         if self._state is None:
-            self._state = jax.device_get(self._new_state(setup))
-        return jax.tree.map(lambda x, like: jax.device_put(x, like.sharding), self._state, setup.abstract)
+            self._state = jax.device_get(self._new_state(session))
+        return jax.tree.map(lambda x, like: jax.device_put(x, like.sharding), self._state, session.abstract)
 
     def step(self, learner, optimizer, abstract, mesh, rules, *, skip_nonfinite: bool = False):
-        """In the place of train.jit_step."""
+        """Replaces train.jit_step."""
         key = (id(abstract), skip_nonfinite)
         if key not in self._steps:
             self._steps[key] = self._compile(
@@ -165,7 +221,7 @@ class Traced:
         return self._steps[key]
 
 
-def record(record_property, fault: str, tried: int, lost: str = "nothing") -> None:
-    """A row of the table in docs/reliability.md; a test comes to it only if it has survived every time."""
-    for name, value in (("fault", fault), ("tried", tried), ("survived", tried), ("lost", lost)):
+def record_fault(record_property, fault: str, num_tried: int, lost: str = "nothing") -> None:
+    """Records a row of the table in docs/reliability.md. Tests call it last: all tries have survived."""
+    for name, value in (("fault", fault), ("tried", num_tried), ("survived", num_tried), ("lost", lost)):
         record_property(name, value)

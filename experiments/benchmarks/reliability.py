@@ -19,8 +19,8 @@ from xml.etree import ElementTree
 
 ROOT = Path(__file__).parents[2]
 FILES = {
-    "faults": ["tests/test_faults.py", "tests/test_resume.py", "tests/test_nonfinite.py"],
-    "elastic": ["tests/test_elastic.py"],
+    "faults": ["tests/run/test_faults.py", "tests/run/test_resume.py", "tests/run/test_nonfinite.py"],
+    "elastic": ["tests/run/test_elastic.py"],
 }
 
 
@@ -52,7 +52,7 @@ def elastic(rows: list[dict[str, str]]) -> str:
     same = sum(
         all(row[f"source {what}"] == row[f"target {what}"] for what in ("devices", "rules")) for row in rows
     )
-    largest = max(float(row["apart"]) for row in rows)
+    largest = max(float(row["difference"]) for row in rows)
     text = [f"{len(rows)} pairs passed, {same} of them to the bit; largest difference {largest:.1e}."]
     for what in ("devices", "rules"):
         names = list(dict.fromkeys(row[f"source {what}"] for row in rows))
@@ -61,7 +61,7 @@ def elastic(rows: list[dict[str, str]]) -> str:
             cells = []
             for target in names:
                 found = [
-                    float(row["apart"])
+                    float(row["difference"])
                     for row in rows
                     if (row[f"source {what}"], row[f"target {what}"]) == (source, target)
                 ]

@@ -19,13 +19,11 @@ needs_mpirun = pytest.mark.skipif(
 )
 # A dead process is noticed HEARTBEAT_TIMEOUT_SECONDS after its last heartbeat. A busy machine takes longer.
 END_SECONDS = HEARTBEAT_TIMEOUT_SECONDS + 30
-pytestmark = [pytest.mark.once, pytest.mark.xdist_group("processes")]  # one job at a time on two cores
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
-    """A cache of compiled programs, so that only the first start compiles the train step."""
-    yield from tiny.compilation_cache(tmp_path_factory.mktemp("compiled"))
+pytestmark = [
+    pytest.mark.once,
+    pytest.mark.usefixtures("compilation_cache"),
+    pytest.mark.xdist_group("processes"),  # one job at a time on two cores
+]
 
 
 @pytest.fixture(scope="module")
@@ -74,17 +72,17 @@ def test_after_a_stop_and_a_kill_the_run_ends_bitwise_the_same(file, pair, tmp_p
     arguments = launching.train_command(file, run_dir)
 
     job = launching.start_with_mpirun(arguments, log)  # SIGTERM to one process stops both
-    launching.wait_until(lambda: launching.num_logged(run_dir) >= 1, job, log)
+    launching.wait_until(lambda: tiny.num_logged(run_dir) >= 1, job, log)
     os.kill(launching.training_pids(run_dir)[1], signal.SIGTERM)
     requested = time.monotonic()
     assert job.wait() == 75, log.read_text()
     assert time.monotonic() - requested < launching.GRACE_SECONDS
-    logged = launching.num_logged(run_dir)
+    logged = tiny.num_logged(run_dir)
     assert f"after step {logged}, which is saved; the same command resumes" in log.read_text()
-    assert launching.read_state(run_dir)["['step']"] == logged < launching.NUM_STEPS
+    assert tiny.read_state(run_dir)["step"] == logged < launching.NUM_STEPS
 
     job = launching.start_with_mpirun(arguments, log)  # kill -9 of one process ends both
-    launching.wait_until(lambda: launching.num_logged(run_dir) > max(logged, 3), job, log)
+    launching.wait_until(lambda: tiny.num_logged(run_dir) > max(logged, 3), job, log)
     os.kill(launching.training_pids(run_dir)[1], signal.SIGKILL)
     died = time.monotonic()
     assert job.wait() not in (0, 2, 3, 75), log.read_text()
@@ -99,7 +97,7 @@ def test_without_a_launcher_the_other_process_exits_and_a_single_process_resumes
     run_dir = tmp_path / "run"
     first, second = launching.start_without_launcher(launching.train_command(file, run_dir), tmp_path)
     log = tmp_path / "process_0.log"
-    launching.wait_until(lambda: launching.num_logged(run_dir) >= 4, first, log)
+    launching.wait_until(lambda: tiny.num_logged(run_dir) >= 4, first, log)
     for pid in launching.training_pids(run_dir):
         if b"JAX_PROCESS_ID=1" in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
             os.kill(pid, signal.SIGKILL)
@@ -140,7 +138,7 @@ def test_an_error_in_one_process_does_not_leave_the_other_waiting(file, tmp_path
     assert time.monotonic() - failed < END_SECONDS
     log = (tmp_path / "process_1.log").read_text()
     assert "mmjax: expected data, found none in one process" in log and "Traceback" not in log
-    assert launching.read_state(run_dir)["['step']"] == 4
+    assert tiny.read_state(run_dir)["step"] == 4
 
 
 @needs_mpirun

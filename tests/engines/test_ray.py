@@ -15,14 +15,10 @@ import tiny
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed here"),
+    pytest.mark.usefixtures("compilation_cache"),
     pytest.mark.xdist_group("processes"),
 ]
 SCRIPT = launching.ROOT / "experiments" / "launch" / "ray_train.py"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
-    yield from tiny.compilation_cache(tmp_path_factory.mktemp("compiled"))
 
 
 def test_after_a_killed_worker_the_run_restarts_and_ends_as_in_one_process(tmp_path):
@@ -33,7 +29,7 @@ def test_after_a_killed_worker_the_run_restarts_and_ends_as_in_one_process(tmp_p
     arguments = [sys.executable, str(SCRIPT), *options, *launching.train_command(file, run_dir)[4:]]
     variables = launching.environment(RAY_ADDRESS="local", RAY_DISABLE_METRICS_COLLECTION="1")
     job = launching.start_process(arguments, variables, log, limit=2 * launching.LIMIT_SECONDS)
-    launching.wait_until(lambda: launching.num_logged(run_dir) >= 4, job, log)
+    launching.wait_until(lambda: tiny.num_logged(run_dir) >= 4, job, log)
     os.kill(worker_pids()[-1], signal.SIGKILL)
     assert job.wait() == 0, log.read_text()
     assert "(JAX's variables), 4 of 8 devices" in log.read_text()

@@ -21,6 +21,7 @@ missing = launching.missing_programs("slurmctld", "slurmd", "srun", "sbatch", "s
 pytestmark = [
     pytest.mark.skipif(missing is not None, reason=str(missing)),
     pytest.mark.skipif(os.geteuid() != 0, reason="slurmd needs root"),
+    pytest.mark.usefixtures("compilation_cache"),
     pytest.mark.xdist_group("processes"),
 ]
 SCRIPT = launching.ROOT / "experiments" / "launch" / "slurm.sbatch"
@@ -48,11 +49,6 @@ NodeName=127.0.0.1 NodeHostname={host} NodeAddr=127.0.0.1 Port={first} CPUs=1
 NodeName=127.0.0.2 NodeHostname={host} NodeAddr=127.0.0.1 Port={second} CPUs=1
 PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
-    yield from tiny.compilation_cache(tmp_path_factory.mktemp("compiled"))
 
 
 @pytest.fixture(scope="module")
@@ -128,16 +124,16 @@ def test_job_script_requeues_and_restarts_and_ends_as_in_one_process(cluster, tm
     arguments = launching.train_command(file, run_dir)[4:]
     job = slurm("sbatch", "--parsable", f"--output={log}", str(script), *arguments)
     try:
-        wait_until(lambda: launching.num_logged(run_dir) >= 1)
-        requested, logged = time.monotonic(), launching.num_logged(run_dir)
+        wait_until(lambda: tiny.num_logged(run_dir) >= 1)
+        requested, logged = time.monotonic(), tiny.num_logged(run_dir)
         slurm("scontrol", "requeue", job)
         wait_until(lambda: not launching.training_pids(run_dir))
         assert time.monotonic() - requested < launching.GRACE_SECONDS
-        stopped = launching.num_logged(run_dir)
+        stopped = tiny.num_logged(run_dir)
         assert logged <= stopped < launching.NUM_STEPS
-        assert launching.read_state(run_dir)["['step']"] == stopped
+        assert tiny.read_state(run_dir)["step"] == stopped
 
-        wait_until(lambda: launching.num_logged(run_dir) > stopped)
+        wait_until(lambda: tiny.num_logged(run_dir) > stopped)
         os.kill(launching.training_pids(run_dir)[-1], signal.SIGKILL)
         wait_until(lambda: "COMPLETED" in slurm("scontrol", "show", "job", job))
     finally:

@@ -1,4 +1,4 @@
-"""Exported parameters: flat, readable, the same bytes for the same run."""
+"""Exported parameters have flat, readable names, and the same parameters give the same bytes."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,8 +13,8 @@ from mmjax.run.folder import RunFolder
 
 
 def make_state(step: int) -> dict:
-    towers = {"encoders_image": {"trunk": {"kernel": jnp.full((2, 3), step, jnp.float32)}}}
-    params = {"model": towers, "objectives_pairs": {"log_scale": jnp.float32(step)}}
+    model = {"encoders_image": {"trunk": {"kernel": jnp.full((2, 3), step, jnp.float32)}}}
+    params = {"model": model, "objectives_pairs": {"log_scale": jnp.float32(step)}}
     return {"step": jnp.int32(step), "params": params, "opt_state": (jnp.zeros(3),)}
 
 
@@ -30,7 +30,7 @@ def run_dir(tmp_path_factory):
     return path
 
 
-def test_export_holds_the_runs_parameters_by_readable_names(run_dir, tmp_path):
+def test_export_writes_the_parameters_under_readable_names(run_dir, tmp_path):
     assert export(run_dir, tmp_path / "out.safetensors") == (2, 7, 4)
     arrays = load_file(tmp_path / "out.safetensors")
     assert sorted(arrays) == ["encoders.image.trunk.kernel", "objectives.pairs.log_scale"]

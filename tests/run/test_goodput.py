@@ -1,4 +1,4 @@
-"""Where the time went, by a clock that the tests set."""
+"""Goodput: seconds by phase, measured with a clock that the tests set."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ from mmjax.run.goodput import PHASES, Goodput, newest, process_age
 
 
 class Clock:
-    """Seconds, moved by the test."""
+    """A clock whose seconds the test sets."""
 
     def __init__(self):
         self.now = 1000.0
@@ -26,7 +26,7 @@ def clock() -> Clock:
 
 
 def seconds(goodput: Goodput) -> dict[str, float]:
-    """The phases that took time."""
+    """{phase: seconds} of the phases that took time."""
     return {phase: goodput.row()[f"seconds/{phase}"] for phase in PHASES if goodput.row()[f"seconds/{phase}"]}
 
 
@@ -59,7 +59,7 @@ def test_phases_add_up_to_the_wall_time(clock):
     )
 
 
-def test_a_phase_ends_with_an_exception_too(clock):
+def test_a_phase_also_ends_at_an_exception(clock):
     goodput = Goodput(clock)
     goodput.enter("step")
     with pytest.raises(OSError), goodput.during("save_stall"):
@@ -73,7 +73,7 @@ def row(step: int, /, **phases: float) -> dict:
     return {"step": step, "loss": 1.0} | {f"seconds/{phase}": value for phase, value in phases.items()}
 
 
-def test_a_restart_carries_on_and_counts_what_is_done_again_as_lost(clock):
+def test_a_restart_adds_earlier_processes_and_counts_repeated_work_as_lost(clock):
     goodput = Goodput(clock)
     clock.now += 6
     rows = [row(1, restart=4, compile=5), row(10, restart=4, compile=5, step=20, save_stall=1)]
@@ -90,13 +90,13 @@ def test_a_restart_carries_on_and_counts_what_is_done_again_as_lost(clock):
 
 
 @pytest.mark.parametrize("step, trained, lost", [(15, 30.0, 0.0), (0, 0.0, 30.0)])
-def test_a_restart_from_the_last_line_or_from_the_start(clock, step, trained, lost):
+def test_a_restart_from_the_last_row_or_from_step_0(clock, step, trained, lost):
     goodput = Goodput(clock)
     goodput.carry_on([row(15, step=30)], step)
     assert (seconds(goodput).get("step", 0), seconds(goodput).get("lost", 0)) == (trained, lost)
 
 
-def test_rows_of_a_version_that_took_no_times(clock):
+def test_rows_without_times_add_nothing(clock):
     goodput = Goodput(clock)
     goodput.carry_on([{"step": 3, "loss": 1.0}], 3)
     goodput.carry_on([], 0)
@@ -111,12 +111,12 @@ def test_a_rollback_loses_the_steps_since_the_checkpoint(clock):
     assert seconds(goodput) == {"step": 20.0, "lost": 30.0}
 
 
-def test_newest_line_at_or_before_a_step():
+def test_newest_row_at_or_before_a_step():
     rows = [row(1), row(10), row(20)]
     assert [newest(rows, step).get("step") for step in (0, 1, 9, 10, 25)] == [None, 1, 1, 10, 20]
 
 
-def test_age_of_a_process_counts_its_imports():
+def test_age_of_a_process_includes_its_imports():
     program = "import time; time.sleep(0.5); from mmjax.run.goodput import process_age; print(process_age())"
     before = time.monotonic()
     done = subprocess.run(
@@ -125,6 +125,6 @@ def test_age_of_a_process_counts_its_imports():
         capture_output=True,
         text=True,
     )
-    most = time.monotonic() - before
-    assert 0.4 < float(done.stdout) < most + 0.1, done.stderr  # a clock tick is 10 ms
+    upper_bound = time.monotonic() - before
+    assert 0.4 < float(done.stdout) < upper_bound + 0.1, done.stderr  # a clock tick is 10 ms
     assert process_age() > float(done.stdout)

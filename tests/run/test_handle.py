@@ -1,4 +1,4 @@
-"""The front door: `mmjax.load`, `mmjax.train`, `mmjax.open_run` and the Run that they return."""
+"""The Python interface: `mmjax.load`, `mmjax.train`, `mmjax.open_run` and the Run that they return."""
 
 import subprocess
 import sys
@@ -22,13 +22,13 @@ TEXTS = [f"{size} {colour} square" for colour in tiny.COLOURS for size in ("big"
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> mmjax.Run:
-    """A trained run, through the front door."""
-    folder = tmp_path_factory.mktemp("front_door")
+    """A trained run."""
+    folder = tmp_path_factory.mktemp("handle")
     experiment = mmjax.load(tiny.write(folder), ["num_steps=2"])
     return handle.train_run(experiment, folder / "run", devices=jax.devices()[:1])
 
 
-def test_import_costs_nothing():
+def test_import_of_mmjax_does_not_import_jax():
     program = "import sys, mmjax; print(mmjax.__dir__()[-5:], 'jax' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "['Experiment', 'Run', 'load', 'open_run', 'train'] False"
@@ -36,7 +36,7 @@ def test_import_costs_nothing():
         mmjax.nosuch  # noqa: B018
 
 
-def test_open_run_equals_the_trained_run(run):
+def test_opened_run_equals_the_trained_run(run):
     opened = mmjax.open_run(run.folder.path)
     assert (opened.step, opened.experiment) == (2, run.experiment)
     assert opened.results == run.results and "image->text/R@5" in opened.results["retrieval"]
@@ -50,23 +50,23 @@ def test_open_run_refuses_other_folders(tmp_path):
         mmjax.open_run(tmp_path)
 
 
-def test_metrics_are_rows(run):
+def test_metrics_have_a_row_for_each_step(run):
     rows = run.metrics()
     assert [row["step"] for row in rows] == [1, 2] and rows[0]["loss"] > 0
 
 
-def test_metrics_to_pandas(run, monkeypatch):
-    monkeypatch.setitem(sys.modules, "pandas", None)  # as where it is not installed
+def test_to_pandas_without_pandas_says_how_to_install_it(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)  # importing it now raises ImportError
     with pytest.raises(InputError, match="pip install pandas"):
         run.metrics().to_pandas()
 
 
-def test_predict_equals_the_evaluations_embeddings(run):
+def test_predict_and_embed_give_the_same_embeddings(run):
     batch = next(data.epoch(run.experiment.evals["retrieval"].data, batch_size=8))
     predictions = run.predict(batch)
     assert {name: array.shape for name, array in predictions.items()} == {"image": (8, 8), "text": (8, 8)}
     np.testing.assert_array_equal(run.predict(batch, ["image"], Identity())["image"], predictions["image"])
-    # The embeddings of raw inputs are those of the data set, in which colours and sizes alternate.
+    # The dataset has two rows for each colour.
     np.testing.assert_allclose(run.embed(text=TEXTS, batch_size=8), predictions["text"], atol=1e-6)
     np.testing.assert_allclose(run.embed(image=COLOURS, batch_size=8), predictions["image"][::2], atol=1e-6)
     with pytest.raises(InputError, match=r"expected heads among \['image', 'text'\], found \['nosuch'\]"):
@@ -122,18 +122,17 @@ def test_evaluate_takes_other_data_and_fields(run):
             run.evaluate(**arguments)
 
 
-def test_a_missing_modality_is_optional_on_request(run, tmp_path):
-    """Data without any text: refused, unless the transform is made optional."""
+def test_data_without_a_modality_need_an_optional_transform(run, tmp_path):
     np.savez(tmp_path / "images.npz", image=np.stack(COLOURS))
     dataset = run.experiment.evals["retrieval"].data
     with pytest.raises(InputError, match="text"):
         run.evaluate("retrieval", tmp_path / "images.npz")
-    lenient = mmjax.experiment.override(dataset, "streams.text.optional=true")
-    lenient = data.with_path(lenient, str(tmp_path / "images.npz"))
-    batch = next(data.epoch(lenient, batch_size=4))
+    optional = mmjax.experiment.override(dataset, "streams.text.optional=true")
+    optional = data.with_path(optional, str(tmp_path / "images.npz"))
+    batch = next(data.epoch(optional, batch_size=4))
     assert batch["image"].mask.all() and not batch["text"].mask.any()
-    with pytest.raises(InputError, match="no example"):  # nothing to retrieve texts from
-        run.evaluate("retrieval", lenient)
+    with pytest.raises(InputError, match="no example"):  # no text to retrieve
+        run.evaluate("retrieval", optional)
 
 
 def test_save_writes_the_parameters(run, tmp_path):

@@ -1,4 +1,4 @@
-"""A run from beginning to end, as a user meets it: what it leaves, and how it ends when things go wrong."""
+"""A complete run: its files, its resume, and its errors."""
 
 import itertools
 import json
@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import signal
-import struct
 from pathlib import Path
 
 import jax
@@ -16,7 +15,6 @@ import pytest
 import tiny
 from PIL import Image
 from safetensors.numpy import load_file
-from tensorboardX.proto.event_pb2 import Event
 
 from mmjax import evals
 from mmjax.cli.main import main
@@ -27,27 +25,22 @@ from mmjax.run.export import flatten
 from mmjax.run.folder import RunFolder
 from mmjax.run.handle import open_run
 
-SMALL = {"mlp_width=2 * WIDTH)": "mlp_width=2 * WIDTH, scan=False)", "trunk(depth=2)": "trunk()"}
+pytestmark = pytest.mark.usefixtures("compilation_cache")
+REPLACEMENTS = {"mlp_width=2 * WIDTH)": "mlp_width=2 * WIDTH, scan=False)", "trunk(depth=2)": "trunk()"}
 OVERRIDES = ["num_steps=5", "log_every=2", "save_every=3", "evals.retrieval.every=2"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
-    """A folder of compiled programs for this module."""
-    yield from tiny.compilation_cache(tmp_path_factory.mktemp("compiled"))
 
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory) -> Path:
-    """The experiment's file, in a folder whose name has spaces and more letters than ASCII has."""
+    """The experiment's file, in a folder whose name has spaces and letters beyond ASCII."""
     folder = tmp_path_factory.mktemp("tiny") / "ein Ordner für 試験"
     folder.mkdir()
-    return tiny.write(folder, replace=SMALL)
+    return tiny.write(folder, replace=REPLACEMENTS)
 
 
 @pytest.fixture(scope="module")
 def trained(file) -> Path:
-    """A finished run."""
+    """The folder of a finished run."""
     run_dir = file.parent / "der Lauf"
     assert main(["train", str(file), *OVERRIDES, "--run-dir", str(run_dir)]) == 0
     return run_dir
@@ -55,34 +48,30 @@ def trained(file) -> Path:
 
 @pytest.fixture
 def copy(trained, tmp_path) -> Path:
-    """A finished run to do harm to."""
+    """A copy of a finished run, which a test may damage."""
     return Path(shutil.copytree(trained, tmp_path / "copy"))
 
 
-def rows_of(file: Path) -> list[dict]:
-    return [json.loads(line) for line in file.read_text().splitlines()]
-
-
 def test_metrics_are_logged_when_due_and_before_each_save(trained):
-    rows = rows_of(trained / "metrics.jsonl")
-    # 1: the first; 2, 4: log_every and evaluations; 3: save_every; 5: the last.
+    rows = tiny.read_jsonl(trained / "metrics.jsonl")
+    # 1: the first step; 2, 4: log_every and evaluations; 3: save_every; 5: the last step.
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5]
-    promised = {"loss", "loss/pairs", "grad_norm", "update_norm", "learning_rate", "bad_examples"}
-    assert all(promised <= row.keys() and all(map(math.isfinite, row.values())) for row in rows)
-    # The first step compiles: its speed would tell nothing.
+    required = {"loss", "loss/pairs", "grad_norm", "update_norm", "learning_rate", "bad_examples"}
+    assert all(required <= row.keys() and all(map(math.isfinite, row.values())) for row in rows)
+    # The first step compiles, so its row has no speed.
     assert all({"examples_per_second", "input_wait_share"} <= row.keys() for row in rows[1:])
     assert rows[0].keys() & {"examples_per_second", "input_wait_share"} == set()
     assert all(row["loss"] == row["loss/pairs"] for row in rows)
     assert rows[0]["learning_rate"] == pytest.approx(1e-3) and rows[-1]["learning_rate"] < 2e-4
 
 
-def test_evaluations_come_every_so_often_and_at_the_end(trained):
-    rows = rows_of(trained / "evals.jsonl")
+def test_evaluations_run_at_multiples_of_every_and_at_the_end(trained):
+    rows = tiny.read_jsonl(trained / "evals.jsonl")
     assert [(row["step"], row["eval"]) for row in rows] == [(step, "retrieval") for step in (2, 4, 5)]
     assert all({"image->text/R@5", "image->text/R@5/chance"} <= row.keys() for row in rows)
 
 
-def test_pictures_can_be_looked_at(trained):
+def test_pictures_are_large_and_not_blank(trained):
     pictures = sorted((trained / "pictures").iterdir())
     assert {"loss_curves.png", "retrieval_image_to_text.png"} <= {picture.name for picture in pictures}
     for picture in pictures:
@@ -91,51 +80,47 @@ def test_pictures_can_be_looked_at(trained):
         assert min(pixels.shape) > 200 and pixels.std() > 1, picture
 
 
-def test_tensorboard_can_read_the_events(trained):
-    scalars = {}
-    for file in (trained / "tensorboard").glob("events.out.tfevents.*"):
-        records = file.read_bytes()
-        while records:  # TFRecord: length, its checksum, the event, its checksum
-            (size,) = struct.unpack("<Q", records[:8])
-            event = Event.FromString(records[12 : 12 + size])
-            scalars |= {(event.step, value.tag): value.simple_value for value in event.summary.value}
-            records = records[16 + size :]
-    for row in rows_of(trained / "metrics.jsonl"):
+def test_tensorboard_events_hold_the_logged_numbers(trained):
+    events = tiny.read_events(trained / "tensorboard")
+    scalars = {
+        (event.step, value.tag): value.simple_value for event in events for value in event.summary.value
+    }
+    for row in tiny.read_jsonl(trained / "metrics.jsonl"):
         assert scalars[row["step"], "train/loss/pairs"] == pytest.approx(row["loss/pairs"])
-    for row in rows_of(trained / "evals.jsonl"):
+    for row in tiny.read_jsonl(trained / "evals.jsonl"):
         assert scalars[row["step"], "eval/retrieval/image-to-text/R@5"] == pytest.approx(
             row["image->text/R@5"]
         )
 
 
-def test_finished_run_started_again_gives_the_same_at_once(file, copy, monkeypatch, capsys):
+def test_finished_run_returns_its_results_without_training_or_evaluating(file, copy, monkeypatch, capsys):
     before = {name: (copy / name).read_bytes() for name in ("metrics.jsonl", "evals.jsonl", "experiment.txt")}
     monkeypatch.setattr(evals.Retrieval, "__call__", must_not_run)
     monkeypatch.setattr(loop.train, "jit_step", must_not_run)
     results = loop.run(load(file, OVERRIDES), copy)
-    last = rows_of(copy / "evals.jsonl")[-1]
+    last = tiny.read_jsonl(copy / "evals.jsonl")[-1]
     assert results == {"retrieval": {name: last[name] for name in last if name not in ("step", "eval")}}
     assert before == {name: (copy / name).read_bytes() for name in before}
 
 
 def must_not_run(*_, **__):
-    raise AssertionError("nothing is left to do")
+    raise AssertionError("called for a finished run")
 
 
-def test_evaluation_that_was_killed_is_made_up_for(file, copy):
-    expected = rows_of(copy / "evals.jsonl")
+def test_killed_evaluation_is_repeated(file, copy):
+    expected = tiny.read_jsonl(copy / "evals.jsonl")
     (copy / "evals.jsonl").write_text(
         "".join(json.dumps(row) + "\n" for row in expected[:-1]) + '{"step": 5, "ev'
     )
     (copy / "pictures" / "retrieval_image_to_text.png").unlink()
     loop.run(load(file, OVERRIDES), copy)
-    assert rows_of(copy / "evals.jsonl") == expected
+    assert tiny.read_jsonl(copy / "evals.jsonl") == expected
     assert (copy / "pictures" / "retrieval_image_to_text.png").exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signal_during_evaluation_loses_nothing(number, file, copy, monkeypatch, capsys):
-    expected = rows_of(copy / "evals.jsonl")
+def test_signal_during_evaluation_ends_the_run_with_75(number, file, copy, monkeypatch, capsys):
+    expected = tiny.read_jsonl(copy / "evals.jsonl")
     (copy / "evals.jsonl").write_text("".join(json.dumps(row) + "\n" for row in expected[:-1]))
 
     def kill(self, predictor):
@@ -150,7 +135,7 @@ def test_signal_during_evaluation_loses_nothing(number, file, copy, monkeypatch,
     assert signal.getsignal(number) not in (None, signal.SIG_IGN) and "Traceback" not in printed
 
 
-def test_signal_during_start_up_ends_before_the_first_step(file, tmp_path, monkeypatch, capsys):
+def test_signal_during_startup_ends_the_run_before_the_first_step(file, tmp_path, monkeypatch, capsys):
     def kill(*arguments, of=loop.Session.of):
         os.kill(os.getpid(), signal.SIGTERM)
         return of(*arguments)
@@ -162,7 +147,7 @@ def test_signal_during_start_up_ends_before_the_first_step(file, tmp_path, monke
     assert not list((tmp_path / "run" / "checkpoints").iterdir())
 
 
-def test_second_signal_acts_at_once(file, tmp_path, monkeypatch, capsys):
+def test_second_signal_ends_the_run_immediately(file, tmp_path, monkeypatch, capsys):
     def kill_twice(*_):
         for _ in range(2):
             os.kill(os.getpid(), signal.SIGINT)
@@ -171,9 +156,9 @@ def test_second_signal_acts_at_once(file, tmp_path, monkeypatch, capsys):
     assert main(["train", str(file), "--run-dir", str(tmp_path / "run")]) == 130
 
 
-def test_non_finite_loss_stops_the_run_and_keeps_the_last_good_state(file, tmp_path, capsys):
+def test_non_finite_loss_stops_the_run_and_keeps_the_last_checkpoint(file, tmp_path, capsys):
     run_dir = tmp_path / "run"
-    # After one step the parameters are of the order of 1e17: finite, but not what the towers make of them.
+    # After one step the parameters are about 1e17: finite, but the embeddings overflow.
     overrides = ["save_every=1", "optimizer.peak_learning_rate=1e17"]
     assert main(["train", str(file), *overrides, "--run-dir", str(run_dir)]) == 3
     printed = capsys.readouterr().err
@@ -182,62 +167,62 @@ def test_non_finite_loss_stops_the_run_and_keeps_the_last_good_state(file, tmp_p
     assert [p.name for p in (run_dir / "checkpoints").iterdir()] == ["1"]
     state = open_run(run_dir).state
     assert all(np.isfinite(leaf).all() for _, leaf in flatten(state.params))
-    assert [row["step"] for row in rows_of(run_dir / "metrics.jsonl")] == [1]
+    assert [row["step"] for row in tiny.read_jsonl(run_dir / "metrics.jsonl")] == [1]
 
 
 PHASES = [f"seconds/{phase}" for phase in goodput.PHASES]
 
 
-def test_metrics_say_where_the_time_went(trained):
-    rows = rows_of(trained / "metrics.jsonl")
+def test_metrics_hold_cumulative_seconds_by_phase(trained):
+    rows = tiny.read_jsonl(trained / "metrics.jsonl")
     for earlier, later in itertools.pairwise(rows):
         assert all(earlier[phase] <= later[phase] for phase in PHASES)
-    # The last line is completed at the end: by the evaluation after it, say.
+    # The last row is amended at the end, so it includes the evaluation after it.
     assert all(rows[-1][phase] > 0 for phase in PHASES if phase != "seconds/lost")
-    share = rows[-1]["seconds/step"] / sum(rows[-1][phase] for phase in PHASES)
-    assert rows[-1]["goodput"] == pytest.approx(share, abs=1e-3) and rows[-1]["seconds/lost"] == 0
+    fraction = rows[-1]["seconds/step"] / sum(rows[-1][phase] for phase in PHASES)
+    assert rows[-1]["goodput"] == pytest.approx(fraction, abs=1e-3) and rows[-1]["seconds/lost"] == 0
 
 
-def test_time_that_is_spent_again_is_lost(file, copy, capsys):
-    before = rows_of(copy / "metrics.jsonl")
+def test_time_of_repeated_steps_counts_as_lost(file, copy, capsys):
+    before = tiny.read_jsonl(copy / "metrics.jsonl")
     (copy / "checkpoints" / "5" / "sha256.json").unlink()
     assert main(["train", str(file), *OVERRIDES, "--run-dir", str(copy)]) == 0
-    fourth, last = before[-2], rows_of(copy / "metrics.jsonl")[-1]
-    spent = sum(before[-1][phase] for phase in PHASES) - sum(fourth[phase] for phase in PHASES)
-    assert last["seconds/lost"] == pytest.approx(spent, abs=0.01) and spent > 0
-    assert last["seconds/compile"] > fourth["seconds/compile"], "over both starts"
+    fourth, last = before[-2], tiny.read_jsonl(copy / "metrics.jsonl")[-1]
+    repeated = sum(before[-1][phase] for phase in PHASES) - sum(fourth[phase] for phase in PHASES)
+    assert last["seconds/lost"] == pytest.approx(repeated, abs=0.01) and repeated > 0
+    assert last["seconds/compile"] > fourth["seconds/compile"], "the sum of both starts"
     assert re.search(r"^trained [\d.]+% of [\d,]+ s: restart .*, lost ", capsys.readouterr().out, re.M)
 
 
-def test_best_checkpoint_is_kept_over_a_resume(file, tmp_path, monkeypatch):
-    tiny.Traced().install(monkeypatch)
-    scores, asked = [0.1, 0.9, 0.3, 0.2], []
-    result = lambda *_: asked.append(1) or evals.Result({"R@1": scores[len(asked) - 1]})  # noqa: E731
+def test_best_checkpoint_is_kept_after_a_resume(file, tmp_path, monkeypatch):
+    tiny.SharedPrograms().install(monkeypatch)
+    scores, calls = [0.1, 0.9, 0.3, 0.2], []
+    result = lambda *_: calls.append(1) or evals.Result({"R@1": scores[len(calls) - 1]})  # noqa: E731
     monkeypatch.setattr(evals.Retrieval, "__call__", result)
-    kept = ["num_steps=8", "save_every=2", "eval_every=2", "max_to_keep=1"]
+    overrides = ["num_steps=8", "save_every=2", "eval_every=2", "max_to_keep=1"]
 
-    def train(*more: str):
-        loop.run(load(file, [*kept, *more]), tmp_path / "run", devices=jax.devices()[:1])
+    def train(keep_best: str):
+        loop.run(load(file, [*overrides, keep_best]), tmp_path / "run", devices=jax.devices()[:1])
 
-    def stop_at_5(feed, wait=loop.TrainInput.next):
-        if len(asked) == 2:
+    def stop_at_5(train_input, next_batch=loop.TrainInput.next):
+        if len(calls) == 2:
             os.kill(os.getpid(), signal.SIGTERM)
-        return wait(feed)
+        return next_batch(train_input)
 
     with pytest.raises(InputError, match=r"expects a metric of the evaluation 'retrieval', found \['R@1'\]"):
         train("keep_best=retrieval/R@5")
-    asked.clear()
+    calls.clear()
     with monkeypatch.context() as patch, pytest.raises(Interrupted, match="after step 5"):
         patch.setattr(loop.TrainInput, "next", stop_at_5)
-        train("keep_best=retrieval/R@1")  # corrected, the same folder goes on
+        train("keep_best=retrieval/R@1")  # resumes with the corrected metric
     train("keep_best=retrieval/R@1")
     assert sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir()) == ["4", "8"]
 
 
-def test_folder_of_a_version_with_fewer_fields_goes_on(file, copy):
+def test_run_of_a_version_with_fewer_fields_resumes(file, copy):
     text = (copy / "experiment.txt").read_text()
-    new = ("keep_every=0", "keep_best=None", "best_mode='max'", "on_nonfinite='stop'")
-    old = "".join(line for line in text.splitlines(keepends=True) if line.strip(" ,\n") not in new)
+    new_fields = ("keep_every=0", "keep_best=None", "best_mode='max'", "on_nonfinite='stop'")
+    old = "".join(line for line in text.splitlines(keepends=True) if line.strip(" ,\n") not in new_fields)
     assert old.count("\n") == text.count("\n") - 4
     (copy / "experiment.txt").write_text(old)
     assert main(["eval", str(copy), "--json"]) == 0
@@ -245,7 +230,7 @@ def test_folder_of_a_version_with_fewer_fields_goes_on(file, copy):
     assert (copy / "experiment.txt").read_text() == text
 
 
-def test_run_of_another_experiment_is_left_alone(file, copy, capsys):
+def test_run_of_another_experiment_is_refused_and_left_unchanged(file, copy, capsys):
     before = {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()}
     assert main(["train", str(file), *OVERRIDES, "optimizer.b1=0.5", "--run-dir", str(copy)]) == 2
     printed = capsys.readouterr().err
@@ -253,9 +238,7 @@ def test_run_of_another_experiment_is_left_alone(file, copy, capsys):
     assert {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()} == before
 
 
-def test_read_only_folder_is_refused_for_training_and_served_for_the_rest(
-    file, copy, monkeypatch, tmp_path, capsys
-):
+def test_read_only_folder_is_refused_by_train_and_accepted_by_eval(file, copy, monkeypatch, tmp_path, capsys):
     (copy / "evals.jsonl").write_text("")
 
     def read_only(path, *_, **__):
@@ -269,7 +252,7 @@ def test_read_only_folder_is_refused_for_training_and_served_for_the_rest(
     assert "retrieval" in json.loads(capsys.readouterr().out.splitlines()[-1])
 
 
-def test_full_disk_is_one_message(file, copy, monkeypatch, capsys):
+def test_full_disk_gives_one_message(file, copy, monkeypatch, capsys):
     (copy / "evals.jsonl").unlink()
 
     def full(*_, **__):
@@ -281,7 +264,7 @@ def test_full_disk_is_one_message(file, copy, monkeypatch, capsys):
     assert "No space left on device: 'evals.jsonl'. Nothing that was saved is lost" in printed
 
 
-def test_eval_of_another_shard_records_nothing(file, copy, capsys):
+def test_eval_of_other_data_records_nothing(file, copy, capsys):
     other = copy.parent / "other shard.npz"
     arrays = dict(np.load(file.parent / "colours.npz"))
     np.savez(other, **{name: array[:4] for name, array in arrays.items()})
@@ -293,9 +276,9 @@ def test_eval_of_another_shard_records_nothing(file, copy, capsys):
 
 
 @pytest.mark.parametrize("verb", ["eval", "train"])
-def test_vocabulary_that_changed_with_the_data_is_refused(verb, file, copy, capsys):
-    kept = json.loads((copy / "vocabularies.json").read_text())
-    assert list(kept) == ["colours/text"] and len(kept["colours/text"]) == 64
+def test_changed_vocabulary_is_refused(verb, file, copy, capsys):
+    digests = json.loads((copy / "vocabularies.json").read_text())
+    assert list(digests) == ["colours/text"] and len(digests["colours/text"]) == 64
     (copy / "vocabularies.json").write_text(json.dumps({"colours/text": 64 * "0"}))
     command = {"eval": ["eval", str(copy)], "train": ["train", str(file), *OVERRIDES, "--run-dir", str(copy)]}
     assert main(command[verb]) == 2
@@ -312,7 +295,7 @@ def test_export_of_a_step(trained, tmp_path, capsys):
     assert "expected a checkpoint of step -1" in capsys.readouterr().err
 
 
-def test_describe_counts_the_parameters_that_are_trained(file, trained, capsys):
+def test_describe_counts_the_trained_parameters(file, trained, capsys):
     assert main(["describe", str(file)]) == 0
     printed = capsys.readouterr().out
     state = open_run(trained).state
@@ -340,16 +323,16 @@ def test_describe_counts_the_parameters_that_are_trained(file, trained, capsys):
         ("evals.retrieval.data.source.path=nosuch/test.npz", "nosuch/test.npz, found that"),
     ],
 )
-def test_what_does_not_fit_is_one_message_before_any_step(override, message, file, tmp_path, capsys):
+def test_unfitting_field_gives_one_message_before_any_step(override, message, file, tmp_path, capsys):
     assert main(["train", str(file), override, "--run-dir", str(tmp_path / "run")]) == 2
     printed = capsys.readouterr().err
     assert message in printed and "Traceback" not in printed and "0/4" not in printed
-    # The folder stays free for the command put right.
+    # The corrected command can claim the folder.
     RunFolder.claim(tmp_path / "run", "Experiment()\n").close()
 
 
 def test_too_many_bad_examples_stop_the_run(tmp_path, capsys):
-    file = tiny.write(tmp_path, replace=SMALL)
+    file = tiny.write(tmp_path, replace=REPLACEMENTS)
     arrays = dict(np.load(tmp_path / "colours.npz"))
     arrays["text"][3] = "   "
     np.savez(tmp_path / "colours.npz", **arrays)
@@ -359,7 +342,7 @@ def test_too_many_bad_examples_stop_the_run(tmp_path, capsys):
     assert "\n  3: " in printed or "colours.npz" in printed.split("The first:")[1]
 
 
-def test_resume_counts_bad_examples_as_if_it_had_not_stopped(file):
-    feed = loop.TrainInput(loop.Session.of(load(file)), first_step=3, num_bad=2)
-    feed.close()
-    assert (feed.counter.num_bad, feed.counter.num_rows) == (2, 24)
+def test_resume_restores_the_count_of_bad_examples(file):
+    train_input = loop.TrainInput(loop.Session.of(load(file)), first_step=3, num_bad=2)
+    train_input.close()
+    assert (train_input.counter.num_bad, train_input.counter.num_rows) == (2, 24)

@@ -1,7 +1,6 @@
-"""A step that is not finite: it stops the run, is skipped, or is left behind; never for ever, and exactly."""
+"""A non-finite step stops the run, is skipped, or causes a rollback, as `on_nonfinite` says."""
 
 import dataclasses
-import json
 import os
 import signal
 from pathlib import Path
@@ -19,253 +18,235 @@ from mmjax.run import loop, rollback
 from mmjax.sharding import MeshShape
 from mmjax.train import metrics, nonfinite
 
-pytestmark = pytest.mark.once
+pytestmark = [pytest.mark.once, pytest.mark.usefixtures("compilation_cache")]
 
-# Dropout and accumulation: what a skipped step must leave alone, and the key that must go on.
-CHANGES = {
-    "mlp_width=2 * WIDTH)": "mlp_width=2 * WIDTH, dropout=0.2, scan=False)",
-    "trunk(depth=2)": "trunk()",
-    "peak_learning_rate=1e-3": "peak_learning_rate=1e-2, accumulation_steps=2",
-    'evals={{"retrieval": evals.Retrieval(data=dataset(), heads=("image", "text"), batch_size=8)}},': "",
-}
+# A skipped step must leave the accumulated gradients and the key of dropout unchanged.
+REPLACEMENTS = tiny.DROPOUT | tiny.ACCUMULATION | tiny.NO_EVALS
 NUM_STEPS, SAVE_EVERY = 10, 3
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
-    """A folder of compiled programs."""
-    yield from tiny.compilation_cache(tmp_path_factory.mktemp("compiled"))
+@pytest.fixture(scope="module")
+def programs() -> tiny.SharedPrograms:
+    return tiny.SharedPrograms()
 
 
 @pytest.fixture(scope="module")
-def traced() -> tiny.Traced:
-    """What runs share."""
-    return tiny.Traced()
-
-
-@pytest.fixture(scope="module")
-def setup(tmp_path_factory, traced) -> loop.Session:
-    """Of one device."""
+def session(tmp_path_factory, programs) -> loop.Session:
+    """The experiment on one device."""
     overrides = [f"num_steps={NUM_STEPS}", f"save_every={SAVE_EVERY}", "log_every=2", "max_to_keep=1"]
-    experiment = load(tiny.write(tmp_path_factory.mktemp("data"), replace=CHANGES), overrides)
-    return traced.setup(experiment, jax.devices()[:1])
+    experiment = load(tiny.write(tmp_path_factory.mktemp("data"), replace=REPLACEMENTS), overrides)
+    return programs.session(experiment, jax.devices()[:1])
 
 
 @pytest.fixture
-def bad(traced, monkeypatch) -> set[int]:
-    """Steps whose pictures are no numbers; also lets runs share what was compiled."""
+def bad_steps(programs, monkeypatch) -> set[int]:
+    """Steps whose images are NaN; tests add to it. Runs also share compiled programs."""
     steps: set[int] = set()
-    traced.install(monkeypatch)
+    programs.install(monkeypatch)
 
-    def begin(feed, setup, first_step, num_bad, init=loop.TrainInput.__init__):
-        init(feed, setup, first_step, num_bad)
-        feed.step = first_step
+    def init_with_step(train_input, session, first_step, num_bad, init=loop.TrainInput.__init__):
+        init(train_input, session, first_step, num_bad)
+        train_input.step = first_step
 
-    def poisoned(feed, wait=loop.TrainInput.next):
-        feed.step += 1
-        batch, waited = wait(feed)
-        return poison(batch) if feed.step in steps else batch, waited
+    def next_with_nan(train_input, next_batch=loop.TrainInput.next):
+        train_input.step += 1
+        batch, waited = next_batch(train_input)
+        return with_nan(batch) if train_input.step in steps else batch, waited
 
-    monkeypatch.setattr(loop.TrainInput, "__init__", begin)
-    monkeypatch.setattr(loop.TrainInput, "next", poisoned)
+    monkeypatch.setattr(loop.TrainInput, "__init__", init_with_step)
+    monkeypatch.setattr(loop.TrainInput, "next", next_with_nan)
     return steps
 
 
-def poison(batch):
+def with_nan(batch):
     return batch | {"image": batch["image"].replace(pixels=batch["image"].pixels * np.nan)}
 
 
 @pytest.fixture
-def experiment(setup) -> Experiment:
-    return setup.experiment
+def experiment(session) -> Experiment:
+    return session.experiment
 
 
 def run(experiment: Experiment, run_dir: Path, **changes) -> None:
-    """On one device."""
+    """Trains on one device with other fields of the experiment."""
     loop.run(dataclasses.replace(experiment, **changes), run_dir, devices=jax.devices()[:1])
 
 
-def trajectory(setup, steps, skip_nonfinite: bool):
-    """The state after exactly these steps' data: what a run must come to."""
-    parts = setup.learner, setup.optimizer, setup.abstract, setup.mesh, setup.experiment.rules
+def train_on(session, steps, skip_nonfinite: bool):
+    """The state after training on the batches of exactly these steps."""
+    parts = session.learner, session.optimizer, session.abstract, session.mesh, session.experiment.rules
     step_function = train.jit_step(*parts, skip_nonfinite=skip_nonfinite)
-    state = setup.new_state()
+    state = session.new_state()
     for step in steps:
-        feed = loop.TrainInput(setup, step - 1, 0)
-        batch, _ = feed.next()
-        feed.close()
-        state, _ = step_function(at(state, step - 1), batch)
+        state, _ = step_function(with_step(state, step - 1), batch_of(session, step))
     return state
 
 
-def at(state, step: int):
-    """The state at another position."""
+def batch_of(session, step: int):
+    train_input = loop.TrainInput(session, step - 1, 0)
+    batch, _ = train_input.next()
+    train_input.close()
+    return batch
+
+
+def with_step(state, step: int):
     return state.replace(step=jax.device_put(np.int32(step), state.step.sharding))
 
 
-def saved(run_dir: Path, step: int | None = None) -> dict[str, np.ndarray]:
-    checkpoints = Checkpoints(run_dir / "checkpoints", read_only=True)
-    arrays = named(checkpoints.restore_arrays(step))
-    checkpoints.close()
-    return arrays
-
-
-def named(state) -> dict[str, np.ndarray]:
-    """{path: array}, the optimizer's named tuples as the dicts that a checkpoint makes of them."""
-    leaves = jax.tree.leaves_with_path(state)
-    name = lambda path: jax.tree_util.keystr(path, simple=True, separator="/")  # noqa: E731
-    return {name(path): np.asarray(leaf) for path, leaf in leaves}
-
-
-def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
-    """To the bit."""
-    assert found.keys() == expected.keys() and any("/nu/" in name for name in found)
-    assert [name for name in found if found[name].tobytes() != expected[name].tobytes()] == []
-
-
-def rows_of(run_dir: Path) -> list[dict]:
-    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+def read_metrics(run_dir: Path) -> list[dict]:
+    return tiny.read_jsonl(run_dir / "metrics.jsonl")
 
 
 @pytest.mark.parametrize("mesh, rules", [({}, "REPLICATED"), ({"data": 1, "fsdp": 4}, "FSDP")])
-def test_a_skipped_step_changes_nothing_but_the_step(setup, traced, monkeypatch, mesh, rules):
-    """Decided on the device: the compiled step takes the poisoned batch and keeps the state's bits."""
-    e = dataclasses.replace(setup.experiment, mesh=MeshShape(**mesh), rules=getattr(sharding, rules))
-    traced.install(monkeypatch)
-    setup = traced.setup(e, jax.devices()[: 4 if mesh else 1])
-    step = traced.step(
-        setup.learner, setup.optimizer, setup.abstract, setup.mesh, e.rules, skip_nonfinite=True
+def test_skipped_step_changes_only_the_step_number(session, programs, monkeypatch, mesh, rules):
+    e = dataclasses.replace(session.experiment, mesh=MeshShape(**mesh), rules=getattr(sharding, rules))
+    programs.install(monkeypatch)
+    session = programs.session(e, jax.devices()[: 4 if mesh else 1])
+    step = programs.step(
+        session.learner, session.optimizer, session.abstract, session.mesh, e.rules, skip_nonfinite=True
     )
-    state = trajectory(setup, [1], True)  # half of an update is accumulated
-    before = named(state)
-    feed = loop.TrainInput(setup, 1, 0)
-    batch, _ = feed.next()
-    feed.close()
-    after, told = step(state, poison(batch))
-    assert float(told["skipped"]) == 1.0 and not np.isfinite(told["loss"])
-    assert_same(named(after) | {"step": before["step"]}, before)
+    state = train_on(session, [1], True)  # half of an update is accumulated
+    before = tiny.arrays_by_path(state)
+    batch = batch_of(session, 2)
+    after, logged = step(state, with_nan(batch))
+    assert float(logged["skipped"]) == 1.0 and not np.isfinite(logged["loss"])
+    tiny.assert_same_state(tiny.arrays_by_path(after) | {"step": before["step"]}, before)
     assert int(after.step) == 2
-    further, told = step(after, batch)
-    assert float(told["skipped"]) == 0.0 and np.isfinite(told["update_norm"])
-    assert int(further.step) == 3 and named(further)["key"].tobytes() == before["key"].tobytes()
+    last, logged = step(after, batch)
+    assert float(logged["skipped"]) == 0.0 and np.isfinite(logged["update_norm"])
+    assert int(last.step) == 3 and tiny.arrays_by_path(last)["key"].tobytes() == before["key"].tobytes()
 
 
-def test_skip_goes_on_without_the_bad_steps(setup, bad, experiment, tmp_path, record_property):
-    bad |= {4, 7, 8}
+def test_skip_equals_training_without_the_bad_steps(
+    session, bad_steps, experiment, tmp_path, record_property
+):
+    bad_steps |= {4, 7, 8}
     run(experiment, tmp_path / "run", on_nonfinite="skip")
-    good = [step for step in range(1, NUM_STEPS + 1) if step not in bad]
-    expected = at(trajectory(setup, good, True), NUM_STEPS)
-    assert_same(saved(tmp_path / "run"), named(expected))
+    good = [step for step in range(1, NUM_STEPS + 1) if step not in bad_steps]
+    expected = with_step(train_on(session, good, True), NUM_STEPS)
+    tiny.assert_same_state(tiny.read_state(tmp_path / "run"), tiny.arrays_by_path(expected))
 
-    rows = {row["step"]: row for row in rows_of(tmp_path / "run")}
+    rows = {row["step"]: row for row in read_metrics(tmp_path / "run")}
     assert {step: row["skipped_steps"] for step, row in rows.items()} == {
         1: 0, 2: 0, 3: 0, 4: 1, 6: 1, 8: 3, 9: 3, 10: 3
     }  # fmt: skip
-    assert rows[4]["loss"] is None and rows[8]["loss"] is None  # nothing but bad steps since the line before
+    assert rows[4]["loss"] is None and rows[8]["loss"] is None  # all steps since the row before were bad
     assert all(rows[step]["loss"] > 0 for step in (1, 2, 3, 6, 9, 10))
-    # The schedule counts updates: a skipped step is none.
+    # The schedule counts updates, and a skipped step makes none.
     assert rows[10]["learning_rate"] == experiment.optimizer.learning_rate(NUM_STEPS, 10 - 1 - 3)
-    tiny.record(record_property, "a step that is not finite: skip", 3, "that step's update")
+    tiny.record_fault(record_property, "a step that is not finite: skip", 3, "that step's update")
 
 
-def test_skips_are_counted_over_a_restart(bad, experiment, tmp_path, monkeypatch):
-    bad |= {2, 5, 9}
-    run(experiment, tmp_path / "never_stopped", on_nonfinite="skip")
+def test_count_of_skipped_steps_survives_a_resume(bad_steps, experiment, tmp_path, monkeypatch):
+    bad_steps |= {2, 5, 9}
+    run(experiment, tmp_path / "uninterrupted", on_nonfinite="skip")
     with monkeypatch.context() as patch:
         patch.setattr(loop.TrainInput, "next", signal_at(6))
         with pytest.raises(Interrupted, match="after step 6, which is saved"):
-            run(experiment, tmp_path / "stopped", on_nonfinite="skip")
-    run(experiment, tmp_path / "stopped", on_nonfinite="skip")
-    assert_same(saved(tmp_path / "stopped"), saved(tmp_path / "never_stopped"))
-    assert rows_of(tmp_path / "stopped")[-1]["skipped_steps"] == 3
+            run(experiment, tmp_path / "interrupted", on_nonfinite="skip")
+    run(experiment, tmp_path / "interrupted", on_nonfinite="skip")
+    tiny.assert_same_state(
+        tiny.read_state(tmp_path / "interrupted"), tiny.read_state(tmp_path / "uninterrupted")
+    )
+    assert read_metrics(tmp_path / "interrupted")[-1]["skipped_steps"] == 3
 
 
 def signal_at(step: int):
-    """A TrainInput.next after which SIGTERM comes, once the feed has given that step's batch."""
+    """A replacement of TrainInput.next that sends SIGTERM after it has read the batch of `step`."""
 
-    def following(feed, wait=loop.TrainInput.next):
-        found = wait(feed)
-        if feed.step == step:
+    def next_with_signal(train_input, next_batch=loop.TrainInput.next):
+        batch_and_wait = next_batch(train_input)
+        if train_input.step == step:
             os.kill(os.getpid(), signal.SIGTERM)
-        return found
+        return batch_and_wait
 
-    return following
+    return next_with_signal
 
 
-def test_skipping_for_ever_stops(bad, experiment, tmp_path, monkeypatch):
+def test_too_many_consecutive_skips_stop_the_run(bad_steps, experiment, tmp_path, monkeypatch):
     monkeypatch.setattr(nonfinite, "MAX_CONSECUTIVE_SKIPS", 3)
-    bad |= {2, 3, 5, 6, 7, 8}
+    bad_steps |= {2, 3, 5, 6, 7, 8}
     with pytest.raises(NonFiniteError, match="step 7: the last 3 steps were all skipped, because none was"):
         run(experiment, tmp_path / "run", on_nonfinite="skip")
-    assert saved(tmp_path / "run")["step"] == 6
+    assert tiny.read_state(tmp_path / "run")["step"] == 6
 
 
-def test_what_skipping_cannot_mend_stops():
-    """A finite gradient whose update is not: the parameters are lost, and no step was skipped."""
+def test_non_finite_update_of_a_finite_gradient_stops_the_run():
+    """Such a step is not skipped, so its parameters are non-finite."""
     meter = metrics.Meter(batch_size=1, flops_per_step=1.0)
     meter.add({"loss": 1.0, "grad_norm": 1.0, "update_norm": np.inf, "skipped": 0.0}, 0.0)
     with pytest.raises(NonFiniteError, match="step 3: update_norm is inf"):
         meter.read(3)
 
 
-# The bad steps, and from which steps' data the final state must come: to which checkpoint each goes back.
+# {case: (bad steps, steps that the final state is trained on, [(bad step, step of the restored checkpoint)])}
 ROLLBACKS = {
     "after a checkpoint": ({5}, [1, 2, 3, 6, 7, 8, 9, 10], [(5, 3)]),
     "before the first checkpoint": ({2}, [3, 4, 5, 6, 7, 8, 9, 10], [(2, 0)]),
     "at the step of a checkpoint": ({6}, [1, 2, 3, 7, 8, 9, 10], [(6, 3)]),
-    "two in one line of the log": ({7, 8}, [1, 2, 3, 4, 5, 6, 9, 10], [(7, 6), (8, 6)]),
+    "two between log lines": ({7, 8}, [1, 2, 3, 4, 5, 6, 9, 10], [(7, 6), (8, 6)]),
     "twice": ({5, 10}, [1, 2, 3, 6, 7, 8, 9], [(5, 3), (10, 9)]),
     "at the first step": ({1}, [2, 3, 4, 5, 6, 7, 8, 9, 10], [(1, 0)]),
 }
 
 
 @pytest.mark.parametrize("name", ROLLBACKS)
-def test_rollback_goes_on_behind_the_bad_step(setup, bad, experiment, tmp_path, name, record_property):
-    poisoned, steps, returns = ROLLBACKS[name]
-    bad |= poisoned
+def test_rollback_equals_training_without_the_discarded_steps(
+    session, bad_steps, experiment, tmp_path, name, record_property
+):
+    case_bad_steps, steps, rollbacks = ROLLBACKS[name]
+    bad_steps |= case_bad_steps
     run_dir = tmp_path / "run"
     run(experiment, run_dir, on_nonfinite="rollback")
-    bad.clear()
-    assert_same(saved(run_dir), named(at(trajectory(setup, steps, False), NUM_STEPS)))
-    rows = rows_of(run_dir)
-    assert [(row["step"], row["rolled_back_to"]) for row in rows if "rolled_back_to" in row] == returns
-    assert rows[-1]["rollbacks"] == len(returns)
+    bad_steps.clear()
+    tiny.assert_same_state(
+        tiny.read_state(run_dir), tiny.arrays_by_path(with_step(train_on(session, steps, False), NUM_STEPS))
+    )
+    rows = read_metrics(run_dir)
+    assert [(row["step"], row["rolled_back_to"]) for row in rows if "rolled_back_to" in row] == rollbacks
+    assert rows[-1]["rollbacks"] == len(rollbacks)
     assert rows[-1]["skipped_steps"] == NUM_STEPS - len(steps)
     assert rows == sorted(rows, key=lambda row: row["step"])
-    if 10 not in poisoned:
-        taken = len(steps) - 1  # before the last
-        assert rows[-1]["learning_rate"] == experiment.optimizer.learning_rate(NUM_STEPS, taken)
-    lost = "the updates since the checkpoint, as meant"
-    tiny.record(record_property, "a step that is not finite: rollback", len(returns), lost)
+    if 10 not in case_bad_steps:
+        num_updates = len(steps) - 1  # before the last step
+        assert rows[-1]["learning_rate"] == experiment.optimizer.learning_rate(NUM_STEPS, num_updates)
+    lost = "the updates since the checkpoint, as intended"
+    tiny.record_fault(record_property, "a step that is not finite: rollback", len(rollbacks), lost)
 
 
-def test_rollback_is_the_same_for_a_run_that_was_stopped_on_the_way(bad, experiment, tmp_path, monkeypatch):
-    """What a signal saved lies nearer to the bad step, and max_to_keep=1 would have let go of the other."""
-    rolling = dict(on_nonfinite="rollback", save_every=4)
-    bad.add(7)
-    run(experiment, tmp_path / "never_stopped", **rolling)
+def test_rollback_of_an_interrupted_run_equals_that_of_an_uninterrupted_run(
+    bad_steps, experiment, tmp_path, monkeypatch
+):
+    """The signals save newer checkpoints. With max_to_keep=1 they must not replace the one to restore."""
+    rollback_options = dict(on_nonfinite="rollback", save_every=4)
+    bad_steps.add(7)
+    run(experiment, tmp_path / "uninterrupted", **rollback_options)
     for step in (2, 5, 6):
         with monkeypatch.context() as patch:
             patch.setattr(loop.TrainInput, "next", signal_at(step))
             with pytest.raises(Interrupted):
-                run(experiment, tmp_path / "stopped", **rolling)
-    run(experiment, tmp_path / "stopped", **rolling)
-    assert_same(saved(tmp_path / "stopped"), saved(tmp_path / "never_stopped"))
+                run(experiment, tmp_path / "interrupted", **rollback_options)
+    run(experiment, tmp_path / "interrupted", **rollback_options)
+    tiny.assert_same_state(
+        tiny.read_state(tmp_path / "interrupted"), tiny.read_state(tmp_path / "uninterrupted")
+    )
     for name in ("skipped_steps", "rollbacks", "learning_rate", "loss"):
-        last = [rows_of(tmp_path / d)[-1][name] for d in ("stopped", "never_stopped")]
+        last = [read_metrics(tmp_path / d)[-1][name] for d in ("interrupted", "uninterrupted")]
         assert last[0] == last[1], name
 
 
-@pytest.mark.parametrize("moment", ["before the new checkpoint", "after it"])
-def test_rollback_is_the_same_after_a_kill_in_its_midst(bad, experiment, tmp_path, monkeypatch, moment):
-    rolling = dict(on_nonfinite="rollback")
-    bad.add(5)
-    run(experiment, tmp_path / "never_killed", **rolling)
+@pytest.mark.parametrize("moment", ["before the new checkpoint", "after the new checkpoint"])
+def test_rollback_after_a_kill_within_a_rollback_equals_one_without(
+    bad_steps, experiment, tmp_path, monkeypatch, moment
+):
+    rollback_options = dict(on_nonfinite="rollback")
+    bad_steps.add(5)
+    run(experiment, tmp_path / "not_killed", **rollback_options)
 
     class Killed(BaseException):
-        """What nothing catches."""
+        """Not an Exception, so that no handler catches it."""
 
-    def die(checkpoints, step, state, save=Checkpoints.save):
+    def save_and_die(checkpoints, step, state, save=Checkpoints.save):
         if step == 5 and moment == "before the new checkpoint":
             raise Killed
         save(checkpoints, step, state)
@@ -274,40 +255,41 @@ def test_rollback_is_the_same_after_a_kill_in_its_midst(bad, experiment, tmp_pat
             raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(Checkpoints, "save", die)
+        patch.setattr(Checkpoints, "save", save_and_die)
         with pytest.raises(Killed):
-            run(experiment, tmp_path / "killed", **rolling)
-    run(experiment, tmp_path / "killed", **rolling)
-    assert_same(saved(tmp_path / "killed"), saved(tmp_path / "never_killed"))
-    assert rows_of(tmp_path / "killed")[-1]["rollbacks"] == 1
+            run(experiment, tmp_path / "killed", **rollback_options)
+    run(experiment, tmp_path / "killed", **rollback_options)
+    tiny.assert_same_state(tiny.read_state(tmp_path / "killed"), tiny.read_state(tmp_path / "not_killed"))
+    assert read_metrics(tmp_path / "killed")[-1]["rollbacks"] == 1
 
 
-def test_rolling_back_for_ever_stops(bad, experiment, tmp_path):
-    bad |= set(range(5, 11))
-    rolling = dict(on_nonfinite="rollback")
-    for _ in range(2):  # a restart does not begin to count anew
+def test_too_many_consecutive_rollbacks_stop_the_run(bad_steps, experiment, tmp_path):
+    bad_steps |= set(range(5, 11))
+    rollback_options = dict(on_nonfinite="rollback")
+    for _ in range(2):  # a resume continues the count
         with pytest.raises(
             NonFiniteError, match="rolled back 3 times in a row without success: step 8: objective"
         ):
-            run(experiment, tmp_path / "run", **rolling)
-        rows = rows_of(tmp_path / "run")
+            run(experiment, tmp_path / "run", **rollback_options)
+        rows = read_metrics(tmp_path / "run")
         assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6, 7]
-        assert all(np.isfinite(leaf).all() for leaf in saved(tmp_path / "run").values())
+        assert all(np.isfinite(leaf).all() for leaf in tiny.read_state(tmp_path / "run").values())
 
 
-def test_rollback_needs_a_checkpoint(bad, experiment, tmp_path, monkeypatch):
-    bad.add(5)
+def test_rollback_without_a_checkpoint_is_refused(bad_steps, experiment, tmp_path, monkeypatch):
+    bad_steps.add(5)
     monkeypatch.setattr(rollback.Checkpoints, "restore", lambda *_, **__: None)
     with pytest.raises(NonFiniteError, match="no checkpoint at or before step 3 to roll back to: step 5"):
         run(experiment, tmp_path / "run", on_nonfinite="rollback")
 
 
-def test_stop_is_the_default(bad, experiment, tmp_path, record_property):
-    bad.add(5)
+def test_stop_is_the_default_and_the_run_can_resume_with_rollback(
+    bad_steps, experiment, tmp_path, record_property
+):
+    bad_steps.add(5)
     with pytest.raises(NonFiniteError, match="step 5: objective 'pairs' is nan") as stopped:
         run(experiment, tmp_path / "run")
-    assert stopped.value.step == 5 and saved(tmp_path / "run")["step"] == 3
-    tiny.record(record_property, "a step that is not finite: stop (exit 3)", 1)
-    # The same folder goes on in another way.
+    assert stopped.value.step == 5 and tiny.read_state(tmp_path / "run")["step"] == 3
+    tiny.record_fault(record_property, "a step that is not finite: stop (exit 3)", 1)
     run(experiment, tmp_path / "run", on_nonfinite="rollback")
-    assert rows_of(tmp_path / "run")[-1]["rollbacks"] == 1
+    assert read_metrics(tmp_path / "run")[-1]["rollbacks"] == 1

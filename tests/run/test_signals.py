@@ -1,4 +1,4 @@
-"""A signal asks, once; the second acts; what was there before comes back."""
+"""The first signal requests a stop, the second acts immediately, and earlier handlers are restored."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ from mmjax.run.signals import StopSignal
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signal_is_noted_and_obeyed_when_asked(number, capfd):
+def test_first_signal_sets_requested_and_end_raises(number, capfd):
     before = signal.getsignal(number)
     with StopSignal() as stop:
         assert not stop.requested
@@ -28,36 +28,36 @@ def test_signal_is_noted_and_obeyed_when_asked(number, capfd):
     assert signal.getsignal(number) is before
 
 
-def test_a_stop_that_another_process_asked_for_names_no_signal():
+def test_stop_requested_by_another_process_names_no_signal():
     with pytest.raises(Interrupted, match="stopped by another process after step 3"):
         StopSignal().end("after step 3")
 
 
-def test_second_signal_acts_at_once():
-    """In a process of its own: SIGTERM's default action ends it."""
+def test_second_signal_acts_immediately():
+    """Runs in a subprocess, which the default action of SIGTERM ends."""
     script = """
         import os, signal
         from mmjax.run.signals import StopSignal
         with StopSignal():
             os.kill(os.getpid(), signal.SIGTERM)
-            print("survived one", flush=True)
+            print("survived the first", flush=True)
             os.kill(os.getpid(), signal.SIGTERM)
-            print("survived two", flush=True)
+            print("survived the second", flush=True)
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True)
     assert done.returncode == -signal.SIGTERM
-    assert done.stdout == "survived one\n"
+    assert done.stdout == "survived the first\n"
 
 
-def test_outside_the_main_thread_signals_are_left_alone():
+def test_outside_the_main_thread_handlers_stay_unchanged():
     """A notebook or a server may run training in a thread."""
-    before, seen = signal.getsignal(signal.SIGTERM), []
+    before, found = signal.getsignal(signal.SIGTERM), []
 
     def work():
         with StopSignal() as stop:
-            seen.append((signal.getsignal(signal.SIGTERM), stop.requested))
+            found.append((signal.getsignal(signal.SIGTERM), stop.requested))
 
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    assert seen == [(before, False)]
+    assert found == [(before, False)]
