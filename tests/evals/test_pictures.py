@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from fakes import RandomEmbedder, dataset
+from fakes import NAMES, RandomEmbedder, dataset
 
 from mmjax.errors import InputError
 from mmjax.evals import MaskedWords, Retrieval, ZeroShot, features, pictures
@@ -21,9 +21,7 @@ def assert_png(path):
 
 @pytest.mark.parametrize("count", [7, 1])
 def test_sheets_and_matrices(tmp_path, count):
-    examples = dataset(
-        ("red fox", "blue whale", "green frog", "red fox", "black cat", "white owl", "red cat")[:count]
-    )
+    examples = dataset((*NAMES[:6], "red cat")[:count])
     result = Retrieval(data=examples, heads=("image", "text", "audio"), batch_size=4, num_shown=2)(
         RandomEmbedder()
     )
