@@ -23,7 +23,7 @@ name is as close. The same tower's last position finds names well from speech (R
 
 from pathlib import Path
 
-from mmjax import data, encoders, evals, fusion, heads, objectives, train, views
+from mmjax import data, encoders, evals, fusion, heads, objectives, training, views
 from mmjax.experiment import Experiment
 from mmjax.layers import Transformer
 from mmjax.model import MultimodalModel
@@ -104,8 +104,8 @@ def experiment() -> Experiment:
                 "caption", weight=2.0, view=views.DropStreams((("image", 0.3), ("audio", 0.3)))
             ),
         },
-        optimizer=train.AdamW(
-            peak_learning_rate=2e-3, schedule=train.Schedule(warmup_steps=100), weight_decay=0.1
+        optimizer=training.AdamW(
+            peak_learning_rate=2e-3, schedule=training.Schedule(warmup_steps=100), weight_decay=0.1
         ),
         evals={
             "unseen": evals.Captions(

@@ -21,7 +21,7 @@ more than the picture; the picture adds .02 and .01 to it there, and nothing to 
 
 from pathlib import Path
 
-from mmjax import data, encoders, evals, fusion, heads, objectives, train, views
+from mmjax import data, encoders, evals, fusion, heads, objectives, training, views
 from mmjax.experiment import Experiment
 from mmjax.layers import Recurrent
 from mmjax.model import MultimodalModel
@@ -94,8 +94,8 @@ def experiment() -> Experiment:
                 "keywords", labels="keywords", streams=("image",), weight=0.5, view=cut
             ),
         },
-        optimizer=train.AdamW(
-            peak_learning_rate=2e-3, schedule=train.Schedule(warmup_steps=60), weight_decay=0.05
+        optimizer=training.AdamW(
+            peak_learning_rate=2e-3, schedule=training.Schedule(warmup_steps=60), weight_decay=0.05
         ),
         evals={
             "category": evals.Classification(

@@ -20,7 +20,7 @@ cells most often. Detectors with a pretrained backbone do much better; this one 
 patches of 12 x 16 pixels, of which a platelet fills about one.
 """
 
-from mmjax import data, encoders, evals, fusion, heads, objectives, train, views
+from mmjax import data, encoders, evals, fusion, heads, objectives, training, views
 from mmjax.experiment import Experiment
 from mmjax.layers import Transformer
 from mmjax.model import MultimodalModel
@@ -69,8 +69,8 @@ def experiment() -> Experiment:
             },
         ),
         objectives={"boxes": objectives.Boxes("boxes", view=views.Flip())},
-        optimizer=train.AdamW(
-            peak_learning_rate=1e-3, schedule=train.Schedule(warmup_steps=100), weight_decay=0.05
+        optimizer=training.AdamW(
+            peak_learning_rate=1e-3, schedule=training.Schedule(warmup_steps=100), weight_decay=0.05
         ),
         evals={"boxes": evals.Boxes(data=cells("test"), train=cells("train"))},
         save_every=400,

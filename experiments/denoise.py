@@ -22,7 +22,7 @@ of one core). Nothing was tuned. The unigram knows each token's share of the tra
 The last two count the sentinels and the end, which are easy. 48,000 sentences are far from enough to write.
 """
 
-from mmjax import data, encoders, evals, fusion, heads, objectives, train, views
+from mmjax import data, encoders, evals, fusion, heads, objectives, training, views
 from mmjax.experiment import Experiment
 from mmjax.layers import Transformer
 from mmjax.model import MultimodalModel
@@ -89,8 +89,8 @@ def experiment() -> Experiment:
             "said": objectives.CausalLanguage("said", stream="target", view=corrupted),
             "rest": objectives.CausalLanguage("next", view=views.Prefix("text")),
         },
-        optimizer=train.AdamW(
-            peak_learning_rate=2e-3, schedule=train.Schedule(warmup_steps=150), weight_decay=0.05
+        optimizer=training.AdamW(
+            peak_learning_rate=2e-3, schedule=training.Schedule(warmup_steps=150), weight_decay=0.05
         ),
         evals={"test": evals.Losses(data=sentences("test"))},
         save_every=500,

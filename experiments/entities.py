@@ -18,7 +18,7 @@ takes 1:10 minutes of one core.
 4,000 pieces of words and hidden spans beside, it learns them by heart (F1 .040 on val, .029 on test).
 """
 
-from mmjax import data, encoders, evals, fusion, heads, objectives, train
+from mmjax import data, encoders, evals, fusion, heads, objectives, training
 from mmjax.experiment import Experiment
 from mmjax.layers import Transformer
 from mmjax.model import MultimodalModel
@@ -68,8 +68,8 @@ def experiment() -> Experiment:
             heads={"tags": heads.PositionClasses("text", num_classes=len(TAGS))},
         ),
         objectives={"tags": objectives.TokenClassification("tags")},
-        optimizer=train.AdamW(
-            peak_learning_rate=2e-3, schedule=train.Schedule(warmup_steps=100), weight_decay=0.1
+        optimizer=training.AdamW(
+            peak_learning_rate=2e-3, schedule=training.Schedule(warmup_steps=100), weight_decay=0.1
         ),
         evals={
             "val": evals.Tags(data=val, head="tags", train=known),

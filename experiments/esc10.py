@@ -18,7 +18,7 @@ cannot learn 238 clips by heart, is ahead. 400 steps at half the learning rate a
 .675; that was changed once, because the training loss was still falling, and not for the test clips' sake.
 """
 
-from mmjax import data, encoders, evals, fusion, heads, objectives, train, views
+from mmjax import data, encoders, evals, fusion, heads, objectives, training, views
 from mmjax.experiment import Experiment
 from mmjax.layers import Transformer
 from mmjax.model import MultimodalModel
@@ -86,8 +86,8 @@ def experiment() -> Experiment:
             ),
             "spectrogram": objectives.MaskedSpectrogram("spectrogram", "audio", MEL, FRAMES, view=hidden),
         },
-        optimizer=train.AdamW(
-            peak_learning_rate=2e-3, schedule=train.Schedule(warmup_steps=50), weight_decay=0.05
+        optimizer=training.AdamW(
+            peak_learning_rate=2e-3, schedule=training.Schedule(warmup_steps=50), weight_decay=0.05
         ),
         evals={
             "val": evals.Classification(data=clips("val"), head="sound", streams=("audio",)),

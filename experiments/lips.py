@@ -21,7 +21,7 @@ a designed subset, in which the other five words give the command away. The drop
 number of steps were chosen on these sentences, so the numbers are a little too good.
 """
 
-from mmjax import data, encoders, evals, fusion, heads, objectives, train, views
+from mmjax import data, encoders, evals, fusion, heads, objectives, training, views
 from mmjax.experiment import Experiment
 from mmjax.layers import Transformer
 from mmjax.model import MultimodalModel
@@ -109,8 +109,8 @@ def experiment() -> Experiment:
             "every_word": objectives.MaskedLanguage("words", view=without_some(every)),
             "some_words": objectives.MaskedLanguage("words", view=without_some(some)),
         },
-        optimizer=train.AdamW(
-            peak_learning_rate=2e-3, schedule=train.Schedule(warmup_steps=100), weight_decay=0.05
+        optimizer=training.AdamW(
+            peak_learning_rate=2e-3, schedule=training.Schedule(warmup_steps=100), weight_decay=0.05
         ),
         evals={
             "words": evals.MaskedWords(

@@ -20,7 +20,7 @@ seven) gains nothing from what is hidden. By its end the pixels' decoder explain
 patches are plain).
 """
 
-from mmjax import data, encoders, evals, fusion, heads, objectives, train, views
+from mmjax import data, encoders, evals, fusion, heads, objectives, training, views
 from mmjax.experiment import Experiment
 from mmjax.layers import Transformer
 from mmjax.model import MultimodalModel
@@ -91,8 +91,8 @@ def experiment() -> Experiment:
             "codes": objectives.MaskedCodes("guess", "codes", view=hidden),
             "quantiser": objectives.VectorQuantised("codes", "patches", PATCH, view=hidden),
         },
-        optimizer=train.AdamW(
-            peak_learning_rate=2e-3, schedule=train.Schedule(warmup_steps=50), weight_decay=0.05
+        optimizer=training.AdamW(
+            peak_learning_rate=2e-3, schedule=training.Schedule(warmup_steps=50), weight_decay=0.05
         ),
         evals={
             "val": evals.Classification(data=labelled("val"), head="digit", streams=("image",)),

@@ -15,7 +15,7 @@ was tuned. The linear models saw labels of both:
 | pictures (pupil)  | .937 / .950 |   [.907, .960]   |  .893  |   .100   |
 """
 
-from mmjax import data, encoders, evals, fusion, heads, objectives, train
+from mmjax import data, encoders, evals, fusion, heads, objectives, training
 from mmjax.experiment import Experiment
 from mmjax.layers import Transformer
 from mmjax.model import MultimodalModel
@@ -69,8 +69,8 @@ def experiment() -> Experiment:
             "heard": objectives.Classification("heard", streams=("audio",)),
             "seen": objectives.Distillation("seen", teacher="heard", streams=("image", "audio")),
         },
-        optimizer=train.AdamW(
-            peak_learning_rate=2e-3, schedule=train.Schedule(warmup_steps=80), weight_decay=0.05
+        optimizer=training.AdamW(
+            peak_learning_rate=2e-3, schedule=training.Schedule(warmup_steps=80), weight_decay=0.05
         ),
         evals={
             stream: evals.Classification(data=test, head=head, streams=(stream,), train=known)

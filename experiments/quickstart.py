@@ -26,7 +26,7 @@ Vocabulary, augmentation and weights were chosen on these concepts, so the numbe
 
 from pathlib import Path
 
-from mmjax import data, encoders, evals, fusion, heads, objectives, train, views
+from mmjax import data, encoders, evals, fusion, heads, objectives, training, views
 from mmjax.experiment import Experiment
 from mmjax.layers import Transformer
 from mmjax.model import MultimodalModel
@@ -124,8 +124,8 @@ def experiment() -> Experiment:
                 "follows", weight=0.5, view=views.SentencePairs("text", "keywords")
             ),
         },
-        optimizer=train.AdamW(
-            peak_learning_rate=2e-3, schedule=train.Schedule(warmup_steps=100), weight_decay=0.1
+        optimizer=training.AdamW(
+            peak_learning_rate=2e-3, schedule=training.Schedule(warmup_steps=100), weight_decay=0.1
         ),
         evals={
             "unseen_concepts": evals.Retrieval(data=test, heads=three, train=known),

@@ -18,7 +18,7 @@ Whole sentences right: .247 / .124 by frames, .449 / .146 by the decoder. Both s
 of the words given.
 """
 
-from mmjax import data, encoders, evals, fusion, heads, objectives, train
+from mmjax import data, encoders, evals, fusion, heads, objectives, training
 from mmjax.experiment import Experiment
 from mmjax.layers import Transformer
 from mmjax.model import MultimodalModel
@@ -87,8 +87,8 @@ def experiment() -> Experiment:
             "frames": objectives.CTC("frames"),
             "words": objectives.CausalLanguage("words"),
         },
-        optimizer=train.AdamW(
-            peak_learning_rate=2e-3, schedule=train.Schedule(warmup_steps=100), weight_decay=0.05
+        optimizer=training.AdamW(
+            peak_learning_rate=2e-3, schedule=training.Schedule(warmup_steps=100), weight_decay=0.05
         ),
         evals={
             "by_frames": evals.Transcripts(data=test, head="frames", train=known),

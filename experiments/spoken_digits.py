@@ -16,7 +16,7 @@ Measured on the 300 test recordings (CPU, 2026-11-22, library ~79de202), zero-sh
 1,000 steps gave .987 and .953 (seed 0).
 """
 
-from mmjax import data, encoders, evals, fusion, heads, objectives, train
+from mmjax import data, encoders, evals, fusion, heads, objectives, training
 from mmjax.experiment import Experiment
 from mmjax.layers import Transformer
 from mmjax.model import MultimodalModel
@@ -94,8 +94,8 @@ def experiment() -> Experiment:
             "image_text": objectives.InfoNCE("image", "text", match_by="text"),
             "audio_image": objectives.InfoNCE("audio", "image", match_by="text"),
         },
-        optimizer=train.AdamW(
-            peak_learning_rate=2e-3, schedule=train.Schedule(warmup_steps=100), weight_decay=0.05
+        optimizer=training.AdamW(
+            peak_learning_rate=2e-3, schedule=training.Schedule(warmup_steps=100), weight_decay=0.05
         ),
         evals={
             "words": evals.ZeroShot(

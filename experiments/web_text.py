@@ -15,7 +15,7 @@ Measured on the test documents (seed 0 / seed 1; CPU, 2026-11-22, library ~79de2
 A small model on 200,000 words learns which words are likely, and next to nothing about what follows.
 """
 
-from mmjax import data, encoders, evals, fusion, heads, objectives, train, views
+from mmjax import data, encoders, evals, fusion, heads, objectives, training, views
 from mmjax.experiment import Experiment
 from mmjax.layers import Transformer
 from mmjax.model import MultimodalModel
@@ -73,8 +73,8 @@ def experiment() -> Experiment:
             "masked_words": objectives.MaskedLanguage("words", view=masked_pair),
             "next_sentence": objectives.NextSentence("follows", view=masked_pair),
         },
-        optimizer=train.AdamW(
-            peak_learning_rate=1e-3, schedule=train.Schedule(warmup_steps=200), weight_decay=0.05
+        optimizer=training.AdamW(
+            peak_learning_rate=1e-3, schedule=training.Schedule(warmup_steps=200), weight_decay=0.05
         ),
         evals={
             "next_sentence": evals.NextSentence(data=test, view=pair),

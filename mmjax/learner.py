@@ -15,7 +15,7 @@ from mmjax.views import Identity, View
 
 
 class Learner(nn.Module):
-    """Computes the losses of all objectives, and encodes each distinct input once, however many share it.
+    """Computes the losses of all objectives. Each distinct input is encoded once, however many share it.
 
     objectives: {name: objective}.
     balance: how a train step combines their losses into one update (see `train/gradients.py`).

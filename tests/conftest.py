@@ -45,7 +45,7 @@ CHECKED = (
     "objectives",
     "learner",
     "sharding",
-    "train",
+    "training",
 )
 install_import_hook([f"mmjax.{name}" for name in CHECKED], "beartype.beartype")
 

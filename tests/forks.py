@@ -1,9 +1,9 @@
-"""Starts `mmjax` in processes that have imported everything already, and ends them at chosen moments.
+"""Runs `mmjax` in forks of a process that has imported everything, and kills them at chosen moments.
 
-    Forks(environment).run(["train", ...], die_at=17)
+    Forks(environment, log_folder).run(["train", ...], run_dir, die_at=17)
 
-A fork of a process that has imported JAX but has not started it costs the start of a run and not its imports.
-The parent is a process of its own: one in which tests have used devices must not be forked.
+A fork saves the time of the imports. The parent is a new process, which has not started JAX: a process whose
+tests have used devices must not be forked.
 """
 
 import json
@@ -17,12 +17,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-# What Python tells of files being made, renamed and deleted: between any two of these a run may die.
+# Audit events of file operations. A run may be killed before each of them.
 OPERATIONS = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate")
 
 
 class Forks:
-    """The parent, seen from the tests."""
+    """Starts the parent process and sends it requests."""
 
     def __init__(self, environment: dict[str, str], log: Path) -> None:
         self.log = log
@@ -35,37 +35,39 @@ class Forks:
     def start(
         self, arguments: list[Any], run_dir: Path, die_at: int | None = None, file_limit: int | None = None
     ) -> int:
-        """Starts ``mmjax`` with these arguments; returns the process id.
+        """Starts `mmjax` with these arguments; returns the process id.
 
-        die_at: kill -9 at the so manieth operation on files below run_dir; counted in every thread.
-        file_limit: no file may become larger than so many bytes.
+        Args:
+          die_at: the number of the file operation below `run_dir`, in any thread, at which the process dies
+            by SIGKILL.
+          file_limit: the largest size of a file, in bytes.
         """
-        order = {"arguments": [str(a) for a in arguments], "run_dir": str(run_dir)}
-        return self._ask(order | {"die_at": die_at, "file_limit": file_limit})["pid"]
+        request = {"arguments": [str(a) for a in arguments], "run_dir": str(run_dir)}
+        return self._ask(request | {"die_at": die_at, "file_limit": file_limit})["pid"]
 
     def wait(self, pid: int) -> tuple[int, int, str]:
-        """(exit code, or minus the signal that ended it; operations on files; what it printed)."""
+        """(exit code, or minus the signal that ended it; number of file operations; output)."""
         end = self._ask({"wait": pid})
         return end["code"], end["operations"], (self.log / str(pid)).read_text(errors="replace")
 
     def run(self, arguments: list[Any], run_dir: Path, **limits: int) -> tuple[int, int, str]:
-        """Starts and waits."""
+        """Starts a process and waits for it."""
         return self.wait(self.start(arguments, run_dir, **limits))
 
     def close(self) -> None:
         """Ends the parent, which has no children left."""
         self._process.communicate(timeout=60)
 
-    def _ask(self, order: dict) -> dict:
+    def _ask(self, request: dict) -> dict:
         assert self._process.stdin and self._process.stdout
-        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         return json.loads(self._process.stdout.readline())
 
 
 def kill_while_saving(pid: int, run_dir: Path, delay: float) -> bool:
-    """kill -9 so many seconds after the process began to save; False if it was not seen to."""
-    before = set(run_dir.glob("checkpoints/*.orbax-checkpoint-tmp"))  # what an earlier kill has left
+    """Kills a process `delay` seconds after it starts to save; False if it ended before it saved."""
+    before = set(run_dir.glob("checkpoints/*.orbax-checkpoint-tmp"))  # left by an earlier kill
     while not _ended(pid):
         if set(run_dir.glob("checkpoints/*.orbax-checkpoint-tmp")) - before:
             time.sleep(delay)
@@ -76,7 +78,7 @@ def kill_while_saving(pid: int, run_dir: Path, delay: float) -> bool:
 
 
 def _ended(pid: int) -> bool:
-    """Whether a process has ended; its parent has not asked yet."""
+    """Whether a process is a zombie: it has ended, and its parent has not waited for it yet."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
 
 
@@ -87,42 +89,42 @@ def _serve(log: Path) -> None:
 
     counters: dict[int, mmap.mmap] = {}
     for line in sys.stdin:
-        order = json.loads(line)
-        if "wait" in order:
-            _, status = os.waitpid(order["wait"], 0)
-            operations = int.from_bytes(counters[order["wait"]][:8], "little")
+        request = json.loads(line)
+        if "wait" in request:
+            _, status = os.waitpid(request["wait"], 0)
+            operations = int.from_bytes(counters[request["wait"]][:8], "little")
             answer = {"code": os.waitstatus_to_exitcode(status), "operations": operations}
         else:
             counter = mmap.mmap(-1, 8)  # shared with the child
             pid = os.fork()
             if not pid:
-                _child(main.main, order, counter, log)
+                _child(main.main, request, counter, log)
             counters[pid] = counter
             answer = {"pid": pid}
         print(json.dumps(answer), flush=True)
 
 
-def _child(main, order: dict, counter: mmap.mmap, log: Path) -> None:
+def _child(main, request: dict, counter: mmap.mmap, log: Path) -> None:
     stream = os.open(log / str(os.getpid()), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(stream, 1)
     os.dup2(stream, 2)
-    below, count = order["run_dir"], 0
+    run_dir, count = request["run_dir"], 0
 
     def watch(event: str, arguments: tuple) -> None:
         nonlocal count
-        if event not in OPERATIONS or not str(arguments[0]).startswith(below):
+        if event not in OPERATIONS or not str(arguments[0]).startswith(run_dir):
             return
         count += 1
         counter[:8] = count.to_bytes(8, "little")
-        if count == order["die_at"]:
+        if count == request["die_at"]:
             os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(watch)
-    if order["file_limit"]:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (order["file_limit"], resource.RLIM_INFINITY))
+    if request["file_limit"]:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_limit"], resource.RLIM_INFINITY))
     code = 70
     try:
-        code = main(order["arguments"])
+        code = main(request["arguments"])
     finally:
         os._exit(code)
 

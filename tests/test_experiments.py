@@ -1,4 +1,4 @@
-"""Every experiment of the repository is well made, and stays what it is until someone says otherwise."""
+"""Every experiment of the repository: its docstring, its golden text and its train step."""
 
 import os
 from pathlib import Path
@@ -9,8 +9,8 @@ import pytest
 from mmjax.experiment import Experiment, from_text, load, to_text
 from mmjax.learner import Learner
 from mmjax.sharding import unbox
-from mmjax.train import train_step
-from mmjax.train.state import init_state
+from mmjax.training import train_step
+from mmjax.training.state import init_state
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = Path(__file__).parent / "golden" / "experiments"
@@ -19,23 +19,25 @@ FILES = sorted((ROOT / "experiments").glob("*.py"))
 
 @pytest.fixture(params=FILES, ids=lambda path: path.stem)
 def file(request, monkeypatch) -> Path:
-    """An experiment's file. Its data are nowhere: an experiment is a value, and touches no disk."""
+    """An experiment's file. MMJAX_DATA names a missing folder: making an experiment reads no data."""
     monkeypatch.setenv("MMJAX_DATA", "/data")
     return request.param
 
 
 @pytest.fixture
 def experiment(file) -> Experiment:
-    """Built and validated."""
+    """The experiment, validated."""
     return load(file)
 
 
-def test_name_and_docstring_fit_the_file(experiment, file):
+def test_name_and_command_in_the_docstring_match_the_file_name(experiment, file):
     assert experiment.name == file.stem
-    assert f"mmjax train experiments/{file.name}" in file.read_text().split('"""')[1], "say the command first"
+    assert f"mmjax train experiments/{file.name}" in file.read_text().split('"""')[1], (
+        "the docstring must contain the command"
+    )
 
 
-def test_text_is_the_golden_one(experiment, file):
+def test_text_equals_the_golden_text(experiment, file):
     """The golden text leaves out defaults, so that a new field with a default changes no file."""
     text = to_text(experiment, defaults=False).replace(str(ROOT), "<repository>")
     golden = GOLDEN / f"{file.stem}.txt"
@@ -43,18 +45,18 @@ def test_text_is_the_golden_one(experiment, file):
         golden.parent.mkdir(parents=True, exist_ok=True)
         golden.write_text(text)
     assert golden.is_file() and text == golden.read_text(), (
-        f"{file.name} is not what {golden} says. If that is meant, write it anew with "
+        f"{file.name} differs from {golden}. If the change is intended, run "
         "MMJAX_GOLDEN=1 pytest tests/test_experiments.py -k golden, and read the diff"
     )
 
 
-def test_text_reads_back(experiment):
+def test_text_round_trips(experiment):
     assert from_text(to_text(experiment)) == experiment
     assert from_text(to_text(experiment, defaults=False)) == experiment
 
 
-def test_a_step_keeps_the_shape_of_the_state(experiment):
-    """The whole train step, in shapes: what one step makes, the next can take."""
+def test_train_step_returns_a_state_of_the_same_shapes(experiment):
+    """Traces the train step without computing it."""
     learner = Learner(model=experiment.model, objectives=experiment.objectives)
     optimizer = experiment.optimizer.make(experiment.num_steps)
     batch = experiment.data.spec()
@@ -67,5 +69,5 @@ def test_a_step_keeps_the_shape_of_the_state(experiment):
     assert {(x.shape, x.dtype.name) for x in metrics.values()} == {((), "float32")}
 
 
-def test_golden_texts_have_experiments():
+def test_every_golden_text_has_an_experiment():
     assert {path.stem for path in GOLDEN.glob("*.txt")} == {path.stem for path in FILES}

@@ -1,4 +1,4 @@
-"""Who may import whom, and who alone may name a mesh axis, compile, or speak to flax about axes."""
+"""Import rules, and the modules that alone may compile, name mesh axes or use flax's logical axes."""
 
 import ast
 import subprocess
@@ -16,9 +16,9 @@ FILES = {
 }
 EXPERIMENTS = sorted((ROOT / "experiments").glob("*.py"))
 
-# The only modules that compile, and the only ones that may.
-COMPILING = ("train/", "evals/")
-# Flax's own names for logical axes and for the boxes that carry them.
+# The only modules that call jax.jit.
+COMPILING = ("training/", "evals/")
+# Flax's names for logical axes and for parameter boxes with axis metadata.
 LOGICAL_AXIS_API = {
     "AxisMetadata", "LogicallyPartitioned", "PARTITION_NAME", "Partitioned", "get_partition_spec",
     "logical_axis_rules", "logical_to_mesh", "logical_to_mesh_axes", "logical_to_mesh_sharding",
@@ -27,7 +27,7 @@ LOGICAL_AXIS_API = {
 
 
 def offenders(allowed: tuple[str, ...], offends) -> list[str]:
-    """ "file:line" of every syntax node that offends, outside the allowed files."""
+    """ "file:line" of every syntax node for which `offends` is true, outside the allowed files."""
     return [
         f"mmjax/{name}:{node.lineno}"
         for name, tree in FILES.items()
@@ -56,8 +56,7 @@ def imported(node: ast.AST) -> set[str]:
     return set()
 
 
-def test_each_layer_imports_only_what_stands_below_it():
-    """The contracts are in pyproject.toml."""
+def test_imports_follow_the_contracts_of_pyproject():
     program = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True))"
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120
@@ -65,21 +64,21 @@ def test_each_layer_imports_only_what_stands_below_it():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_only_training_and_evaluation_compile():
+def test_only_training_and_evaluation_call_jit():
     assert not offenders(COMPILING, lambda node: "jit" in names(node))
 
 
 def test_only_sharding_names_a_mesh_axis():
-    """ "data" is a word of its own; the other two are only ever axes."""
+    """The axis name "data" is not checked, since it is also an ordinary word."""
     is_axis = lambda node: isinstance(node, ast.Constant) and node.value in ("fsdp", "tensor")  # noqa: E731
     assert not offenders(("sharding/",), is_axis)
-    assert offenders((), is_axis), "the mesh axes have other names now: name them here"
+    assert offenders((), is_axis), "the mesh axes were renamed: update is_axis"
 
 
-def test_only_annotate_speaks_to_flax_about_axes():
-    speaks = lambda node: bool(names(node) & LOGICAL_AXIS_API)  # noqa: E731
-    assert not offenders(("sharding/annotate.py",), speaks)
-    assert offenders((), speaks)
+def test_only_annotate_uses_flax_logical_axes():
+    uses_logical_axes = lambda node: bool(names(node) & LOGICAL_AXIS_API)  # noqa: E731
+    assert not offenders(("sharding/annotate.py",), uses_logical_axes)
+    assert offenders((), uses_logical_axes)
 
 
 def test_nothing_imports_experiments_or_tests():
@@ -87,22 +86,22 @@ def test_nothing_imports_experiments_or_tests():
     assert not offenders((), lambda node: any(module.split(".")[0] in roots for module in imported(node)))
 
 
-def test_annotations_are_kept_for_jaxtyping():
-    """`from __future__ import annotations` would make strings of them, which nothing checks."""
+def test_no_module_postpones_annotations():
+    """`from __future__ import annotations` would turn them into strings, which jaxtyping cannot check."""
     assert not offenders((), lambda node: "__future__" in imported(node))
 
 
-def test_no_module_is_a_drawer_for_everything():
+def test_no_module_has_a_catch_all_name():
     assert not [name for name in FILES if Path(name).stem in ("utils", "util", "helpers", "common", "misc")]
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_every_module_says_what_it_is(name):
+def test_every_module_has_a_docstring(name):
     assert ast.get_docstring(FILES[name]), f"mmjax/{name} has no docstring"
 
 
-def test_importing_everything_touches_no_device_and_needs_no_type_checker():
-    """Modules and experiments: JAX refuses this change once a device has been touched."""
+def test_imports_and_experiments_use_no_device_and_need_no_type_checker():
+    """JAX refuses to change jax_num_cpu_devices once a device has been used."""
     modules = [
         "mmjax." + name.removesuffix(".py").replace("/", ".").removesuffix(".__init__") for name in FILES
     ]
@@ -126,7 +125,7 @@ assert len(jax.devices()) == 3
     assert done.returncode == 0, done.stderr
 
 
-def test_the_package_itself_is_light():
+def test_importing_mmjax_and_its_command_line_imports_nothing_heavy():
     heavy = {"jax", "numpy", "flax", "grain"}
     program = f"import sys, mmjax, mmjax.cli.main; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run(

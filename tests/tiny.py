@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache as cache
 
-from mmjax import train
+from mmjax import training
 from mmjax.checkpoint.manager import Checkpoints
 from mmjax.experiment import Experiment
 from mmjax.run import loop, steps
@@ -21,7 +21,7 @@ COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "grey"
 SOURCE = '''
 """Single-colour images and their captions."""
 
-from mmjax import data, encoders, evals, fusion, heads, objectives, train
+from mmjax import data, encoders, evals, fusion, heads, objectives, training
 from mmjax.experiment import Experiment
 from mmjax.layers import Transformer
 from mmjax.model import MultimodalModel
@@ -59,7 +59,7 @@ def experiment() -> Experiment:
             heads={{stream: heads.PooledEmbedding(stream, dim=8) for stream in ("image", "text")}},
         ),
         objectives={{"pairs": objectives.InfoNCE("image", "text")}},
-        optimizer=train.AdamW(peak_learning_rate=1e-3),
+        optimizer=training.AdamW(peak_learning_rate=1e-3),
         evals={{"retrieval": evals.Retrieval(data=dataset(), heads=("image", "text"), batch_size=8)}},
         log_every=1,
         save_every=2,
@@ -68,8 +68,8 @@ def experiment() -> Experiment:
 VOCAB = 41
 # Replacements for `write`. Random crops, and a second objective with random masking, in each step.
 RANDOM_MASKING = {
-    "from mmjax import data, encoders, evals, fusion, heads, objectives, train": (
-        "from mmjax import data, encoders, evals, fusion, heads, objectives, train, views"
+    "from mmjax import data, encoders, evals, fusion, heads, objectives, training": (
+        "from mmjax import data, encoders, evals, fusion, heads, objectives, training, views"
     ),
     '"image", size=(8, 8))': '"image", size=(8, 8), crop_scale=(0.5, 1.0))',
     'for stream in ("image", "text")}},': 'for stream in ("image", "text")}}'
@@ -187,13 +187,13 @@ class SharedPrograms:
 
     def __init__(self) -> None:
         self._sessions, self._state, self._steps = {}, None, {}
-        self._of, self._new_state, self._compile = loop.Session.of, loop.Session.new_state, train.jit_step
+        self._of, self._new_state, self._compile = loop.Session.of, loop.Session.new_state, training.jit_step
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Makes runs use these programs. Runs then draw no loss curves and count no FLOPs."""
         monkeypatch.setattr(loop.Session, "of", self.session)
         monkeypatch.setattr(loop.Session, "new_state", lambda session: self.new_state(session))
-        monkeypatch.setattr(train, "jit_step", self.step)
+        monkeypatch.setattr(training, "jit_step", self.step)
         monkeypatch.setattr(steps, "train_flops", lambda *_: 1.0)
         monkeypatch.setattr(loop.pictures, "loss_curves", lambda *_: None)
 
@@ -205,14 +205,14 @@ class SharedPrograms:
             self._sessions[key] = self._of(experiment, devices)
         return dataclasses.replace(self._sessions[key], experiment=experiment)
 
-    def new_state(self, session: loop.Session) -> train.TrainState:
+    def new_state(self, session: loop.Session) -> training.TrainState:
         """Replaces Session.new_state."""
         if self._state is None:
             self._state = jax.device_get(self._new_state(session))
         return jax.tree.map(lambda x, like: jax.device_put(x, like.sharding), self._state, session.abstract)
 
     def step(self, learner, optimizer, abstract, mesh, rules, *, skip_nonfinite: bool = False):
-        """Replaces train.jit_step."""
+        """Replaces training.jit_step."""
         key = (id(abstract), skip_nonfinite)
         if key not in self._steps:
             self._steps[key] = self._compile(

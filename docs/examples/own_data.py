@@ -10,7 +10,7 @@ my_folder holds train.tar and test.tar; 7.jpg, 7.wav and 7.txt are one example; 
 import os
 from pathlib import Path
 
-from mmjax import data, encoders, evals, fusion, heads, objectives, train, views
+from mmjax import data, encoders, evals, fusion, heads, objectives, training, views
 from mmjax.experiment import Experiment
 from mmjax.layers import Transformer
 from mmjax.model import MultimodalModel
@@ -74,6 +74,6 @@ def experiment() -> Experiment:
             "image_audio": objectives.InfoNCE("image", "audio"),
             "hidden_words": objectives.MaskedLanguage("words", view=hidden, weight=0.5),
         },
-        optimizer=train.AdamW(peak_learning_rate=1e-3, schedule=train.Schedule(warmup_steps=100)),
+        optimizer=training.AdamW(peak_learning_rate=1e-3, schedule=training.Schedule(warmup_steps=100)),
         evals={"retrieval": evals.Retrieval(data=examples("test", augment=False), heads=STREAMS)},
     )

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from seeds import cell
 
-from mmjax import balance, data, encoders, fusion, heads, objectives, train, views
+from mmjax import balance, data, encoders, fusion, heads, objectives, training, views
 from mmjax.balance import conflict
 from mmjax.evals.conflict_map import conflict_map
 from mmjax.experiment import Experiment
@@ -121,9 +121,9 @@ def experiment(chosen: balance.Balance, num_steps: int, seed: int) -> Experiment
             "heard_word": objectives.MaskedLanguage("words", view=word_given("audio")),
             "seen_word": objectives.MaskedLanguage("words", view=word_given("image")),
         },
-        optimizer=train.AdamW(
+        optimizer=training.AdamW(
             peak_learning_rate=2e-3,
-            schedule=train.Schedule(warmup_steps=num_steps // 10),
+            schedule=training.Schedule(warmup_steps=num_steps // 10),
             weight_decay=0.05,
         ),
     )
@@ -146,12 +146,12 @@ class Bench:
 
     def _step(self, name: str):
         s = self.setup(name)
-        return train.jit_step(s.learner, s.optimizer, s.abstract, s.mesh, s.experiment.rules)
+        return training.jit_step(s.learner, s.optimizer, s.abstract, s.mesh, s.experiment.rules)
 
     @functools.cached_property
     def report(self):
         s = self.setup("Fixed")
-        return train.jit_conflicts(s.learner, s.abstract, s.mesh, s.experiment.rules)
+        return training.jit_conflicts(s.learner, s.abstract, s.mesh, s.experiment.rules)
 
     def _measure(self, params, batch):
         """Losses and accuracies of one batch of val; the word is hidden whole, so nothing is drawn."""

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from mmjax import encoders, fusion, heads, objectives, sharding, train, views
+from mmjax import encoders, fusion, heads, objectives, sharding, training, views
 from mmjax.analysis.collectives import RING_FACTORS, Collective, find_collectives
 from mmjax.batch import Batch, Text
 from mmjax.layers import Transformer
@@ -70,12 +70,12 @@ STRATEGIES = {
     "FSDP_SEQUENCE": MeshShape(data=2, fsdp=2, sequence=2),
     "FSDP_TENSOR_SEQUENCE": MeshShape(data=1, fsdp=2, sequence=2, tensor=2),
 }
-OPTIMIZER = train.AdamW(peak_learning_rate=1e-3, weight_decay=0.1).make(num_steps=10)
+OPTIMIZER = training.AdamW(peak_learning_rate=1e-3, weight_decay=0.1).make(num_steps=10)
 
 
-def abstract_state(sizes: Sizes, rules: Rules, mesh: jax.sharding.Mesh) -> train.TrainState:
+def abstract_state(sizes: Sizes, rules: Rules, mesh: jax.sharding.Mesh) -> training.TrainState:
     """Shapes and shardings."""
-    return train.abstract_state(sizes.learner(), OPTIMIZER, sizes.spec(), 0, mesh, rules)
+    return training.abstract_state(sizes.learner(), OPTIMIZER, sizes.spec(), 0, mesh, rules)
 
 
 def compiled(sizes: Sizes, rules: Rules, mesh: jax.sharding.Mesh) -> jax.stages.Compiled:
@@ -83,7 +83,7 @@ def compiled(sizes: Sizes, rules: Rules, mesh: jax.sharding.Mesh) -> jax.stages.
     state = abstract_state(sizes, rules, mesh)
     rows = sharding.batch_sharding(mesh, rules)
     batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows), sizes.spec())
-    return train.jit_step(sizes.learner(), OPTIMIZER, state, mesh, rules).lower(state, batch).compile()
+    return training.jit_step(sizes.learner(), OPTIMIZER, state, mesh, rules).lower(state, batch).compile()
 
 
 def needed(sizes: Sizes, rules: Rules, mesh: jax.sharding.Mesh) -> Counter[str]:

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from seeds import cell, recorded
 
-from mmjax import data, encoders, evals, fusion, heads, objectives, train, views
+from mmjax import data, encoders, evals, fusion, heads, objectives, training, views
 from mmjax.experiment import Experiment
 from mmjax.layers import Transformer
 from mmjax.model import MultimodalModel
@@ -119,8 +119,8 @@ def experiment(name: str, seed: int, num_steps: int = STEPS) -> Experiment:
             | ({"matches": heads.MatchingLogit("text")} if matching else {}),
         ),
         objectives=CONTRASTS[name](),
-        optimizer=train.AdamW(
-            peak_learning_rate=2e-3, schedule=train.Schedule(warmup_steps=50), weight_decay=0.1
+        optimizer=training.AdamW(
+            peak_learning_rate=2e-3, schedule=training.Schedule(warmup_steps=50), weight_decay=0.1
         ),
         evals={"unseen": evals.Retrieval(data=emoji("test", pictures="noto.png"), heads=THREE)},
         save_every=1000,

@@ -12,7 +12,7 @@ import time
 import jax
 import jax.numpy as jnp
 
-from mmjax import encoders, fusion, heads, objectives, sharding, train, views
+from mmjax import encoders, fusion, heads, objectives, sharding, training, views
 from mmjax.analysis.memory import temporary_bytes
 from mmjax.batch import Text
 from mmjax.layers import Transformer
@@ -43,7 +43,7 @@ def main() -> None:
 
     spec = {"text": Text(array(jnp.int32), array(bool), array(jnp.int32), array(jnp.int32))}
     mesh, rules = sharding.MeshShape().make(jax.devices()[:1]), sharding.REPLICATED
-    optimizer = train.AdamW(peak_learning_rate=1e-3).make(num_steps=10)
+    optimizer = training.AdamW(peak_learning_rate=1e-3).make(num_steps=10)
     print("| layers | remat | depth | trace and compile, CPU s | temporaries, MB |")
     print("|---|---|---|---|---|")
     for scan, remat, depth in itertools.product((True, False), ("none", "dots", "full"), (4, 12, 48)):
@@ -51,8 +51,8 @@ def main() -> None:
             continue  # grows with depth: two points show it
         start = time.process_time()
         made = learner(depth, scan, remat)
-        state = train.abstract_state(made, optimizer, spec, 0, mesh, rules)
-        program = train.jit_step(made, optimizer, state, mesh, rules).lower(state, spec).compile()
+        state = training.abstract_state(made, optimizer, spec, 0, mesh, rules)
+        program = training.jit_step(made, optimizer, state, mesh, rules).lower(state, spec).compile()
         seconds = time.process_time() - start
         temporary = temporary_bytes(program) / 1e6
         layers = "scanned" if scan else "unrolled"

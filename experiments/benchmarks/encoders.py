@@ -57,12 +57,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from mmjax import data, encoders, fusion, heads, objectives, sharding, train
+from mmjax import data, encoders, fusion, heads, objectives, sharding, training
 from mmjax.layers import Recurrent, Transformer
 from mmjax.learner import Learner
 from mmjax.model import MultimodalModel
 from mmjax.objectives.base import Outputs, masked_mean
-from mmjax.train.flops import train_flops
+from mmjax.training.flops import train_flops
 from mmjax.views import Identity
 
 DATA = Path(os.environ.get("MMJAX_DATA", Path(__file__).parents[3] / "shared" / "data"))
@@ -196,13 +196,13 @@ def measure(stream: str, num_classes: int, datasets: Callable, encoder: nn.Modul
     model = MultimodalModel(encoders={stream: encoder}, fusion=fusion.Late((stream,)), heads=model_heads)
     learner = Learner(model=model, objectives=wanted)
     mixture = data.Mixture.of(datasets("train"), batch_size=BATCH)
-    schedule = train.Schedule(warmup_steps=15)
-    optimizer = train.AdamW(peak_learning_rate=2e-3, schedule=schedule, weight_decay=0.05).make(STEPS)
+    schedule = training.Schedule(warmup_steps=15)
+    optimizer = training.AdamW(peak_learning_rate=2e-3, schedule=schedule, weight_decay=0.05).make(STEPS)
     mesh, rules = sharding.MeshShape().make(jax.devices()[:1]), sharding.REPLICATED
     spec = mixture.spec()
-    state = train.create_state(learner, optimizer, spec, SEED, mesh, rules)
-    abstract = train.abstract_state(learner, optimizer, spec, SEED, mesh, rules)
-    step = train.jit_step(learner, optimizer, abstract, mesh, rules)
+    state = training.create_state(learner, optimizer, spec, SEED, mesh, rules)
+    abstract = training.abstract_state(learner, optimizer, spec, SEED, mesh, rules)
+    step = training.jit_step(learner, optimizer, abstract, mesh, rules)
     flops = train_flops(learner, abstract.params, spec)
     sizes = [x.size for x in jax.tree.leaves(state.params["model"][f"encoders_{stream}"])]
     batch = None
@@ -214,7 +214,7 @@ def measure(stream: str, num_classes: int, datasets: Callable, encoder: nn.Modul
         start = time.process_time()
         state, _ = jax.block_until_ready(step(state, batch))
         seconds.append(time.process_time() - start)
-    predict = train.Predictor(learner, params, mesh, rules)
+    predict = training.Predictor(learner, params, mesh, rules)
     hits = []
     for batch in data.epoch(datasets("val"), BATCH):
         predictions, _ = predict(batch, Identity(), ("class",))

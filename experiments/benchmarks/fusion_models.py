@@ -9,12 +9,12 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from mmjax import data, encoders, evals, fusion, heads, objectives, train, views
+from mmjax import data, encoders, evals, fusion, heads, objectives, training, views
 from mmjax.experiment import Experiment
 from mmjax.layers import Transformer
 from mmjax.learner import Learner
 from mmjax.model import MultimodalModel
-from mmjax.train.flops import train_flops
+from mmjax.training.flops import train_flops
 
 DATA = Path(os.environ.get("MMJAX_DATA", Path(__file__).parents[3] / "shared" / "data"))
 HINT = "Set MMJAX_DATA to the folder that holds grid_s1/ and avdigits/ (see docs/data.md)"
@@ -114,8 +114,8 @@ class Task:
             data=data.Mixture.of(self.dataset("train", augment=True), batch_size=32),
             model=MultimodalModel(encoders=towers, fusion=make(streams, self.vocab), heads={"words": head}),
             objectives={name: objectives.MaskedLanguage("words", view=view) for name, view in looks.items()},
-            optimizer=train.AdamW(
-                peak_learning_rate=2e-3, schedule=train.Schedule(warmup_steps=100), weight_decay=0.05
+            optimizer=training.AdamW(
+                peak_learning_rate=2e-3, schedule=training.Schedule(warmup_steps=100), weight_decay=0.05
             ),
             evals={
                 "words": evals.MaskedWords(

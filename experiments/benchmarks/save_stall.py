@@ -18,7 +18,7 @@ from pathlib import Path
 
 import jax
 
-from mmjax import train
+from mmjax import training
 from mmjax.checkpoint import checksums
 from mmjax.checkpoint.manager import Checkpoints
 from mmjax.experiment import Experiment, load
@@ -32,7 +32,7 @@ def measure(experiment: Experiment, num_pairs: int, num_steps: int, folder: Path
     """Seconds of blocks without and with a save (the stall not counted), and of stalls; megabytes saved."""
     setup = Session.of(experiment, jax.devices()[:1])
     parts = setup.learner, setup.optimizer, setup.abstract, setup.mesh, experiment.rules
-    step_function, state = train.jit_step(*parts), setup.new_state()
+    step_function, state = training.jit_step(*parts), setup.new_state()
     times: dict[str, list[float]] = {"without": [], "with": [], "stall": []}
     checkpoints = Checkpoints(folder)
     with contextlib.closing(checkpoints), contextlib.closing(TrainInput(setup, 0, 0)) as feed:

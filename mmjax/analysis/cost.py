@@ -20,7 +20,7 @@ IN_PLACE = ("fusion", "add", "multiply", "subtract", "divide", "negate", "select
 def matmul_flops(program: Program) -> float:
     """FLOPs of the matrix products, two per multiply-add. Recomputed products count again.
 
-    Other operations, Fourier transforms included, are not counted, as in `train.flops`.
+    Other operations, Fourier transforms included, are not counted, as in `training.flops`.
     """
     flops = 0.0
     for computation, instruction, count in program.executed_instructions():

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from mmjax import sharding, train
+from mmjax import sharding, training
 from mmjax.analysis import cost, hlo
 from mmjax.experiment.validation import tracing
 from mmjax.run.session import Session
@@ -40,7 +40,7 @@ class Memory:
 def compile_step(session: Session) -> jax.stages.Compiled:
     """The train step, compiled for the session's mesh."""
     experiment = session.experiment
-    step = train.jit_step(
+    step = training.jit_step(
         session.learner, session.optimizer, session.abstract, session.mesh, experiment.rules
     )
     with tracing(experiment):
@@ -106,7 +106,7 @@ def bytes_by_part(session: Session, program: hlo.Program) -> dict[str, dict[str,
 
     for column, tree in (("parameters", session.abstract.params), ("optimizer", session.abstract.opt_state)):
         for path, x in jax.tree.leaves_with_path(tree):
-            name = train.optimizer.path_name(path)
+            name = training.optimizer.path_name(path)
             add(name, column, device_bytes(x, x.sharding))
             if column == "parameters":
                 add(name, "gradients", device_bytes(x, x.sharding))

@@ -16,8 +16,8 @@ from mmjax.errors import InputError
 from mmjax.experiment import Experiment
 from mmjax.experiment.validation import tracing
 from mmjax.run.session import Session
-from mmjax.train.accelerators import ACCELERATORS, Accelerator
-from mmjax.train.flops import train_flops
+from mmjax.training.accelerators import ACCELERATORS, Accelerator
+from mmjax.training.flops import train_flops
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

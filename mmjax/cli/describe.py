@@ -11,7 +11,7 @@ from mmjax.experiment.validation import tracing
 from mmjax.learner import Learner
 from mmjax.run.export import flatten
 from mmjax.sharding import unbox
-from mmjax.train.flops import train_flops
+from mmjax.training.flops import train_flops
 
 MODEL_PARTS = ("encoders", "fusion", "heads", "objectives")
 

@@ -21,7 +21,7 @@ from mmjax.cli.tables import align_columns
 from mmjax.cluster import processes
 from mmjax.cluster.launcher import SINGLE_PROCESS, Launch, detect_launch
 from mmjax.errors import InputError
-from mmjax.train.flops import PEAK_FLOPS
+from mmjax.training.flops import PEAK_FLOPS
 
 PACKAGES = ("jax", "jaxlib", "flax", "orbax-checkpoint", "grain", "optax")
 START_TIMEOUT_SECONDS = 60  # shorter than that of training, because a user waits for the report

@@ -18,7 +18,7 @@ DrawPicture = Callable[[Path], None]
 
 
 class Predictor(Protocol):
-    """A model on NumPy batches: (batch, view, heads, seed) -> ({head: array}, targets); `train.Predictor`."""
+    """A model on NumPy batches: (batch, view, heads, seed) -> ({head: array}, targets); `training.Predictor`."""
 
     def __call__(
         self, batch: Batch, view: View, heads: tuple[str, ...], seed: int = 0

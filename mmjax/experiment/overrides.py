@@ -128,7 +128,7 @@ def parse(text: str, hint: Any, current: Any, path: Sequence[str]) -> Any:
 
 
 def _parse_value(text: str, current: Any, path: Sequence[str]) -> Any:
-    """A whole value as experiment.txt writes it: `rules=FSDP`, `optimizer=train.Lion(...)`."""
+    """A whole value as experiment.txt writes it: `rules=FSDP`, `optimizer=training.Lion(...)`."""
     package = type(current).__module__.split(".")[1:2]
     try:
         new = serialize.from_text(text, default_package=package[0] if package else "")

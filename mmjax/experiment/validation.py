@@ -191,7 +191,7 @@ def _refuse_useless_retention(experiment: Experiment) -> None:
     name, _ = best_metric(experiment)
     if not (experiment.eval_every or experiment.evals[name].every):
         raise InputError(
-            f"keep_best expects evaluations while the run goes on, found {name!r} only at its end: set "
+            f"keep_best expects evaluations during the run, found {name!r} only at its end: set "
             f"eval_every or evals.{name}.every"
         )
 

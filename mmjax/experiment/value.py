@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from mmjax.model import MultimodalModel
     from mmjax.objectives import Objective
     from mmjax.sharding import MeshShape, Rules
-    from mmjax.train.optimizer import Optimizer
+    from mmjax.training.optimizer import Optimizer
 
 
 def _fixed() -> "Balance":

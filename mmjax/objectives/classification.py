@@ -27,7 +27,7 @@ class LabelObjective(OneHeadObjective):
         return (self.labels, *(self.streams or ()))
 
     def has_streams(self, outputs: Outputs) -> Bool[jax.Array, " B"]:
-        """Which rows have any of `streams`; shape "1" where there is no condition."""
+        """True at rows that have any of `streams`; a single True if `streams` is None."""
         if self.streams is None:
             return jnp.asarray(True)[None]
         return jnp.stack([is_present(outputs.batch[stream]) for stream in self.streams]).any(0)

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 
-from mmjax import evals, train
+from mmjax import evals, training
 from mmjax.cluster import processes
 from mmjax.errors import InputError
 from mmjax.experiment import Experiment
@@ -31,7 +31,7 @@ def due(experiment: Experiment, step: int) -> dict[str, evals.Eval]:
 
 
 def evaluate_due(
-    session: Session, state: train.TrainState, step: int, folder: RunFolder, stop: StopSignal
+    session: Session, state: training.TrainState, step: int, folder: RunFolder, stop: StopSignal
 ) -> Results:
     """Measures the evaluations that are due and not recorded yet; records and draws their results.
 
@@ -60,7 +60,7 @@ class InterruptiblePredictor:
     step: the step that is evaluated, which is saved.
     """
 
-    predictor: train.Predictor
+    predictor: training.Predictor
     stop: StopSignal
     step: int
 

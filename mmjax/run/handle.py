@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from mmjax import data, evals, sharding, train
+from mmjax import data, evals, sharding, training
 from mmjax.batch import Batch
 from mmjax.checkpoint.manager import Checkpoints
 from mmjax.errors import InputError
@@ -49,7 +49,9 @@ class Run:
     session: the experiment's model on one device. state: the checkpoint's parameters and step.
     """
 
-    def __init__(self, folder: RunFolder, experiment: Experiment, session: Session, state: train.TrainState):
+    def __init__(
+        self, folder: RunFolder, experiment: Experiment, session: Session, state: training.TrainState
+    ):
         self.folder, self.experiment, self.session, self.state = folder, experiment, session, state
         self._predictor = session.predictor(state)
 

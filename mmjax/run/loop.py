@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from mmjax import train
+from mmjax import training
 from mmjax.checkpoint.manager import Checkpoints
 from mmjax.checkpoint.retention import RetentionPolicy
 from mmjax.cluster import processes
@@ -105,7 +105,7 @@ class Trainer:
             draw_curves(self.folder)
         return results
 
-    def restore_or_create(self) -> train.TrainState:
+    def restore_or_create(self) -> training.TrainState:
         """The newest checkpoint's state, or a new one; then the logs and the data resume from its step."""
         state = self.checkpoints.restore(self.session.abstract)
         if state is None:
@@ -120,7 +120,7 @@ class Trainer:
         keep_vocabularies(self.experiment, self.folder)
         return state
 
-    def train_to_end(self, state: train.TrainState) -> train.TrainState:
+    def train_to_end(self, state: training.TrainState) -> training.TrainState:
         """Trains up to the last step. After a non-finite step it rolls back, if the experiment says so."""
         experiment, session = self.experiment, self.session
         if int(state.step) >= experiment.num_steps:
@@ -139,7 +139,7 @@ class Trainer:
             self.checkpoints.wait()
         return state
 
-    def train_until_nonfinite(self, state: train.TrainState, steps: Steps) -> train.TrainState:
+    def train_until_nonfinite(self, state: training.TrainState, steps: Steps) -> training.TrainState:
         """Steps with logs, checkpoints and evaluations, up to the last one or to the first NonFiniteError."""
         experiment, first_step, num_steps = self.experiment, int(state.step), self.experiment.num_steps
         bar_options = dict(

@@ -12,8 +12,8 @@ from mmjax.errors import NonFiniteError
 from mmjax.run.folder import RunFolder
 from mmjax.run.goodput import Goodput, newest
 from mmjax.run.session import Session
-from mmjax.train import TrainState
-from mmjax.train.nonfinite import MAX_CONSECUTIVE_ROLLBACKS
+from mmjax.training import TrainState
+from mmjax.training.nonfinite import MAX_CONSECUTIVE_ROLLBACKS
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import optax
 
-from mmjax import train
+from mmjax import training
 from mmjax.balance.shared import split_params
 from mmjax.experiment import Experiment
 from mmjax.experiment.validation import tracing, uses_shared_parameters, validate
@@ -23,7 +23,7 @@ class Session:
     learner: Learner
     optimizer: optax.GradientTransformation
     mesh: jax.sharding.Mesh
-    abstract: train.TrainState
+    abstract: training.TrainState
 
     @classmethod
     def of(cls, experiment: Experiment, devices: list | None = None) -> "Session":
@@ -42,16 +42,18 @@ class Session:
         optimizer = experiment.optimizer.make(experiment.num_steps)
         spec = experiment.data.spec()
         with tracing(experiment):
-            abstract = train.abstract_state(learner, optimizer, spec, experiment.seed, mesh, experiment.rules)
+            abstract = training.abstract_state(
+                learner, optimizer, spec, experiment.seed, mesh, experiment.rules
+            )
             if uses_shared_parameters(experiment):
                 split_params(abstract.params, experiment.balance)  # raises for prefixes without parameters
         return cls(experiment, learner, optimizer, mesh, abstract)
 
-    def new_state(self) -> train.TrainState:
+    def new_state(self) -> training.TrainState:
         """The state before the first step."""
         e = self.experiment
-        return train.create_state(self.learner, self.optimizer, e.data.spec(), e.seed, self.mesh, e.rules)
+        return training.create_state(self.learner, self.optimizer, e.data.spec(), e.seed, self.mesh, e.rules)
 
-    def predictor(self, state: train.TrainState) -> train.Predictor:
+    def predictor(self, state: training.TrainState) -> training.Predictor:
         """The trained model as a function of NumPy batches."""
-        return train.Predictor(self.learner, state.params, self.mesh, self.experiment.rules)
+        return training.Predictor(self.learner, state.params, self.mesh, self.experiment.rules)

@@ -6,21 +6,21 @@ from typing import Any
 
 import jax
 
-from mmjax import train
+from mmjax import training
 from mmjax.balance import conflict
 from mmjax.batch import Batch
 from mmjax.run.goodput import Goodput
 from mmjax.run.session import Session
-from mmjax.train.flops import train_flops
-from mmjax.train.metrics import Meter
+from mmjax.training.flops import train_flops
+from mmjax.training.metrics import Meter
 
 
 @dataclasses.dataclass
 class Steps:
     """The compiled programs of a run's steps, and the meter that averages their metrics."""
 
-    train_step: Callable[[train.TrainState, Batch], tuple[train.TrainState, dict]]
-    measure_conflicts: Callable[[train.TrainState, Batch], dict]
+    train_step: Callable[[training.TrainState, Batch], tuple[training.TrainState, dict]]
+    measure_conflicts: Callable[[training.TrainState, Batch], dict]
     conflict_every: int
     meter: Meter
     conflicts: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # since the last log line
@@ -29,7 +29,7 @@ class Steps:
     def compile(cls, session: Session, num_skipped: int) -> "Steps":
         """Compiles nothing yet: each program compiles at its first call."""
         experiment = session.experiment
-        train_step = train.jit_step(
+        train_step = training.jit_step(
             session.learner,
             session.optimizer,
             session.abstract,
@@ -37,14 +37,14 @@ class Steps:
             experiment.rules,
             skip_nonfinite=experiment.on_nonfinite == "skip",
         )
-        conflicts = train.jit_conflicts(session.learner, session.abstract, session.mesh, experiment.rules)
+        conflicts = training.jit_conflicts(session.learner, session.abstract, session.mesh, experiment.rules)
         flops = train_flops(session.learner, session.abstract.params, experiment.data.spec())
         meter = Meter(experiment.data.batch_size, flops, num_skipped=num_skipped)
         return cls(train_step, conflicts, experiment.conflict_every, meter)
 
     def take(
-        self, step: int, state: train.TrainState, batch: Batch, waited: float, goodput: Goodput
-    ) -> train.TrainState:
+        self, step: int, state: training.TrainState, batch: Batch, waited: float, goodput: Goodput
+    ) -> training.TrainState:
         """One step: the next state. Its metrics stay on the device. The first step of a process compiles.
 
         Args:

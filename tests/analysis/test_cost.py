@@ -6,7 +6,7 @@ import pytest
 
 from mmjax.analysis import cost
 from mmjax.analysis.hlo import parse
-from mmjax.train import flops
+from mmjax.training import flops
 
 PROGRAM = """HloModule m, is_scheduled=true
 

@@ -140,10 +140,10 @@ def test_a_resumed_run_equals_an_uninterrupted_one(experiment, tmp_path, monkeyp
     experiment = dataclasses.replace(experiment, balance=gradnorm, conflict_every=2, evals={})
     setup = Session.of(experiment, jax.devices()[:1])
     parts = setup.learner, setup.optimizer, setup.abstract, setup.mesh, experiment.rules
-    step, report = loop.train.jit_step(*parts), loop.train.jit_conflicts(parts[0], *parts[2:])
+    step, report = loop.training.jit_step(*parts), loop.training.jit_conflicts(parts[0], *parts[2:])
     monkeypatch.setattr(loop.Session, "of", lambda e, _: dataclasses.replace(setup, experiment=e))
-    monkeypatch.setattr(loop.train, "jit_step", lambda *_, **__: step)
-    monkeypatch.setattr(loop.train, "jit_conflicts", lambda *_: report)
+    monkeypatch.setattr(loop.training, "jit_step", lambda *_, **__: step)
+    monkeypatch.setattr(loop.training, "jit_conflicts", lambda *_: report)
 
     loop.run(experiment, tmp_path / "whole")
     rows = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]

@@ -1,4 +1,4 @@
-"""The command line is a contract: verbs, exit codes, what is printed where, and how fast it refuses."""
+"""The command line: verbs, exit codes, output, and imports."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from mmjax.run.handle import open_run
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """(experiment file, run folder, what training printed)."""
+    """(experiment file, run folder, standard output of training)."""
     folder = tmp_path_factory.mktemp("cli")
     file, run_dir = tiny.write(folder), folder / "run"
     command = [sys.executable, "-m", "mmjax", "train", str(file), "--run-dir", str(run_dir), "mesh.data=1"]
@@ -33,7 +33,7 @@ def one_device() -> dict[str, str]:
     return {**os.environ, "JAX_NUM_CPU_DEVICES": "1", "JAX_PLATFORMS": "cpu"}
 
 
-def test_train_ends_with_a_table_and_the_runs_path(trained):
+def test_train_prints_a_table_and_the_path_of_the_run(trained):
     _, run_dir, printed = trained
     assert printed.splitlines()[-1] == f"run: {run_dir}"
     table = printed.splitlines()
@@ -41,13 +41,13 @@ def test_train_ends_with_a_table_and_the_runs_path(trained):
     assert any(line.startswith("image->text/R@5 ") for line in table)
 
 
-def test_train_leaves_the_promised_files(trained):
+def test_train_writes_the_documented_files(trained):
     _, run_dir, _ = trained
-    rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    rows = tiny.read_jsonl(run_dir / "metrics.jsonl")
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     assert {"step", "loss", "loss/pairs"} <= rows[0].keys()
     assert {"examples_per_second", "input_wait_share"} <= rows[-1].keys()
-    (row,) = (json.loads(line) for line in (run_dir / "evals.jsonl").read_text().splitlines())
+    (row,) = tiny.read_jsonl(run_dir / "evals.jsonl")
     assert row["step"] == 4 and row["eval"] == "retrieval" and "image->text/R@1" in row
     assert (run_dir / "experiment.txt").read_text().startswith("Experiment(")
     assert sorted(p.name for p in (run_dir / "checkpoints").iterdir() if p.name.isdecimal()) == ["2", "4"]
@@ -61,17 +61,17 @@ def test_another_experiment_in_its_folder_is_refused(trained, capsys):
     assert "belongs to another experiment" in capsys.readouterr().err
 
 
-def test_eval_prints_json_last(trained, capsys):
+def test_eval_prints_json_on_the_last_line(trained, capsys):
     _, run_dir, _ = trained
     assert main(["eval", str(run_dir), "--json"]) == 0
     results = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert 0 <= results["retrieval"]["image->text/R@5"] <= 1
     assert main(["eval", str(run_dir), "--json", "--data", str(run_dir.parent / "colours.npz")]) == 0
-    other = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert other["retrieval"]["image->text/R@5"] == results["retrieval"]["image->text/R@5"]
+    same_data = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert same_data["retrieval"]["image->text/R@5"] == results["retrieval"]["image->text/R@5"]
 
 
-def test_export_equals_what_restore_gives(trained, tmp_path, capsys):
+def test_exported_parameters_equal_the_restored_ones(trained, tmp_path, capsys):
     _, run_dir, _ = trained
     assert main(["export", str(run_dir), str(tmp_path / "out.safetensors")]) == 0
     assert "arrays, of step 4" in capsys.readouterr().out
@@ -103,7 +103,7 @@ def test_eval_on_missing_data_is_refused(trained, capsys):
     assert "nosuch.npz" in capsys.readouterr().err
 
 
-def test_describe_says_what_it_will_cost(trained, capsys):
+def test_describe_prints_parameters_flops_views_and_fields(trained, capsys):
     file, _, _ = trained
     assert main(["describe", str(file), "model.encoders.image.trunk.depth=3"]) == 0
     printed = capsys.readouterr().out
@@ -119,18 +119,19 @@ def test_describe_says_what_it_will_cost(trained, capsys):
         assert expected in printed
 
 
-def test_overrides_may_stand_anywhere(tmp_path, monkeypatch, capsys):
-    seen = {}
+def test_overrides_may_stand_before_or_after_options(tmp_path, monkeypatch, capsys):
+    runs = []
     monkeypatch.setattr(
-        loop, "run", lambda experiment, run_dir, *_, **__: seen.update(e=experiment, d=run_dir) or {}
+        loop, "run", lambda experiment, run_dir, *_, **__: runs.append((experiment, run_dir)) or {}
     )
     file = tiny.write(tmp_path)
     assert (
         main(["train", str(file), "seed=1", "--run-dir", str(tmp_path / "x"), "num_steps=9", "--debug"]) == 0
     )
-    assert (seen["e"].seed, seen["e"].num_steps, seen["d"]) == (1, 9, tmp_path / "x")
+    experiment, run_dir = runs[-1]
+    assert (experiment.seed, experiment.num_steps, run_dir) == (1, 9, tmp_path / "x")
     assert main(["train", str(file)]) == 0
-    assert str(seen["d"]) == "runs/tiny"
+    assert str(runs[-1][1]) == "runs/tiny"
 
 
 @pytest.mark.parametrize(
@@ -146,8 +147,8 @@ def test_exit_codes(error, code, tmp_path, monkeypatch, capsys):
     assert captured.err.strip().endswith(f"mmjax: {error}") and "Traceback" not in captured.err
 
 
-def test_what_nobody_foresaw_is_told_once(tmp_path, monkeypatch, capsys):
-    """By the interpreter; by ourselves only where the process must not wait for the run's others."""
+def test_unexpected_error_is_raised_and_not_printed(tmp_path, monkeypatch, capsys):
+    """The interpreter prints it. main() prints it only in a run with several processes."""
 
     def fail(*_, **__):
         raise RuntimeError("a bug")
@@ -207,7 +208,7 @@ def test_help_version_and_missing_paths_import_nothing_heavy(arguments, code, me
     ("devices", "before", "after"),
     [("8", None, "32"), ("8", "5", "5"), ("2", None, None), (None, None, None), ("many", None, None)],
 )
-def test_devices_beyond_the_cores_get_threads(devices, before, after, monkeypatch, capsys):
+def test_more_devices_than_cores_set_nproc(devices, before, after, monkeypatch, capsys):
     for name, value in (("JAX_NUM_CPU_DEVICES", devices), ("NPROC", before)):
         if value is None:
             monkeypatch.delenv(name, raising=False)
@@ -219,7 +220,7 @@ def test_devices_beyond_the_cores_get_threads(devices, before, after, monkeypatc
 
 
 @pytest.mark.parametrize("path", ["a" * 5000, "folder"])
-def test_paths_that_cannot_be_are_one_message(path, tmp_path, monkeypatch, capsys):
+def test_invalid_paths_give_one_message(path, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
     for arguments in (["train", path], ["eval", path], ["export", path, "x.safetensors"], ["describe", path]):
@@ -227,7 +228,7 @@ def test_paths_that_cannot_be_are_one_message(path, tmp_path, monkeypatch, capsy
         assert capsys.readouterr().err.startswith("mmjax: ")
 
 
-def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
+def test_closed_output_pipe_is_no_error(tmp_path):
     command = f"{sys.executable} -m mmjax describe {tiny.write(tmp_path)} | head -1; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(
         ["bash", "-c", command], capture_output=True, text=True, check=False, env=one_device()
@@ -235,7 +236,7 @@ def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
     assert done.stdout.splitlines() == ["tiny: 4 steps of 8 examples", "0"] and "Error" not in done.stderr
 
 
-def test_an_experiment_file_that_exits_is_refused(tmp_path, capsys):
+def test_experiment_file_that_calls_exit_is_refused(tmp_path, capsys):
     (tmp_path / "exits.py").write_text("import sys\nsys.exit(0)\n")
     assert main(["describe", str(tmp_path / "exits.py")]) == 2
     assert "line 2: SystemExit: 0" in capsys.readouterr().err
@@ -243,10 +244,5 @@ def test_an_experiment_file_that_exits_is_refused(tmp_path, capsys):
 
 def test_debug_shows_the_traceback():
     command = [sys.executable, "-m", "mmjax", "train", "nosuch.py", "--debug"]
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and "Traceback" in done.stderr

@@ -17,8 +17,8 @@ from mmjax.model import MultimodalModel
 from mmjax.objectives.adversarial import adversarial_losses
 from mmjax.sharding import unbox
 from mmjax.testing import TOLERANCE
-from mmjax.train import train_step
-from mmjax.train.state import init_state
+from mmjax.training import train_step
+from mmjax.training.state import init_state
 
 pytestmark = pytest.mark.once
 

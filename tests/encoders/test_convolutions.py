@@ -15,7 +15,7 @@ from mmjax.batch import Audio, Image
 from mmjax.encoders.convnext import ConvNeXtBlock
 from mmjax.encoders.resnet import ResidualBlock
 from mmjax.testing import TOLERANCE
-from mmjax.train import flops
+from mmjax.training import flops
 
 MODULE, STACK = TOLERANCE["fp32_module"], TOLERANCE["fp32_stack"]
 LAYOUT = dict(dimension_numbers=("NHWC", "HWIO", "NHWC"))

@@ -16,7 +16,7 @@ from mmjax.evals.subsets import subsets
 from mmjax.learner import Learner
 from mmjax.objectives import InfoNCE
 from mmjax.testing import tiny_batch, tiny_model
-from mmjax.train import Predictor
+from mmjax.training import Predictor
 from mmjax.views import Identity
 
 

@@ -1,4 +1,4 @@
-"""An experiment is a value: made, checked, written down and read back."""
+"""Experiments: validation, text, and loading from a file."""
 
 import dataclasses
 
@@ -26,7 +26,7 @@ def test_text_round_trips(experiment):
     assert to_text(from_text(text)) == text
 
 
-def test_text_prints_every_field_by_the_names_of_the_package(experiment):
+def test_text_has_every_field_and_the_names_that_packages_export(experiment):
     text = to_text(experiment)
     assert text.startswith("Experiment(\n    name='tiny',\n    num_steps=4,\n    data=data.Mixture(\n")
     for expected in (
@@ -45,7 +45,7 @@ def test_text_keeps_values_exactly():
         "numbers": (1, -2.5, 1e-9, float("inf"), True, None),
         "long": tuple(f"it's {n}, \n a 'word'" for n in range(40)),
         "dtype": jnp.bfloat16,
-        "one": (1,),
+        "single": (1,),
         "empty": {"a": (), "b": {}, "c": []},
     }
     text = serialize.to_text(value)
@@ -53,14 +53,14 @@ def test_text_keeps_values_exactly():
     assert max(map(len, text.splitlines())) < 130
 
 
-def test_text_tells_arrays_apart_and_refuses_to_read_them():
+def test_text_of_arrays_is_a_digest_that_cannot_be_read():
     first, second = (serialize.to_text(data.Arrays({"x": np.full(3, fill)})) for fill in (1, 2))
     assert first != second
     with pytest.raises(InputError, match="'array' is no class or constant of mmjax"):
         serialize.from_text(first)
 
 
-def test_text_of_foreign_classes_is_printed_but_not_read(experiment):
+def test_text_of_other_packages_classes_cannot_be_read(experiment):
     text = to_text(dataclasses.replace(experiment, data=Foreign(batch_size=8)))
     assert "data=test_experiment.Foreign(" in text.replace("tests.", "")
     with pytest.raises(InputError, match="Foreign' is no class or constant of mmjax"):
@@ -96,29 +96,29 @@ class Foreign:
         "",
     ],
 )
-def test_reading_refuses_all_but_literals_and_our_classes(text):
+def test_from_text_refuses_all_but_literals_and_classes_of_mmjax(text):
     with pytest.raises(InputError):
         serialize.from_text(text)
 
 
-def test_differences_name_paths(experiment):
+def test_differences_have_paths(experiment):
     changed = dataclasses.replace(experiment, seed=3, mesh=sharding.MeshShape(fsdp=2))
     texts = to_text(experiment), to_text(changed)
     assert serialize.differences(*texts) == ["seed: 0 -> 3", "mesh.fsdp: 1 -> 2"]
     assert serialize.differences(*texts, ignore=("mesh",)) == ["seed: 0 -> 3"]
 
 
-def test_shared_module_is_refused_by_both_paths(experiment):
+def test_shared_module_is_refused_and_the_error_has_both_paths(experiment):
     trunk = Transformer(depth=1, width=16, num_heads=2, mlp_width=32)
-    towers = {name: tower.clone(trunk=trunk) for name, tower in experiment.model.encoders.items()}
+    encoders = {name: encoder.clone(trunk=trunk) for name, encoder in experiment.model.encoders.items()}
     with pytest.raises(InputError) as refusal:
-        validate(dataclasses.replace(experiment, model=experiment.model.clone(encoders=towers)))
+        validate(dataclasses.replace(experiment, model=experiment.model.clone(encoders=encoders)))
     assert "'model.encoders.image.trunk' and 'model.encoders.text.trunk' are the same Transformer" in str(
         refusal.value
     )
 
 
-def test_objective_that_reads_what_no_head_makes(experiment):
+def test_objective_of_a_missing_head_is_refused(experiment):
     wrong = {"x": objectives.InfoNCE("video", "text")}
     with pytest.raises(InputError) as refusal:
         validate(dataclasses.replace(experiment, objectives=wrong))
@@ -126,21 +126,21 @@ def test_objective_that_reads_what_no_head_makes(experiment):
     assert str(refusal.value) == expected
 
 
-def test_eval_that_reads_what_no_head_makes(experiment):
+def test_eval_of_a_missing_head_is_refused(experiment):
     wrong = {
-        "x": dataclasses.replace(experiment.evals["retrieval"], heads={"image": "picture", "text": "text"})
+        "x": dataclasses.replace(experiment.evals["retrieval"], heads={"image": "nosuch", "text": "text"})
     }
     with pytest.raises(
-        InputError, match=r"eval 'x' reads \['picture', 'text'\], but the model's heads produce"
+        InputError, match=r"eval 'x' reads \['nosuch', 'text'\], but the model's heads produce"
     ):
         validate(dataclasses.replace(experiment, evals=wrong))
 
 
-def test_objective_that_needs_a_stream_the_data_lack(experiment):
+def test_objective_whose_stream_the_data_lack_is_refused(experiment):
     (_, dataset), *_ = experiment.data.datasets.values()
-    pictures = dataclasses.replace(dataset, streams={"image": dataset.streams["image"]})
+    images = dataclasses.replace(dataset, streams={"image": dataset.streams["image"]})
     with pytest.raises(InputError, match=r"'pairs' needs the stream 'text', but the data give \['image'\]"):
-        validate(dataclasses.replace(experiment, data=data.Mixture({"x": (1.0, pictures)}, batch_size=8)))
+        validate(dataclasses.replace(experiment, data=data.Mixture({"x": (1.0, images)}, batch_size=8)))
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_objective_that_needs_a_stream_the_data_lack(experiment):
         (objectives.VectorQuantised("image", "patches", (4, 4)), "patches"),
     ],
 )
-def test_objective_whose_targets_the_data_lack(experiment, objective, stream):
+def test_objective_whose_targets_the_data_lack_is_refused(experiment, objective, stream):
     message = (
         f"objective 'x' has its targets in the stream '{stream}', but the data give ['image', 'text']: add a "
         "transform that makes it, or name another stream"
@@ -162,19 +162,19 @@ def test_objective_whose_targets_the_data_lack(experiment, objective, stream):
     assert str(refusal.value) == message
 
 
-def test_targets_may_be_made_by_the_view(experiment):
-    whole = views.MaskPatches("image", (2, 2), unmasked_stream="patches")
-    made = {"x": objectives.VectorQuantised("image", "patches", (4, 4), view=whole)}
-    validate(dataclasses.replace(experiment, objectives=made))
+def test_view_may_provide_the_targets(experiment):
+    view = views.MaskPatches("image", (2, 2), unmasked_stream="patches")
+    changed = {"x": objectives.VectorQuantised("image", "patches", (4, 4), view=view)}
+    validate(dataclasses.replace(experiment, objectives=changed))
 
 
-def test_every_objective_names_its_targets():
+def test_target_streams_of_every_objective_are_a_tuple_of_names():
     for row in OBJECTIVES:
         targets = row.make("float32").target_streams()
         assert isinstance(targets, tuple) and all(isinstance(stream, str) for stream in targets), row.name
 
 
-def test_view_of_a_stream_that_no_head_reads(experiment):
+def test_view_of_a_stream_that_no_head_reads_is_refused(experiment):
     drop = views.Chain((views.DropStreams((("text", 0.5), ("audio", 0.5))),))
     wrong = {"pairs": dataclasses.replace(experiment.objectives["pairs"], view=drop)}
     message = (
@@ -205,7 +205,7 @@ def test_view_of_a_stream_that_no_head_reads(experiment):
         ({"keep_best": "retrieval/"}, "found 'retrieval/'"),
         (
             {"keep_best": "retrieval/R@5"},
-            "expects evaluations while the run goes on, found 'retrieval' only at",
+            "expects evaluations during the run, found 'retrieval' only at",
         ),
     ],
 )
@@ -215,16 +215,16 @@ def test_validate_refuses(experiment, change, message):
 
 
 @pytest.mark.parametrize("change", [{"eval_every": 2}, {"evals": 2}])
-def test_best_of_an_evaluation_that_comes_again(experiment, change):
+def test_keep_best_accepts_a_repeated_evaluation(experiment, change):
     if "evals" in change:
         change = {"evals": {"retrieval": dataclasses.replace(experiment.evals["retrieval"], every=2)}}
-    kept = dataclasses.replace(experiment, keep_best="retrieval/image->text/R@5", keep_every=4, **change)
-    validate(kept)
-    assert best_metric(kept) == ("retrieval", "image->text/R@5")
+    changed = dataclasses.replace(experiment, keep_best="retrieval/image->text/R@5", keep_every=4, **change)
+    validate(changed)
+    assert best_metric(changed) == ("retrieval", "image->text/R@5")
 
 
-def test_differences_take_absent_fields_at_their_defaults(experiment):
-    """A run folder of a version that knew fewer fields."""
+def test_differences_give_absent_fields_their_defaults(experiment):
+    """An older version, which lacked the fields, has written the text."""
     text = to_text(experiment)
     old = "".join(
         line
@@ -238,7 +238,7 @@ def test_differences_take_absent_fields_at_their_defaults(experiment):
     assert serialize.differences(old, changed) == ["seed: 0 -> 1", "on_nonfinite: 'stop' -> 'skip'"]
 
 
-def test_mesh_that_fills_is_checked_when_the_devices_are_known(experiment):
+def test_mesh_size_of_minus_one_is_checked_once_the_devices_are_known(experiment):
     validate(experiment)
     with pytest.raises(InputError, match="multiple of 3, found 8"):
         validate(experiment, num_devices=3)

@@ -15,7 +15,7 @@ from random_parameters import random_parameters
 from mmjax import objectives, views
 from mmjax.learner import Learner
 from mmjax.testing import TOLERANCE, VOCAB, tiny_batch, tiny_model, tiny_objectives
-from mmjax.train import TrainState, train_step
+from mmjax.training import TrainState, train_step
 
 # One xdist worker compiles for all of these tests.
 pytestmark = [pytest.mark.once, pytest.mark.xdist_group("missing")]

@@ -1,4 +1,4 @@
-"""Overrides by dotted path: what they change and what they refuse."""
+"""Overrides by dotted path: changed fields and errors."""
 
 import dataclasses
 import re
@@ -19,14 +19,14 @@ class Trunk(nn.Module):
     dtype: str = "float32"
 
 
-class Tower(nn.Module):
+class Encoder(nn.Module):
     patch: tuple[int, int]
     trunk: Trunk
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Whole:
-    towers: dict[str, Tower]
+class Example:
+    encoders: dict[str, Encoder]
     rate: float = 0.5
     name: str = "x"
     fast: bool = False
@@ -42,17 +42,17 @@ class Whole:
             raise ValueError(f"expected a rate of at most 1, found {self.rate}")
 
 
-def whole() -> Whole:
-    return Whole(towers={"image": Tower(patch=(4, 8), trunk=Trunk())})
+def example() -> Example:
+    return Example(encoders={"image": Encoder(patch=(4, 8), trunk=Trunk())})
 
 
 @pytest.mark.parametrize(
     ("assignment", "read", "expected"),
     [
-        ("towers.image.trunk.depth=5", lambda w: w.towers["image"].trunk.depth, 5),
-        ("towers.image.patch.1=2", lambda w: w.towers["image"].patch, (4, 2)),
-        ("towers.image.patch=(2, 2)", lambda w: w.towers["image"].patch, (2, 2)),
-        ("towers.image.trunk.dtype=bfloat16", lambda w: w.towers["image"].trunk.dtype, "bfloat16"),
+        ("encoders.image.trunk.depth=5", lambda w: w.encoders["image"].trunk.depth, 5),
+        ("encoders.image.patch.1=2", lambda w: w.encoders["image"].patch, (4, 2)),
+        ("encoders.image.patch=(2, 2)", lambda w: w.encoders["image"].patch, (2, 2)),
+        ("encoders.image.trunk.dtype=bfloat16", lambda w: w.encoders["image"].trunk.dtype, "bfloat16"),
         ("rate=1", lambda w: w.rate, 1.0),
         ("rate=1e-3", lambda w: w.rate, 1e-3),
         ("name=5", lambda w: w.name, "5"),
@@ -70,30 +70,33 @@ def whole() -> Whole:
     ],
 )
 def test_override_changes_one_field(assignment, read, expected):
-    before = whole()
+    before = example()
     found = read(override(before, assignment))
     assert found == expected and type(found) is type(expected)
-    assert before == whole()
+    assert before == example()
 
 
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
         (
-            "towers.image.trunk.depht=5",
-            "'towers.image.trunk' (Trunk) has no field 'depht': did you mean 'depth'? valid",
+            "encoders.image.trunk.depht=5",
+            "'encoders.image.trunk' (Trunk) has no field 'depht': did you mean 'depth'? valid",
         ),
         (
-            "towers.imag.patch=5",
-            "'towers' (dict) has no field 'imag': did you mean 'image'? valid fields are ['image']",
+            "encoders.imag.patch=5",
+            "'encoders' (dict) has no field 'imag': did you mean 'image'? valid fields are ['image']",
         ),
-        ("towers.image.patch.2=5", "(tuple) has no field '2': valid fields are ['0', '1']"),
-        ("towers.image.name=5", "has no field 'name'"),  # linen's own
-        ("nosuch=1", "Whole has no field 'nosuch'"),
-        ("towers.image.trunk.depth=5.0", "'towers.image.trunk.depth' expects int (now 2), found float 5.0"),
-        ("towers.image.trunk.depth=many", "expects int (now 2), found 'many'"),
-        ("towers.image.trunk.depth=True", "expects int (now 2), found bool True"),
-        ("towers.image.patch=(1, 2, 3)", "expects tuple[int, int] (now (4, 8)), found tuple (1, 2, 3)"),
+        ("encoders.image.patch.2=5", "(tuple) has no field '2': valid fields are ['0', '1']"),
+        ("encoders.image.name=5", "has no field 'name'"),  # a field of linen itself
+        ("nosuch=1", "Example has no field 'nosuch'"),
+        (
+            "encoders.image.trunk.depth=5.0",
+            "'encoders.image.trunk.depth' expects int (now 2), found float 5.0",
+        ),
+        ("encoders.image.trunk.depth=many", "expects int (now 2), found 'many'"),
+        ("encoders.image.trunk.depth=True", "expects int (now 2), found bool True"),
+        ("encoders.image.patch=(1, 2, 3)", "expects tuple[int, int] (now (4, 8)), found tuple (1, 2, 3)"),
         ("kind=c", "expects Literal['a', 'b'] (now 'a'), found 'c'"),
         ("fast=1", "expects bool (now False), found int 1"),
         ("limit=x", "expects int | None (now None), found 'x'"),
@@ -108,11 +111,11 @@ def test_override_changes_one_field(assignment, read, expected):
 )
 def test_override_refuses(assignment, message):
     with pytest.raises(InputError) as refusal:
-        override(whole(), assignment)
+        override(example(), assignment)
     assert message in str(refusal.value)
 
 
-WRONG = {
+REFUSED = {
     "nosuch.field=1": "Experiment has no field 'nosuch'",
     "num_steps=many": "'num_steps' expects int",
     "optimizer.peak_lr=1": "'optimizer' (AdamW) has no field 'peak_lr'",
@@ -127,12 +130,12 @@ WRONG = {
     "data.batchsize=3": "'data' (Mixture) has no field 'batchsize': did you mean 'batch_size'?",
     "evals.retrieval.batchsize=3": "'evals.retrieval' (Retrieval) has no field 'batchsize'",
 }
-RIGHT = [
+ACCEPTED = [
     "num_steps=10",
     "model.encoders.text.trunk.depth=3",
     "model.heads.image.dim=4",
     "optimizer.clip_norm=None",
-    "optimizer=train.Lion(peak_learning_rate=1e-4)",
+    "optimizer=training.Lion(peak_learning_rate=1e-4)",
     "objectives.pairs.weight=2",
     "mesh.data=2",
     "rules=FSDP",
@@ -140,20 +143,20 @@ RIGHT = [
 ]
 
 
-@pytest.mark.parametrize(("assignment", "message"), WRONG.items())
-def test_load_refuses_a_wrong_override(assignment, message, tmp_path):
+@pytest.mark.parametrize(("assignment", "message"), REFUSED.items())
+def test_load_refuses_an_override(assignment, message, tmp_path):
     with pytest.raises(InputError, match=re.escape(message)):
         load(tiny.write(tmp_path), [assignment])
 
 
-@pytest.mark.parametrize("assignment", RIGHT)
-def test_load_applies_a_right_override(assignment, tmp_path):
+@pytest.mark.parametrize("assignment", ACCEPTED)
+def test_load_applies_an_override(assignment, tmp_path):
     file = tiny.write(tmp_path)
     assert load(file, [assignment]) != load(file)
 
 
-def test_an_earlier_override_may_bring_the_fields_of_a_later_one(tmp_path):
-    overrides = ["optimizer=train.Lion(peak_learning_rate=1e-4)", "optimizer.b2=0.9"]
+def test_later_overrides_see_the_fields_of_earlier_ones(tmp_path):
+    overrides = ["optimizer=training.Lion(peak_learning_rate=1e-4)", "optimizer.b2=0.9"]
     assert load(tiny.write(tmp_path), overrides).optimizer.b2 == 0.9
 
 
@@ -175,8 +178,8 @@ IMAGE = "data.datasets.colours.1.streams.image"
 )
 def test_augmentations_and_subsets_can_be_overridden(assignment, tmp_path):
     file = tiny.write(tmp_path, AUGMENTED)
-    made = load(file, [assignment])
-    assert made != load(file) and from_text(to_text(made)) == made
+    changed = load(file, [assignment])
+    assert changed != load(file) and from_text(to_text(changed)) == changed
 
 
 @pytest.mark.parametrize(
@@ -190,13 +193,13 @@ def test_augmentations_and_subsets_can_be_overridden(assignment, tmp_path):
         (f"{IMAGE}.augmentations.2.hue=0.1", "valid fields are ['0', '1']"),
     ],
 )
-def test_wrong_overrides_of_augmentations_are_refused(assignment, message, tmp_path):
+def test_overrides_of_augmentations_are_refused(assignment, message, tmp_path):
     file = tiny.write(tmp_path, AUGMENTED)
     with pytest.raises(InputError) as refusal:
         load(file, [assignment])
     assert message in str(refusal.value)
 
 
-def test_an_overridden_augmentation_is_still_checked(tmp_path):
+def test_overridden_augmentation_is_validated(tmp_path):
     with pytest.raises(InputError, match="RandAugment expects a magnitude from 0 to 30"):
         load(tiny.write(tmp_path, AUGMENTED), [f"{IMAGE}.augmentations.0.magnitude=31"])

@@ -18,7 +18,7 @@ from mmjax.objectives.contrastive import PairMask, info_nce, log_negatives
 from mmjax.objectives.scalars import clip_max
 from mmjax.objectives.tiles import Terms
 from mmjax.testing import TOLERANCE
-from mmjax.train.optimizer import AdamW, decay_mask, path_name
+from mmjax.training.optimizer import AdamW, decay_mask, path_name
 
 pytestmark = pytest.mark.once
 

@@ -32,8 +32,8 @@ REPLACEMENTS = {
     **tiny.DROPOUT,
     **tiny.ACCUMULATION,
     **tiny.NO_EVALS,
-    "from mmjax import data, encoders, evals, fusion, heads, objectives, train": (
-        "from mmjax import data, encoders, fusion, heads, objectives, train, views"
+    "from mmjax import data, encoders, evals, fusion, heads, objectives, training": (
+        "from mmjax import data, encoders, fusion, heads, objectives, training, views"
     ),
     '                "image": encoders.ViT(stem=encoders.LinearPatches(patch=(4, 4)), trunk=trunk()),\n': "",
     'heads={{stream: heads.PooledEmbedding(stream, dim=8) for stream in ("image", "text")}},': (

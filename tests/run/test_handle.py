@@ -13,7 +13,6 @@ from safetensors.numpy import load_file
 import mmjax
 from mmjax import data
 from mmjax.errors import InputError
-from mmjax.run import handle
 from mmjax.views import Identity
 
 COLOURS = [np.full((8, 8, 3), colour, np.uint8) for colour in tiny.COLOURS.values()]
@@ -25,7 +24,7 @@ def run(tmp_path_factory) -> mmjax.Run:
     """A trained run."""
     folder = tmp_path_factory.mktemp("handle")
     experiment = mmjax.load(tiny.write(folder), ["num_steps=2"])
-    return handle.train_run(experiment, folder / "run", devices=jax.devices()[:1])
+    return mmjax.train(experiment, folder / "run", devices=jax.devices()[:1])
 
 
 def test_import_of_mmjax_does_not_import_jax():

@@ -96,7 +96,7 @@ def test_tensorboard_events_hold_the_logged_numbers(trained):
 def test_finished_run_returns_its_results_without_training_or_evaluating(file, copy, monkeypatch, capsys):
     before = {name: (copy / name).read_bytes() for name in ("metrics.jsonl", "evals.jsonl", "experiment.txt")}
     monkeypatch.setattr(evals.Retrieval, "__call__", must_not_run)
-    monkeypatch.setattr(loop.train, "jit_step", must_not_run)
+    monkeypatch.setattr(loop.training, "jit_step", must_not_run)
     results = loop.run(load(file, OVERRIDES), copy)
     last = tiny.read_jsonl(copy / "evals.jsonl")[-1]
     assert results == {"retrieval": {name: last[name] for name in last if name not in ("step", "eval")}}

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import tiny
 
-from mmjax import sharding, train
+from mmjax import sharding, training
 from mmjax.checkpoint.manager import Checkpoints
 from mmjax.errors import Interrupted, NonFiniteError
 from mmjax.experiment import Experiment, load
 from mmjax.run import loop, rollback
 from mmjax.sharding import MeshShape
-from mmjax.train import metrics, nonfinite
+from mmjax.training import metrics, nonfinite
 
 pytestmark = [pytest.mark.once, pytest.mark.usefixtures("compilation_cache")]
 
@@ -75,7 +75,7 @@ def run(experiment: Experiment, run_dir: Path, **changes) -> None:
 def train_on(session, steps, skip_nonfinite: bool):
     """The state after training on the batches of exactly these steps."""
     parts = session.learner, session.optimizer, session.abstract, session.mesh, session.experiment.rules
-    step_function = train.jit_step(*parts, skip_nonfinite=skip_nonfinite)
+    step_function = training.jit_step(*parts, skip_nonfinite=skip_nonfinite)
     state = session.new_state()
     for step in steps:
         state, _ = step_function(with_step(state, step - 1), batch_of(session, step))

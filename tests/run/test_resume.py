@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import tiny
 
-from mmjax import train
+from mmjax import training
 from mmjax.errors import Interrupted
 from mmjax.experiment import load
 from mmjax.run import loop
@@ -40,13 +40,13 @@ def test_sigterm_at_any_step_then_resume_ends_bitwise_the_same(tmp_path, monkeyp
     experiment = load(tiny.write(tmp_path, replace=REPLACEMENTS), overrides)
     # Every start reuses these programs, which saves tracing. The test below starts new processes.
     session = loop.Session.of(experiment)
-    step = train.jit_step(
+    step = training.jit_step(
         session.learner, session.optimizer, session.abstract, session.mesh, experiment.rules
     )
     predictor = session.predictor(session.abstract)
     monkeypatch.setattr(loop.Session, "of", lambda *_: session)
     monkeypatch.setattr(loop.Session, "predictor", lambda _, state: set_params(predictor, state))
-    monkeypatch.setattr(train, "jit_step", lambda *_, **__: step)
+    monkeypatch.setattr(training, "jit_step", lambda *_, **__: step)
     monkeypatch.setattr(loop.RunFolder, "write_pictures", lambda *_: [])
     monkeypatch.setattr(loop.pictures, "loss_curves", lambda *_: None)
     results = loop.run(experiment, tmp_path / "uninterrupted")

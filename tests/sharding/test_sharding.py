@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmjax import encoders, sharding, train
+from mmjax import encoders, sharding, training
 from mmjax.analysis.collectives import find_collectives
 from mmjax.errors import InputError
 from mmjax.sharding import FSDP, FSDP_TENSOR, REPLICATED, SEQUENCE, TENSOR, ZERO1, MeshShape, Rules
@@ -17,7 +17,7 @@ from mmjax.sharding.annotate import warn_padded
 from mmjax.sharding.axes import ACTIVATION_AXES, KNOWN_AXES, PARAMETER_AXES
 from mmjax.sharding.mesh import group_by_slice
 from mmjax.testing import TOLERANCE, tiny_batch, tiny_learner
-from mmjax.train.state import init_state, state_shardings
+from mmjax.training.state import init_state, state_shardings
 
 # All `Rules` constants of the package, so that new ones are tested too.
 RULES = {name: value for name, value in vars(sharding).items() if isinstance(value, Rules)}
@@ -38,7 +38,7 @@ EVERYWHERE = {("FSDP_TENSOR_SEQUENCE", "fsdp 2, sequence 2, tensor 2")}
 NUM_STEPS = 3
 # Adam divides by the gradient's size. With the usual epsilon a gradient that is 0 in theory (a key's bias)
 # would give a full-size update in a direction that depends on rounding, which differs between meshes.
-OPTIMIZER = train.AdamW(peak_learning_rate=1e-2, epsilon=1e-3, weight_decay=0.1).make(num_steps=10)
+OPTIMIZER = training.AdamW(peak_learning_rate=1e-2, epsilon=1e-3, weight_decay=0.1).make(num_steps=10)
 
 
 @pytest.fixture(scope="module")
@@ -60,12 +60,12 @@ def on_mesh(tree, shardings):
 
 
 def compiled_step(learner, boxed, mesh, rules):
-    """(train.jit_step, the shardings of its state)."""
+    """(training.jit_step, the shardings of its state)."""
     shardings = state_shardings(boxed, mesh, rules)
     abstract = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), sharding.unbox(boxed), shardings
     )
-    return train.jit_step(learner, OPTIMIZER, abstract, mesh, rules), shardings
+    return training.jit_step(learner, OPTIMIZER, abstract, mesh, rules), shardings
 
 
 def steps(step, state, batches) -> list:
@@ -88,7 +88,7 @@ def batches() -> list:
 def single(learner, boxed):
     """Of one device, on the host: the state before the first step, and (state, metrics) after each step."""
     mesh = MeshShape(data=1).make(jax.devices()[:1])
-    state = train.create_state(learner, OPTIMIZER, tiny_batch(), 0, mesh, REPLICATED)
+    state = training.create_state(learner, OPTIMIZER, tiny_batch(), 0, mesh, REPLICATED)
     before = jax.device_get(state)
     step, _ = compiled_step(learner, boxed, mesh, REPLICATED)
     return before, steps(step, state, batches())
@@ -188,7 +188,7 @@ def test_rules_split_the_axes_that_they_name(boxed):
 
 def test_moments_and_accumulated_gradients_are_sharded_as_their_parameters(learner):
     mesh = MeshShape(data=2, fsdp=2, tensor=2).make()
-    optimizer = train.AdamW(peak_learning_rate=1e-2, accumulation_steps=2).make(num_steps=10)
+    optimizer = training.AdamW(peak_learning_rate=1e-2, accumulation_steps=2).make(num_steps=10)
     boxed = jax.eval_shape(lambda: init_state(learner, optimizer, tiny_batch(), seed=0))
     state = state_shardings(boxed, mesh, FSDP_TENSOR)
     adam = state.opt_state.inner_opt_state[1]
@@ -211,7 +211,7 @@ def test_zero1_splits_moments_only(boxed):
 
 def test_the_state_is_created_in_shards(learner):
     mesh = MeshShape(data=1, fsdp=8).make()
-    abstract = train.abstract_state(learner, OPTIMIZER, tiny_batch(), 0, mesh, FSDP)
+    abstract = training.abstract_state(learner, OPTIMIZER, tiny_batch(), 0, mesh, FSDP)
     table = abstract.params["model"]["encoders_text"]["table"]
     assert table.sharding.shard_shape(table.shape) == (32, 2)
 

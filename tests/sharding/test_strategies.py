@@ -16,7 +16,7 @@ import pytest
 
 from mmjax import sharding
 from mmjax.analysis.collectives import Collective, find_collectives
-from mmjax.train.state import init_state
+from mmjax.training.state import init_state
 
 pytestmark = pytest.mark.once
 

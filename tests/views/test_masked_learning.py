@@ -13,7 +13,7 @@ from mmjax.learner import Learner
 from mmjax.model import MultimodalModel
 from mmjax.sharding import FSDP_TENSOR, MeshShape, batch_sharding, to_global, unbox, using
 from mmjax.testing import TOLERANCE, tiny_trunk
-from mmjax.train.state import init_state, state_shardings
+from mmjax.training.state import init_state, state_shardings
 
 pytestmark = pytest.mark.once
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from mmjax.errors import NonFiniteError
-from mmjax.train import metrics
-from mmjax.train.metrics import Meter
+from mmjax.training import metrics
+from mmjax.training.metrics import Meter
 
 FINE = {"loss": 3.0, "loss/words": 1.0, "loss/pairs": 2.0, "pairs/temperature": 0.1, "grad_norm": 0.5}
 

@@ -6,7 +6,7 @@ import pytest
 
 from mmjax.layers import Transformer
 from mmjax.testing import tiny_batch, tiny_learner
-from mmjax.train import flops
+from mmjax.training import flops
 
 B, L, D, F, DEPTH = 2, 5, 8, 12, 3
 

@@ -8,7 +8,7 @@ import pytest
 
 from mmjax.sharding import FSDP, MeshShape
 from mmjax.testing import VOCAB, tiny_batch, tiny_learner
-from mmjax.train import Predictor
+from mmjax.training import Predictor
 from mmjax.views import Identity, MaskTokens
 
 # All of these tests run on one xdist worker, so that each program is compiled once.

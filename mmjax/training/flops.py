@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
-from mmjax.train.accelerators import ACCELERATORS
+from mmjax.training.accelerators import ACCELERATORS
 
 # Dense bf16 FLOP/s of one device, from the vendors' data sheets, by jax's device_kind.
 PEAK_FLOPS = {name: accelerator.flops for name, accelerator in ACCELERATORS.items()} | {

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmjax import balance, encoders, fusion, heads, objectives, sharding, train, views
+from mmjax import balance, encoders, fusion, heads, objectives, sharding, training, views
 from mmjax.analysis import hlo
 from mmjax.analysis.cost import matmul_flops
 from mmjax.balance.conflict import conflict_report, mean_report
@@ -19,16 +19,16 @@ from mmjax.learner import Learner
 from mmjax.model import MultimodalModel
 from mmjax.sharding import FSDP_TENSOR_SEQUENCE, REPLICATED, ZERO1, MeshShape
 from mmjax.testing import TOLERANCE, VOCAB, WIDTH, tiny_batch, tiny_trunk
-from mmjax.train.conflicts import measure_conflicts
-from mmjax.train.gradients import balanced_grads, losses_function, step_key
-from mmjax.train.state import TrainState, init_state
+from mmjax.training.conflicts import measure_conflicts
+from mmjax.training.gradients import balanced_grads, losses_function, step_key
+from mmjax.training.state import TrainState, init_state
 
 pytestmark = [pytest.mark.once, pytest.mark.xdist_group("gradients")]
 
 SHARED = ("model/encoders_text", "model/fusion")
 NAMES = ("image_text", "words", "matches")
 # A large epsilon, for the reason given in tests/sharding/test_sharding.py.
-OPTIMIZER = train.AdamW(peak_learning_rate=1e-2, epsilon=1e-3, weight_decay=0.1)
+OPTIMIZER = training.AdamW(peak_learning_rate=1e-2, epsilon=1e-3, weight_decay=0.1)
 
 
 def learner(chosen: balance.Balance) -> Learner:
@@ -99,8 +99,8 @@ def compiled(chosen: balance.Balance, rules=REPLICATED, mesh=None, **options):
     accumulation_steps = options.pop("accumulation_steps", 1)
     optimizer = dataclasses.replace(OPTIMIZER, accumulation_steps=accumulation_steps).make(10)
     spec = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch_of(0))
-    abstract = train.abstract_state(module, optimizer, spec, 0, mesh, rules)
-    step = train.jit_step(module, optimizer, abstract, mesh, rules, **options)
+    abstract = training.abstract_state(module, optimizer, spec, 0, mesh, rules)
+    step = training.jit_step(module, optimizer, abstract, mesh, rules, **options)
     program = step.lower(abstract, spec).compile()
     return program, jax.tree.map(lambda x: x.sharding, abstract)
 

@@ -9,8 +9,8 @@ from mmjax.batch import Batch
 from mmjax.learner import Learner
 from mmjax.sharding import Rules, batch_sharding
 from mmjax.sharding.mesh import MeshFunction
-from mmjax.train.gradients import gram_matrix, losses_function, shared_gradient, step_key
-from mmjax.train.state import TrainState
+from mmjax.training.gradients import gram_matrix, losses_function, shared_gradient, step_key
+from mmjax.training.state import TrainState
 
 
 def measure_conflicts(state: TrainState, batch: Batch, *, learner: Learner) -> dict[str, jax.Array]:

@@ -11,7 +11,7 @@ from mmjax.balance import Balance, BalanceInputs, BalanceOutput, Fixed
 from mmjax.balance.shared import Arrays, split_params
 from mmjax.batch import Batch
 from mmjax.learner import Learner
-from mmjax.train.state import TrainState
+from mmjax.training.state import TrainState
 
 Losses = dict[str, jax.Array]  # {objective: scalar}
 Metrics = dict[str, jax.Array]

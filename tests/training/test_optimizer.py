@@ -10,8 +10,8 @@ import pytest
 
 from mmjax.errors import InputError
 from mmjax.testing import tiny_batch, tiny_learner
-from mmjax.train import AdamW, Lion, Schedule
-from mmjax.train.optimizer import Optimizer, decay_mask, path_name
+from mmjax.training import AdamW, Lion, Schedule
+from mmjax.training.optimizer import Optimizer, decay_mask, path_name
 
 PEAK = 0.5
 

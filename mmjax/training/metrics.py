@@ -5,8 +5,8 @@ import time
 import jax
 import numpy as np
 
-from mmjax.train.flops import mfu
-from mmjax.train.nonfinite import check_consecutive_skips, check_finite
+from mmjax.training.flops import mfu
+from mmjax.training.nonfinite import check_consecutive_skips, check_finite
 
 
 class Meter:

@@ -11,9 +11,9 @@ from mmjax.batch import Batch
 from mmjax.learner import Learner
 from mmjax.sharding import Rules, batch_sharding
 from mmjax.sharding.mesh import MeshFunction
-from mmjax.train.gradients import Metrics, balanced_grads
-from mmjax.train.nonfinite import all_finite
-from mmjax.train.state import TrainState
+from mmjax.training.gradients import Metrics, balanced_grads
+from mmjax.training.nonfinite import all_finite
+from mmjax.training.state import TrainState
 
 
 def train_step(
