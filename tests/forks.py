@@ -2,8 +2,8 @@
 
     Forks(environment, log_folder).run(["train", ...], run_dir, die_at=17)
 
-A fork saves the time of the imports. The parent is a new process, which has not started JAX: a process whose
-tests have used devices must not be forked.
+A fork saves the time of the imports. The parent is a new process that has not started JAX, because a process
+that has used devices must not be forked.
 """
 
 import json

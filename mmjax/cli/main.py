@@ -1,8 +1,8 @@
-"""``mmjax train | eval | describe | plan | checkpoints | export | doctor``. Heavy imports are in the verbs.
+"""`mmjax train | eval | describe | plan | checkpoints | export | doctor`. Each verb imports what it needs.
 
 Exit codes: 0 done; 2 bad usage, configuration or data; 3 training stopped on a non-finite value; 75 stopped
-by a signal after saving (the same command resumes); 130 interrupted at once. ``--debug`` shows the
-traceback of a refusal. Under a launcher every process runs the same command, and the first one speaks.
+by a signal after saving (the same command resumes); 130 interrupted immediately. `--debug` also shows the
+traceback of an error. Under a launcher every process runs the same command, and process 0 prints.
 """
 
 import argparse
@@ -125,7 +125,7 @@ def train(arguments: argparse.Namespace) -> None:
     """mmjax train."""
     refuse_missing_file(arguments.experiment)
     goodput = Goodput(age=process_age())
-    with StopSignal() as stop:  # before the imports, which take seconds: a signal then ends the run in order
+    with StopSignal() as stop:  # before the slow imports, so that a signal during them ends the run cleanly
         from mmjax.cli import tables
         from mmjax.cluster import processes
         from mmjax.experiment import load
@@ -143,7 +143,7 @@ def train(arguments: argparse.Namespace) -> None:
 
 
 def _log_rank(launch) -> None:
-    """With several processes, logs which one this is and puts its number before every line of its log."""
+    """With several processes, logs the launch and prefixes every log line with the process's number."""
     from mmjax.cluster import processes
 
     if launch.num_processes == 1:
@@ -189,8 +189,8 @@ def checkpoints(arguments: argparse.Namespace) -> None:
         whole = max((entry.step for entry in entries if not entry.fault), default=None)
         then = "no other is left" if whole is None else f"training and eval would use step {whole}"
         raise InputError(
-            f"expected whole checkpoints in {folder}, found damage in step {', '.join(damaged)}: {then}. Put "
-            "a good copy there, or delete it"
+            f"expected undamaged checkpoints in {folder}, found damage in step {', '.join(damaged)}: {then}. "
+            "Restore it from a copy, or delete it"
         )
 
 
@@ -224,8 +224,8 @@ def plan(arguments: argparse.Namespace) -> None:
         node_size=arguments.node_size,
     )
     experiment = load(arguments.experiment, arguments.overrides)
-    made = make_plan(experiment, machine, simulate_devices(arguments.devices))
-    print(json.dumps(made.to_json()) if arguments.json else format_plan(made).rstrip())
+    estimate = make_plan(experiment, machine, simulate_devices(arguments.devices))
+    print(json.dumps(estimate.to_json()) if arguments.json else format_plan(estimate).rstrip())
 
 
 def export(arguments: argparse.Namespace) -> None:

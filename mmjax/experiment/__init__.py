@@ -1,4 +1,4 @@
-"""Experiments: frozen values made by a function, changed by overrides, stored as text."""
+"""Experiments: frozen values that a function returns, overrides change, and text stores."""
 
 from mmjax.experiment.loading import from_text, load
 from mmjax.experiment.overrides import override

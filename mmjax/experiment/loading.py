@@ -34,7 +34,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
     try:
         spec.loader.exec_module(module)
         make = vars(module).get("experiment")
-        made = make() if callable(make) else None
+        experiment = make() if callable(make) else None
     except InputError:
         raise
     except (Exception, SystemExit) as error:  # the file is the user's: any exception is an input error
@@ -50,12 +50,14 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
         raise InputError(
             f"{where}: {type(error).__name__}: {error}. Run with --debug for the traceback"
         ) from error
-    if not isinstance(made, Experiment):
-        raise InputError(f"expected {path} to define experiment() -> Experiment, found {type(made).__name__}")
+    if not isinstance(experiment, Experiment):
+        raise InputError(
+            f"expected {path} to define experiment() -> Experiment, found {type(experiment).__name__}"
+        )
     for assignment in overrides:
-        made = override(made, assignment)
-    validate(made)
-    return made
+        experiment = override(experiment, assignment)
+    validate(experiment)
+    return experiment
 
 
 def from_text(text: str) -> Experiment:
@@ -64,7 +66,7 @@ def from_text(text: str) -> Experiment:
     Raises:
       InputError: the text is damaged, or names classes that are not mmjax's.
     """
-    made = serialize.from_text(text)
-    if not isinstance(made, Experiment):
-        raise InputError(f"expected the text of an Experiment, found one of {type(made).__name__}")
-    return made
+    value = serialize.from_text(text)
+    if not isinstance(value, Experiment):
+        raise InputError(f"expected the text of an Experiment, found one of {type(value).__name__}")
+    return value

@@ -35,11 +35,11 @@ def override(value: Any, assignment: str) -> Any:
     """A copy of `value` with one field changed, at any depth of dataclasses, dicts and tuples.
 
     Args:
-      assignment: "path.to.field=value". The value is read as the field's declared type; where that says
-        nothing, as the type of the current value.
+      assignment: "path.to.field=value". The value is read as the field's declared type or, where that is Any
+        or unknown, as the type of the current value.
 
     Raises:
-      InputError: an unknown name or an ill-typed value.
+      InputError: a field does not exist, or the value has the wrong type.
 
     >>> override({"steps": 10, "sizes": (1, 2)}, "sizes.1=5")
     {'steps': 10, 'sizes': (1, 5)}
@@ -50,28 +50,27 @@ def override(value: Any, assignment: str) -> Any:
 
 def _rebuild(value: Any, names: Sequence[str], text: str, path: list[str]) -> Any:
     name, rest = names[0], names[1:]
-    here = [*path, name]
+    field_path = [*path, name]
+
+    def changed(current: Any, hint: Any) -> Any:
+        return _rebuild(current, rest, text, field_path) if rest else parse(text, hint, current, field_path)
 
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         valid = {f.name: f for f in fields(value)}
         if name not in valid:
             raise unknown_field(path, type(value).__name__, name, valid)
         current = getattr(value, name)
-        new = (
-            _rebuild(current, rest, text, here)
-            if rest
-            else parse(text, _hint(type(value), name), current, here)
-        )
+        new = changed(current, _hint(type(value), name))
         try:
             return dataclasses.replace(value, **{name: new})
         except (TypeError, ValueError) as error:
-            raise InputError(f"override '{'.'.join(here)}={text}' was refused: {error}") from error
+            raise InputError(f"override '{'.'.join(field_path)}={text}' was refused: {error}") from error
 
     if isinstance(value, Mapping):
         if name not in value:
             raise unknown_field(path, "dict", name, map(str, value))
         current = value[name]
-        new = _rebuild(current, rest, text, here) if rest else parse(text, type(current), current, here)
+        new = changed(current, type(current))
         return {key: new if key == name else old for key, old in value.items()}
 
     if isinstance(value, tuple | list):
@@ -79,7 +78,7 @@ def _rebuild(value: Any, names: Sequence[str], text: str, path: list[str]) -> An
             raise unknown_field(path, type(value).__name__, name, map(str, range(len(value))))
         index = int(name)
         current = value[index]
-        new = _rebuild(current, rest, text, here) if rest else parse(text, type(current), current, here)
+        new = changed(current, type(current))
         return type(value)(new if i == index else old for i, old in enumerate(value))
 
     raise InputError(
@@ -100,13 +99,13 @@ def parse(text: str, hint: Any, current: Any, path: Sequence[str]) -> Any:
     """Reads the text of an override.
 
     Args:
-      hint: the field's declared type. Where it says nothing, the type of the current value counts.
+      hint: the field's declared type. If it is Any or unknown, the type of the current value replaces it.
       path: of the field, for messages.
 
     Raises:
       InputError: the text is not of that type.
     """
-    if _says_nothing(hint):
+    if _is_uninformative(hint):
         hint = Any if current is None else type(current)
 
     if dataclasses.is_dataclass(current) and not isinstance(current, type):
@@ -147,7 +146,7 @@ def _parse_value(text: str, current: Any, path: Sequence[str]) -> Any:
 _NOT_A_LITERAL = object()
 
 
-def _says_nothing(hint: Any) -> bool:
+def _is_uninformative(hint: Any) -> bool:
     return hint is Any or isinstance(hint, str | typing.TypeVar)
 
 

@@ -24,8 +24,8 @@ def is_module(value: Any) -> bool:
 
 def fields(value: Any) -> tuple[dataclasses.Field, ...]:
     """The fields of a dataclass or of its value, without linen's own `parent` and `name`."""
-    hidden = {"parent", "name"} if is_module(value) else set()
-    return tuple(f for f in dataclasses.fields(value) if f.init and f.name not in hidden)
+    excluded = {"parent", "name"} if is_module(value) else set()
+    return tuple(f for f in dataclasses.fields(value) if f.init and f.name not in excluded)
 
 
 def to_text(value: Any, *, defaults: bool = True) -> str:
@@ -68,8 +68,8 @@ def _print(value: Any, indent: int, defaults: bool) -> str:
             digest = hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()[:16]
             return f"array(shape={value.shape}, dtype={value.dtype.name!r}, sha256={digest!r})"
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        shown = [f for f in fields(value) if defaults or getattr(value, f.name) != _default(f)]
-        parts = [(f"{f.name}=", getattr(value, f.name)) for f in shown]
+        printed = [f for f in fields(value) if defaults or getattr(value, f.name) != _default(f)]
+        parts = [(f"{f.name}=", getattr(value, f.name)) for f in printed]
         return _block(_qualified_name(type(value)) + "(", parts, ")", indent, defaults)
     name = _dtype_name(value)
     if name is not None:
@@ -83,8 +83,8 @@ def _print(value: Any, indent: int, defaults: bool) -> str:
 
 
 def _default(field: dataclasses.Field) -> Any:
-    made = field.default_factory is not dataclasses.MISSING
-    return field.default_factory() if made else field.default
+    has_factory = field.default_factory is not dataclasses.MISSING
+    return field.default_factory() if has_factory else field.default
 
 
 def _block(start: str, parts: list[tuple[str, Any]], end: str, indent: int, defaults: bool) -> str:
@@ -111,7 +111,7 @@ def _block(start: str, parts: list[tuple[str, Any]], end: str, indent: int, defa
 
 
 def _fill(items: list[str], pad: str) -> str:
-    """Plain values, as many in a line as fit."""
+    """Puts as many items on each line as fit."""
     lines = [pad]
     for item in items:
         if len(lines[-1]) + len(item) > WIDTH and lines[-1] != pad:
@@ -221,8 +221,8 @@ def _find(dotted: str, package: str) -> Any:
         parts = [package, *parts]
     private = any(not part.isidentifier() or part.startswith("_") for part in parts)
     found = None if private else _resolve(parts)
-    ours = (found if isinstance(found, type) else type(found)).__module__.split(".")[0] == "mmjax"
-    if ours and (isinstance(found, enum.Enum) or dataclasses.is_dataclass(found)):
+    is_mmjax = (found if isinstance(found, type) else type(found)).__module__.split(".")[0] == "mmjax"
+    if is_mmjax and (isinstance(found, enum.Enum) or dataclasses.is_dataclass(found)):
         return found
     raise InputError(
         f"{dotted!r} is no class or constant of mmjax. Text can name only those; for a run that uses your "
@@ -231,7 +231,7 @@ def _find(dotted: str, package: str) -> Any:
 
 
 def _resolve(parts: list[str]) -> Any:
-    """Follows modules of mmjax, then attributes: at most a class and a member of its enum."""
+    """The attribute of an mmjax module that the parts name: a class, a constant or a member of an enum."""
     depth = 0
     name = "mmjax"
     while depth < len(parts) and importlib.util.find_spec(f"{name}.{parts[depth]}") is not None:
@@ -282,10 +282,10 @@ def _with_defaults(node: ast.expr) -> ast.expr:
             cls = _find(ast.unparse(call.func), "experiment")
         except InputError:
             continue
-        given = {keyword.arg for keyword in call.keywords}
+        present = {keyword.arg for keyword in call.keywords}
         for field in fields(cls) if isinstance(cls, type) else ():
             default = _default(field)
-            if field.name not in given and default is not dataclasses.MISSING:
+            if field.name not in present and default is not dataclasses.MISSING:
                 call.keywords.append(ast.keyword(field.name, _parse(to_text(default))))
     return node
 

@@ -20,11 +20,11 @@ def validate(experiment: Experiment, num_devices: int | None = None) -> None:
     """
     if not re.fullmatch(r"\w[\w.-]*", experiment.name):
         raise InputError(f"expected a name of letters, digits, '_', '-' and '.', found {experiment.name!r}")
-    for name, (least, most) in RANGES.items():
+    for name, (minimum, maximum) in RANGES.items():
         found = getattr(experiment, name)
-        if not isinstance(found, int) or isinstance(found, bool) or not least <= found <= most:
+        if not isinstance(found, int) or isinstance(found, bool) or not minimum <= found <= maximum:
             raise InputError(
-                f"{name} expects an integer of at least {least} and at most {most}, found {found!r}"
+                f"{name} expects an integer of at least {minimum} and at most {maximum}, found {found!r}"
             )
     for name, valid in CHOICES.items():
         found = getattr(experiment, name)
@@ -33,9 +33,9 @@ def validate(experiment: Experiment, num_devices: int | None = None) -> None:
     if not experiment.objectives:
         raise InputError("expected at least one objective, found none: a model without one learns nothing")
     _refuse_shared_modules(experiment)
-    _refuse_unread_heads(experiment)
+    _refuse_missing_heads(experiment)
     _refuse_unencoded_streams(experiment)
-    _refuse_unread_streams(experiment)
+    _refuse_missing_streams(experiment)
     _refuse_missing_targets(experiment)
     _refuse_small_tables(experiment)
     _refuse_incompatible_objectives(experiment)
@@ -47,14 +47,14 @@ def validate(experiment: Experiment, num_devices: int | None = None) -> None:
         sizes = experiment.mesh.resolve(num_devices)
     if any(size < 1 and size != -1 for size in sizes.values()):
         raise InputError(
-            f"expected mesh sizes of at least 1, or -1 for all that is left, found {experiment.mesh}"
+            f"expected mesh sizes of at least 1, or -1 for all remaining devices, found {experiment.mesh}"
         )
     axes = experiment.rules.mesh_axes("act_batch")
-    ways = math.prod(sizes[axis] for axis in axes if sizes[axis] != -1)
-    if experiment.data.batch_size % ways:
+    num_splits = math.prod(sizes[axis] for axis in axes if sizes[axis] != -1)
+    if experiment.data.batch_size % num_splits:
         raise InputError(
-            f"the batch is split over mesh.{' x mesh.'.join(axes)} = {ways} devices: expected "
-            f"data.batch_size to be a multiple of {ways}, found {experiment.data.batch_size}"
+            f"the batch is split over mesh.{' x mesh.'.join(axes)} = {num_splits} devices: expected "
+            f"data.batch_size to be a multiple of {num_splits}, found {experiment.data.batch_size}"
         )
 
 
@@ -87,7 +87,7 @@ def tracing(experiment: Experiment) -> Iterator[None]:
         ) from error
 
 
-def _refuse_unread_streams(experiment: Experiment) -> None:
+def _refuse_missing_streams(experiment: Experiment) -> None:
     """The streams of an objective's heads must have an encoder, and come from the data or the view."""
     model, sources = experiment.model, _streams_by_data(experiment)
     for name, objective in experiment.objectives.items():
@@ -105,11 +105,11 @@ def _refuse_unread_streams(experiment: Experiment) -> None:
                     f"objective {name!r} needs the stream {stream!r}, but the model encodes "
                     f"{sorted(model.encoders)}: add an encoder, or name in `shared` one that reads it"
                 )
-            for data, given in sources.items():
-                if stream not in given | set(objective.view.changed_streams()):
+            for data, provided in sources.items():
+                if stream not in provided | set(objective.view.changed_streams()):
                     raise InputError(
-                        f"objective {name!r} needs the stream {stream!r}, but {data} give {sorted(given)}: "
-                        "add a transform that makes it"
+                        f"objective {name!r} needs the stream {stream!r}, but {data} give "
+                        f"{sorted(provided)}: add a transform that makes it"
                     )
 
 
@@ -128,14 +128,14 @@ def _refuse_unencoded_streams(experiment: Experiment) -> None:
     model = experiment.model
     encoded = sorted({*model.encoders, *(model.shared or {})})
     fusion = f"model.fusion ({type(model.fusion).__name__})"
-    made = model.fusion.made_streams()
+    fused = model.fusion.made_streams()
     for stream in model.fusion.streams:
         if model.encoder_name(stream) not in model.encoders:
             raise InputError(
                 f"{fusion} fuses the stream {stream!r}, but the model encodes {encoded}: name one of those, "
                 "add an encoder, or name in `shared` one that reads it"
             )
-    for stream in made:
+    for stream in fused:
         if stream in encoded:
             raise InputError(
                 f"{fusion} makes the stream {stream!r}, which the model encodes: expected a name other than "
@@ -144,15 +144,15 @@ def _refuse_unencoded_streams(experiment: Experiment) -> None:
     for name, head in model.heads.items():
         if model.encoder_name(head.stream) in model.encoders:
             continue
-        if head.stream not in made:
+        if head.stream not in fused:
             raise InputError(
                 f"model.heads.{name} reads the stream {head.stream!r}, but the model encodes {encoded} and "
-                f"its fusion makes {list(made)}: name one of those"
+                f"its fusion makes {list(fused)}: name one of those"
             )
         if head.after != "fusion":
             raise InputError(
-                f"model.heads.{name} reads the stream {head.stream!r} after its encoder, but it is {fusion} "
-                "that makes it: set after='fusion'"
+                f"model.heads.{name} reads the stream {head.stream!r} after its encoder, but {fusion} makes "
+                "it: set after='fusion'"
             )
 
 
@@ -161,22 +161,22 @@ def _refuse_missing_targets(experiment: Experiment) -> None:
     sources = _streams_by_data(experiment)
     for name, objective in experiment.objectives.items():
         for stream in objective.target_streams():
-            for data, given in sources.items():
-                if stream not in given | set(objective.view.changed_streams()):
+            for data, provided in sources.items():
+                if stream not in provided | set(objective.view.changed_streams()):
                     raise InputError(
                         f"objective {name!r} has its targets in the stream {stream!r}, but {data} give "
-                        f"{sorted(given)}: add a transform that makes it, or name another stream"
+                        f"{sorted(provided)}: add a transform that makes it, or name another stream"
                     )
 
 
-def _refuse_unread_heads(experiment: Experiment) -> None:
-    made = sorted(experiment.model.head_names())
+def _refuse_missing_heads(experiment: Experiment) -> None:
+    names = sorted(experiment.model.head_names())
     readers = [("objective", *item) for item in experiment.objectives.items()]
     readers += [("eval", *item) for item in experiment.evals.items()]
     for kind, name, reader in readers:
         reads = sorted(reader.required_heads())
-        if not set(reads) <= set(made):
-            raise InputError(f"{kind} {name!r} reads {reads}, but the model's heads produce {made}")
+        if not set(reads) <= set(names):
+            raise InputError(f"{kind} {name!r} reads {reads}, but the model's heads produce {names}")
 
 
 def _refuse_useless_retention(experiment: Experiment) -> None:
@@ -261,13 +261,13 @@ def _refuse_incompatible_objectives(experiment: Experiment) -> None:
 
 def _refuse_shared_modules(experiment: Experiment) -> None:
     """Refuses a module object that stands in two places: flax would silently share its weights."""
-    seen: dict[int, str] = {}
+    paths: dict[int, str] = {}
     for path, module in _modules(experiment, ()):
-        first = seen.setdefault(id(module), path)
+        first = paths.setdefault(id(module), path)
         if first != path:
             raise InputError(
                 f"'{first}' and '{path}' are the same {type(module).__name__} object, so would share "
-                "their weights: expected one module each; make it in a function that is called twice"
+                "their weights: expected one module each; call a function that makes it twice"
             )
 
 

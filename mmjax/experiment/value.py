@@ -1,4 +1,4 @@
-"""An Experiment describes a run completely: one frozen value, made by a Python function."""
+"""An Experiment describes a run completely: one frozen value, which a Python function returns."""
 
 import dataclasses
 from typing import TYPE_CHECKING, Literal

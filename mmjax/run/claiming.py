@@ -12,7 +12,7 @@ EXPERIMENT = "experiment.txt"
 METRICS = "metrics.jsonl"
 EVALS = "evals.jsonl"
 VOCABULARIES = "vocabularies.json"
-# Fields that may differ when a run resumes: they do not change what it has learned so far.
+# Fields that may differ when a run resumes: they change nothing in the steps already taken.
 CHANGEABLE_ON_RESUME = (
     "mesh",
     "rules",
@@ -55,14 +55,14 @@ def refuse_other_files(path: Path) -> None:
 
 
 def has_records(path: Path) -> bool:
-    """Whether a step was logged or saved here."""
+    """Whether the folder has a logged or a saved step."""
     metrics, checkpoints = path / METRICS, path / "checkpoints"
     saved = checkpoints.is_dir() and any(entry.name.isdecimal() for entry in checkpoints.iterdir())
     return saved or (metrics.is_file() and metrics.stat().st_size > 0)
 
 
 def refuse_another_experiment(path: Path, text: str) -> None:
-    from mmjax.experiment.serialize import differences  # here: it imports JAX, which readers do without
+    from mmjax.experiment.serialize import differences  # imports JAX, which reading a run does not need
 
     try:
         changed = differences(read_text(path / EXPERIMENT), text, ignore=CHANGEABLE_ON_RESUME)
@@ -71,10 +71,10 @@ def refuse_another_experiment(path: Path, text: str) -> None:
             f"{path / EXPERIMENT} is damaged, so {path} cannot be compared with this experiment: {error}"
         ) from error
     if changed:
-        shown = "".join(f"\n  {line}" for line in changed[:12]) + ("\n  ..." if len(changed) > 12 else "")
+        listed = "".join(f"\n  {line}" for line in changed[:12]) + ("\n  ..." if len(changed) > 12 else "")
         raise InputError(
             f"{path} belongs to another experiment: expected the same (only "
-            f"{', '.join(CHANGEABLE_ON_RESUME)} may differ), found (the run's -> this one's){shown}\n"
+            f"{', '.join(CHANGEABLE_ON_RESUME)} may differ), found (the run's -> this one's){listed}\n"
             "Choose another with --run-dir, or delete this one"
         )
 

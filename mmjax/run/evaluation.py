@@ -15,7 +15,7 @@ from mmjax.run.signals import StopSignal
 Results = dict[str, dict[str, float]]
 
 
-def due(experiment: Experiment, step: int) -> dict[str, evals.Eval]:
+def due_evaluations(experiment: Experiment, step: int) -> dict[str, evals.Eval]:
     """The evaluations to run after a step, by name: all of them after the last step."""
     if step == experiment.num_steps:
         return experiment.evals
@@ -42,7 +42,7 @@ def evaluate_due(
       Interrupted: a signal asked to stop.
     """
     predictor, results = InterruptiblePredictor(session.predictor(state), stop, step), {}
-    for name, evaluation in due(session.experiment, step).items():
+    for name, evaluation in due_evaluations(session.experiment, step).items():
         results[name] = processes.broadcast_from_process_zero(lambda name=name: folder.recorded(step, name))
         if results[name] is None:
             result = evals.measure(evaluation, predictor)

@@ -19,7 +19,7 @@ def export(run_dir: str | Path, file: str | Path, step: int | None = None) -> tu
     """Writes the parameters of a checkpoint, without building the model.
 
     Args:
-      step: the checkpoint's step; None: the newest whole one.
+      step: the checkpoint's step; None: the newest undamaged one.
 
     Returns:
       (number of arrays, number of parameters, step).
@@ -64,17 +64,17 @@ def refuse_other_suffix(file: str | Path) -> None:
 def flatten(params: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
     """Readable names and leaves: {"model": {"encoders_image": {"table": x}}} gives "encoders.image.table"."""
     for name, value in params.items():
-        here = (*path, name)
+        full_path = (*path, name)
         if isinstance(value, Mapping):
-            yield from flatten(value, here)
+            yield from flatten(value, full_path)
         else:
-            yield readable_name(here), value
+            yield readable_name(full_path), value
 
 
 def readable_name(path: tuple[str, ...]) -> str:
     """The dotted name of a parameter.
 
-    flax names the entry `image` of the dict `encoders` `encoders_image`; here it becomes two parts.
+    flax names the entry `image` of the dict `encoders` `encoders_image`, which becomes `encoders.image`.
 
     >>> readable_name(("model", "encoders_image", "table"))
     'encoders.image.table'

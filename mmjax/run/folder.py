@@ -42,9 +42,9 @@ class RunFolder:
         self._lock: Any = None
         self._events: Events | None = None
         if not (self.path / EXPERIMENT).is_file():
-            there = "a folder without experiment.txt" if self.path.is_dir() else "nothing"
+            found = "a folder without experiment.txt" if self.path.is_dir() else "nothing"
             raise InputError(
-                f"expected the folder of a run (made by `mmjax train`), found {there} at {self.path}"
+                f"expected the folder of a run (made by `mmjax train`), found {found} at {self.path}"
             )
 
     @classmethod
@@ -60,7 +60,7 @@ class RunFolder:
             other files, cannot be written, or another process trains in it.
         """
         path = Path(path)
-        if any("\udc80" <= letter <= "\udcff" for letter in str(path)):  # Orbax cannot write there
+        if any("\udc80" <= letter <= "\udcff" for letter in str(path)):  # Orbax cannot write to such a path
             raise InputError(f"expected a run folder whose name is UTF-8 text, found {str(path)!r}")
         if not writes:
             folder = cls.__new__(cls)  # not __init__: process 0 may not have created the folder yet
@@ -124,15 +124,15 @@ class RunFolder:
             file = self.path / name
             if file.exists():
                 rows = _rows(file)
-                kept = [row for row in rows if row["step"] <= step and step > 0]
-                deletes |= name == METRICS and len(kept) < len(rows)
-                write_atomically(file, "".join(json.dumps(row) + "\n" for row in kept))
+                remaining = [row for row in rows if row["step"] <= step and step > 0]
+                deletes |= name == METRICS and len(remaining) < len(rows)
+                write_atomically(file, "".join(json.dumps(row) + "\n" for row in remaining))
         if self._events is not None:
             self._events.close()
         self._events = Events(self.path / "tensorboard", purge_step=step + 1)
         return deletes
 
-    def keep_vocabularies(self, digests: Mapping[str, str]) -> None:
+    def check_vocabularies(self, digests: Mapping[str, str]) -> None:
         """Records the run's vocabularies at the first call; later calls compare.
 
         A vocabulary trained on the data changes with the data: the same ids would mean other words.
@@ -145,17 +145,17 @@ class RunFolder:
         """
         file = self.path / VOCABULARIES
         try:
-            kept = json.loads(file.read_bytes()) if file.exists() else None
+            recorded = json.loads(file.read_bytes()) if file.exists() else None
         except ValueError as error:
             raise InputError(
                 f"expected JSON in {file}, found other bytes: {error}. Delete it if data and tokenizers are "
                 "those that the run was trained with"
             ) from error
-        if kept is None:
+        if recorded is None:
             if self._lock is not None:  # a reader leaves the folder unchanged
                 write_atomically(file, json.dumps(digests, indent=1) + "\n")
             return
-        changed = [name for name, digest in digests.items() if kept.get(name, digest) != digest]
+        changed = [name for name, digest in digests.items() if recorded.get(name, digest) != digest]
         if changed:
             raise InputError(
                 f"expected the vocabularies that {self.path} was trained with, found others for "
@@ -214,7 +214,7 @@ class RunFolder:
         rows = [row for row in self.evals() if row.get("eval") == name and row.get(metric) is not None]
         return {row["step"]: float(row[metric]) for row in rows}
 
-    def counted(self, name: str) -> int:
+    def running_count(self, name: str) -> int:
         """A running count such as `bad_examples`, at the last logged step; 0 before the first."""
         rows = self.metrics()
         return int(rows[-1].get(name) or 0) if rows else 0

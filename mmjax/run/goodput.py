@@ -8,7 +8,7 @@ Exactly one phase is active at any time, so the phases add up to the wall time o
     input_wait   the loop waits for the next batch
     save_stall   the loop waits for a checkpoint
     evaluation   evaluations that are due
-    lost         time in any of these whose work a restart had to repeat
+    lost         time in any of these phases whose steps a restart repeated
 """
 
 import contextlib
@@ -57,15 +57,15 @@ class Goodput:
         rounded = {PREFIX + phase: round(seconds, 3) for phase, seconds in self._seconds.items()}
         return rounded | {"goodput": round(self._seconds["step"] / max(sum(self._seconds.values()), 1e-9), 4)}
 
-    def carry_on(self, rows: Sequence[Mapping[str, Any]], step: int) -> None:
+    def restore(self, rows: Sequence[Mapping[str, Any]], step: int) -> None:
         """Adds the time of the run's earlier processes.
 
         Args:
-          rows: those of metrics.jsonl.
+          rows: the rows of metrics.jsonl.
           step: the step of the restored checkpoint; time that was logged after it is lost.
         """
         last = rows[-1] if rows else {}
-        resumed = newest(rows, step)
+        resumed = newest_row(rows, step)
         for phase in PHASES:
             self._seconds[phase] += _logged(resumed, phase)
             self._seconds["lost"] += _logged(last, phase) - _logged(resumed, phase)
@@ -73,7 +73,7 @@ class Goodput:
     def roll_back(self, rows: Sequence[Mapping[str, Any]], step: int) -> None:
         """Counts the time that this process trained after `step` as lost."""
         self.enter(self._phase)
-        lost = max(0.0, self._seconds["step"] - _logged(newest(rows, step), "step"))
+        lost = max(0.0, self._seconds["step"] - _logged(newest_row(rows, step), "step"))
         self._seconds["step"] -= lost
         self._seconds["lost"] += lost
 
@@ -89,7 +89,7 @@ class Goodput:
         return f"trained {row['goodput']:.1%} of {total:,.0f} s: {', '.join(rest)}"
 
 
-def newest(rows: Sequence[Mapping[str, Any]], step: int) -> Mapping[str, Any]:
+def newest_row(rows: Sequence[Mapping[str, Any]], step: int) -> Mapping[str, Any]:
     """The last row of metrics.jsonl at or before `step`; empty if there is none."""
     return next((row for row in reversed(rows) if 0 < row["step"] <= step), {})
 

@@ -20,7 +20,7 @@ from mmjax.run.claiming import EXPERIMENT
 from mmjax.run.evaluation import Results
 from mmjax.run.export import flatten, save_parameters
 from mmjax.run.folder import RunFolder
-from mmjax.run.raw_inputs import batches_of, embedding_head, input_transform
+from mmjax.run.raw_inputs import embedding_head, input_transform, raw_batches
 from mmjax.run.session import Session
 from mmjax.views import Identity, View
 
@@ -66,8 +66,8 @@ class Run:
     @property
     def results(self) -> Results:
         """The newest recorded result of each evaluation: {eval: {metric: value}}."""
-        newest = {row["eval"]: row["step"] for row in self.folder.evals()}
-        recorded = {name: self.folder.recorded(step, name) for name, step in newest.items()}
+        newest_steps = {row["eval"]: row["step"] for row in self.folder.evals()}
+        recorded = {name: self.folder.recorded(step, name) for name, step in newest_steps.items()}
         return {name: metrics for name, metrics in recorded.items() if metrics is not None}
 
     def metrics(self) -> Rows:
@@ -93,7 +93,7 @@ class Run:
 
         Args:
           evaluation: the name of one of the experiment's, or any evaluation.
-          data: a dataset, or the path of data in the same layout; None: the evaluation's own.
+          data: a dataset, or the path of data in the same layout; None: the evaluation's own data.
           fields: other fields of the evaluation, such as `limit=100`.
 
         Raises:
@@ -129,7 +129,7 @@ class Run:
           batch: {stream: value}, such as `next(data.epoch(dataset, 8))`.
           heads: None: all heads.
           view: changes the batch first; None: the batch as it is.
-          seed: of what is random in the view.
+          seed: for the random choices of the view.
 
         Raises:
           InputError: the model has no such head, or the batch lacks a stream.
@@ -151,8 +151,8 @@ class Run:
             run.embed(head="joint", image=["a.png"], text=["a dog"])  "1 E"
 
         Args:
-          head: the head to ask; by default the embedding head of each given stream, after its encoder. With a
-            head, all lists have one entry for each example, and None in a list is a missing modality.
+          head: the head that embeds; by default each stream's embedding head after its encoder. With a head,
+            all lists have one entry for each example, and None in a list is a missing modality.
           batch_size: examples in a compiled call; the last batch is padded.
           inputs: by stream: texts; paths, bytes or uint8 arrays "height width channel" of images; paths,
             bytes or arrays "samples" of audio at the experiment's sample rate.
@@ -186,13 +186,13 @@ class Run:
         if unknown := sorted(set(inputs) - set(transforms)):
             raise InputError(f"the head {head!r} reads {sorted(transforms)}, found inputs for {unknown}")
         chunks = [np.zeros((0, 0), np.float32)]
-        for batch, num_rows in batches_of(transforms, inputs, batch_size):
+        for batch, num_rows in raw_batches(transforms, inputs, batch_size):
             chunks.append(self.predict(batch, (head,))[head][:num_rows])
         return np.concatenate(chunks[1:] or chunks)
 
 
 def train_run(experiment: Experiment, run_dir: str | Path, **options: Any) -> Run:
-    """Trains an experiment in a folder, or resumes it there, and opens the run. `mmjax.train` is this.
+    """Trains an experiment in a folder, or resumes it, and opens the run. Exported as `mmjax.train`.
 
     Args:
       options: those of `mmjax.run.loop.run`, such as `devices`.
@@ -207,7 +207,7 @@ def train_run(experiment: Experiment, run_dir: str | Path, **options: Any) -> Ru
 
 
 def open_run(run_dir: str | Path, experiment: Experiment | None = None) -> Run:
-    """The run in a folder, at its newest whole checkpoint, on one device whatever mesh it was trained on.
+    """The run in a folder, at its newest undamaged checkpoint, on one device even if it was trained on many.
 
     Args:
       experiment: needed only if the run's experiment.txt names classes that are not mmjax's.
@@ -245,7 +245,7 @@ def evaluate_run(
     Results are recorded in the run's folder unless `path` or `overrides` make them other evaluations.
 
     Args:
-      path: data in the same layout, read in place of the evaluations' own.
+      path: data in the same layout, read instead of the evaluations' own data.
       overrides: of the experiment's `evals`, such as "evals.retrieval.limit=100".
 
     Raises:
@@ -253,7 +253,7 @@ def evaluate_run(
     """
     run = open_run(run_dir, experiment)
     with run.folder as folder:
-        folder.keep_vocabularies(run.experiment.data.vocabularies())
+        folder.check_vocabularies(run.experiment.data.vocabularies())
         changed, results = run.experiment, {}
         for assignment in overrides:
             if not assignment.startswith("evals."):
@@ -267,7 +267,7 @@ def evaluate_run(
             if path is None and not overrides and folder.recorded(run.step, name) is None:
                 try:
                     folder.write_eval(run.step, name, results[name])
-                except OSError as error:  # somebody else's run can be evaluated without write access
+                except OSError as error:  # a run in a read-only folder can be evaluated too
                     log.warning("the result is not recorded in %s: %s", run_dir, error)
     return results
 

@@ -9,9 +9,9 @@ from mmjax.run.session import Session
 
 
 class TrainInput:
-    """The training batches of a run from a step on, as global arrays on the mesh.
+    """The training batches of a run after `first_step`, as global arrays on the mesh.
 
-    first_step: steps that the run has taken. num_bad: bad examples that the run has met in them.
+    first_step: the number of steps already taken. num_bad: the number of bad examples in them.
     """
 
     def __init__(self, session: Session, first_step: int, num_bad: int):

@@ -16,7 +16,7 @@ from mmjax.evals.conflict_map import conflict_map, conflict_rows
 from mmjax.experiment import Experiment, to_text
 from mmjax.experiment.validation import best_metric
 from mmjax.run.claiming import METRICS
-from mmjax.run.evaluation import Results, due, evaluate_due
+from mmjax.run.evaluation import Results, due_evaluations, evaluate_due
 from mmjax.run.folder import RunFolder
 from mmjax.run.goodput import Goodput
 from mmjax.run.input import TrainInput
@@ -113,11 +113,11 @@ class Trainer:
                 open_data(self.experiment)
             state = self.session.new_state()
         first_step = int(state.step)
-        self.goodput.carry_on(self.folder.metrics() if self.folder.writes else [], first_step)
+        self.goodput.restore(self.folder.metrics() if self.folder.writes else [], first_step)
         if processes.broadcast_from_process_zero(lambda: self.folder.resume(first_step)):
             # Record the lost time now: the process may die before its first log line.
             self.folder.amend_metrics(self.goodput.row())
-        keep_vocabularies(self.experiment, self.folder)
+        check_vocabularies(self.experiment, self.folder)
         return state
 
     def train_to_end(self, state: training.TrainState) -> training.TrainState:
@@ -153,7 +153,7 @@ class Trainer:
             tqdm(total=num_steps, initial=first_step, **bar_options) as bar,
         ):
             for step in range(first_step + 1, num_steps + 1):
-                if due(experiment, step - 1):  # also after a resume: the run may have been killed during it
+                if due_evaluations(experiment, step - 1):  # also after a resume from a kill during it
                     with self.goodput.during("evaluation"):
                         evaluate_due(self.session, state, step - 1, self.folder, self.stop)
                     steps.meter.reset()
@@ -164,7 +164,7 @@ class Trainer:
                 is_last, is_stopping = step == num_steps, vote(self.stop.requested)
                 # A state is saved before it is evaluated, so that evaluations may be interrupted.
                 saves = is_last or is_stopping or step % experiment.save_every == 0
-                saves = saves or bool(due(experiment, step))
+                saves = saves or bool(due_evaluations(experiment, step))
                 if is_last:
                     train_input.counter.check()
                 if saves or step == 1 or is_last or step % experiment.log_every == 0:
@@ -199,7 +199,7 @@ class Trainer:
         """The run's counts up to its last logged step, as process 0 reads them."""
         names = ("bad_examples", "skipped_steps", "rollbacks")
         return processes.broadcast_from_process_zero(
-            lambda: {name: self.folder.counted(name) for name in names}
+            lambda: {name: self.folder.running_count(name) for name in names}
         )
 
     def end_early(self, step: int) -> None:
@@ -211,7 +211,7 @@ class Trainer:
 
 
 def retention(experiment: Experiment, folder: RunFolder) -> RetentionPolicy:
-    """Which checkpoints stay. evals.jsonl says which one is the best, so a resume knows it too."""
+    """The experiment's retention policy. It reads scores from evals.jsonl, which also hold after a resume."""
     name, metric = (None, None) if experiment.keep_best is None else best_metric(experiment)
     return RetentionPolicy(
         max_to_keep=experiment.max_to_keep,
@@ -234,22 +234,22 @@ def claim(run_dir: str | Path, text: str, stack: contextlib.ExitStack) -> RunFol
     with processes.fail_together():
         if not folder.path.is_dir():
             raise InputError(
-                f"expected the run's folder on a disk that all processes share, found no {run_dir} here: "
-                "choose one with --run-dir"
+                f"expected the run's folder on a disk that all processes share, found no {run_dir} on this "
+                "host: choose one with --run-dir"
             )
     return folder
 
 
-def keep_vocabularies(experiment: Experiment, folder: RunFolder) -> None:
-    """Process 0 records the vocabularies; the others then compare theirs, trained on the data they see."""
+def check_vocabularies(experiment: Experiment, folder: RunFolder) -> None:
+    """Process 0 records the vocabularies, and then every other process compares its own."""
     for first_process in (True, False):
         with processes.fail_together():
             if processes.is_process_zero() == first_process:
-                folder.keep_vocabularies(experiment.data.vocabularies())
+                folder.check_vocabularies(experiment.data.vocabularies())
 
 
 def open_data(experiment: Experiment) -> None:
-    """Opens all data, those of evaluations too: missing data are reported now, not hours later."""
+    """Opens all data, also those of evaluations, so that missing data are reported before training."""
     for dataset in (d for _, d in experiment.data.datasets.values()):
         dataset.open()
     for evaluation in experiment.evals.values():

@@ -19,7 +19,7 @@ def embedding_head(experiment: Experiment, stream: str) -> str:
     """The name of the embedding head that reads `stream` after its encoder.
 
     Raises:
-      InputError: there is none, or several of which none is named like the stream.
+      InputError: the stream has no such head, or several, none of them named like the stream.
     """
     found = [
         name
@@ -35,9 +35,9 @@ def embedding_head(experiment: Experiment, stream: str) -> str:
 
 
 def input_transform(experiment: Experiment, stream: str) -> Transform:
-    """The stream's transform, reading the field that is named like the stream.
+    """The stream's transform, which reads the field that is named like the stream.
 
-    Evaluations' data come before training's: their transforms are the ones that the scores belong to.
+    The transforms of evaluations come before those of the training data: the scores were measured with them.
 
     Raises:
       InputError: no dataset of the experiment has the stream.
@@ -46,24 +46,24 @@ def input_transform(experiment: Experiment, stream: str) -> Transform:
     datasets += [dataset for _, dataset in experiment.data.datasets.values()]
     for dataset in datasets:
         if stream in dataset.streams:
-            return reading(dataset.streams[stream], stream)
+            return with_field(dataset.streams[stream], stream)
     known = sorted({name for dataset in datasets for name in dataset.streams})
     raise InputError(f"expected a stream among {known}, found {stream!r}")
 
 
-def reading(transform: Any, field: str) -> Transform:
-    """The same transform of another field of the record."""
+def with_field(transform: Any, field: str) -> Transform:
+    """The same transform, reading another field of the record."""
     if isinstance(transform, data.VideoTransform):
-        return dataclasses.replace(transform, sheet=reading(transform.sheet, field))
-    if isinstance(transform, data.TextTransform):  # a text is given, not the number of a class
+        return dataclasses.replace(transform, sheet=with_field(transform.sheet, field))
+    if isinstance(transform, data.TextTransform):  # the input is a text, not a class index
         return dataclasses.replace(transform, field=field, classes=None)
     return dataclasses.replace(transform, field=field)
 
 
-def batches_of(
+def raw_batches(
     transforms: Mapping[str, Transform], inputs: Mapping[str, Sequence[Any]], batch_size: int
 ) -> Iterator[tuple[Batch, int]]:
-    """Batches of `batch_size` rows, and how many of their rows are examples: the rest miss every stream.
+    """Batches of `batch_size` rows, and the number of examples in each. Padding rows lack every stream.
 
     Raises:
       InputError: an input cannot be read or decoded.
@@ -74,7 +74,7 @@ def batches_of(
         rows = range(start, min(start + batch_size, num_examples))
         examples = [
             {
-                stream: decoded(transforms[stream], stream, index, values[index])
+                stream: decode(transforms[stream], stream, index, values[index])
                 for stream, values in inputs.items()
                 if values[index] is not None
             }
@@ -84,11 +84,11 @@ def batches_of(
         yield data.collate(examples, empty), len(rows)
 
 
-def decoded(transform: Transform, stream: str, index: int, value: Any) -> Any:
-    """One input as its transform makes it, without augmentation.
+def decode(transform: Transform, stream: str, index: int, value: Any) -> Any:
+    """Applies the transform to one input, without augmentation.
 
     Raises:
-      InputError: it cannot be read or decoded; names the stream and the position.
+      InputError: the input cannot be read or decoded. The message has its stream and position.
     """
     is_text = isinstance(transform, data.TextTransform)
     name = f"{stream}[{index}]"
@@ -102,5 +102,5 @@ def decoded(transform: Transform, stream: str, index: int, value: Any) -> Any:
     except BadExample as error:
         raise InputError(f"{stream}[{index}]: {error}") from error
     if not is_present(jax.tree.map(lambda x: x[None], stream_value)).all():
-        raise InputError(f"{stream}[{index}]: expected an input, found nothing in it")
+        raise InputError(f"{stream}[{index}]: expected an input, found an empty one")
     return stream_value

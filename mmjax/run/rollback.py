@@ -10,7 +10,7 @@ from mmjax.checkpoint.manager import Checkpoints
 from mmjax.cluster import processes
 from mmjax.errors import NonFiniteError
 from mmjax.run.folder import RunFolder
-from mmjax.run.goodput import Goodput, newest
+from mmjax.run.goodput import Goodput, newest_row
 from mmjax.run.session import Session
 from mmjax.training import TrainState
 from mmjax.training.nonfinite import MAX_CONSECUTIVE_ROLLBACKS
@@ -29,7 +29,7 @@ def roll_back(
     signal or an evaluation are not used: an interrupted run rolls back as far as an uninterrupted one.
 
     Args:
-      error: what the bad step raised.
+      error: the exception of the bad step.
 
     Raises:
       NonFiniteError: `error` itself if the experiment does not roll back; another after
@@ -51,9 +51,9 @@ def roll_back(
     log.warning("%s. Rolled back to step %d; continuing with step %d", error, step, bad + 1)
     goodput.roll_back(rows, step)
     counts = {
-        "skipped_steps": bad - step + int(newest(rows, step).get("skipped_steps") or 0),
-        "rollbacks": 1 + folder.counted("rollbacks"),
-        "bad_examples": folder.counted("bad_examples"),
+        "skipped_steps": bad - step + int(newest_row(rows, step).get("skipped_steps") or 0),
+        "rollbacks": 1 + folder.running_count("rollbacks"),
+        "bad_examples": folder.running_count("bad_examples"),
     }
     folder.write_metrics(bad, counts | {"rolled_back_to": step} | goodput.row())
     state = state.replace(step=jax.device_put(np.int32(bad), state.step.sharding))

@@ -1,4 +1,4 @@
-"""An experiment on the devices at hand: its mesh, model, optimizer and the layout of its state."""
+"""An experiment on devices: its mesh, model, optimizer and the layout of its state."""
 
 import dataclasses
 
@@ -14,7 +14,7 @@ from mmjax.learner import Learner
 
 @dataclasses.dataclass(frozen=True)
 class Session:
-    """An experiment on the devices at hand.
+    """A validated experiment on devices.
 
     abstract: shapes, dtypes and shardings of the train state.
     """

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT ask a run to stop. The run saves after the current step and then ends."""
+"""SIGTERM and SIGINT request a stop. The run saves after the current step and then ends."""
 
 import contextlib
 import os

@@ -67,7 +67,7 @@ def test_processes_with_writes_false_write_nothing(tmp_path):
         folder.write_metrics(4, {"loss": 1.0})
         folder.write_eval(4, "retrieval", {"R@1": 1.0})
         assert folder.write_pictures("x", {"y": lambda file: file.touch()}) == []
-        assert folder.counted("bad_examples") == 0 and folder.recorded(4, "retrieval") is None
+        assert folder.running_count("bad_examples") == 0 and folder.recorded(4, "retrieval") is None
     assert not (tmp_path / "run").exists()
 
 
@@ -223,19 +223,19 @@ def test_error_names_damaged_vocabularies(tmp_path):
     with RunFolder.claim(tmp_path / "run", TEXT) as folder:
         (folder.path / "vocabularies.json").write_bytes(b'{"data/te')
         with pytest.raises(InputError, match="expected JSON in .*vocabularies.json, found other bytes: "):
-            folder.keep_vocabularies({"data/text": "abc"})
+            folder.check_vocabularies({"data/text": "abc"})
 
 
 def test_changed_vocabularies_are_refused_after_the_first_step(tmp_path):
     with RunFolder.claim(tmp_path / "run", TEXT) as folder:
         folder.resume(0)
-        folder.keep_vocabularies({"data/text": "abc", "data/keywords": "x"})
+        folder.check_vocabularies({"data/text": "abc", "data/keywords": "x"})
         folder.resume(2)
-        folder.keep_vocabularies({"data/text": "abc", "data/keywords": "x"})
+        folder.check_vocabularies({"data/text": "abc", "data/keywords": "x"})
         with pytest.raises(InputError, match="was trained with, found others for data/text: the data or"):
-            folder.keep_vocabularies({"data/text": "abd", "data/keywords": "x"})
+            folder.check_vocabularies({"data/text": "abd", "data/keywords": "x"})
         folder.resume(0)  # at step 0 no step depends on them
-        folder.keep_vocabularies({"data/text": "abd"})
+        folder.check_vocabularies({"data/text": "abd"})
     (tmp_path / "run" / "vocabularies.json").unlink()
-    RunFolder(tmp_path / "run").keep_vocabularies({"data/text": "abd"})
+    RunFolder(tmp_path / "run").check_vocabularies({"data/text": "abd"})
     assert not (tmp_path / "run" / "vocabularies.json").exists()  # a reader writes nothing

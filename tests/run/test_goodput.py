@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from mmjax.run.goodput import PHASES, Goodput, newest, process_age
+from mmjax.run.goodput import PHASES, Goodput, newest_row, process_age
 
 
 class Clock:
@@ -78,7 +78,7 @@ def test_a_restart_adds_earlier_processes_and_counts_repeated_work_as_lost(clock
     clock.now += 6
     rows = [row(1, restart=4, compile=5), row(10, restart=4, compile=5, step=20, save_stall=1)]
     rows.append(row(15, restart=4, compile=5, step=30, save_stall=2, lost=3))
-    goodput.carry_on(rows, step=10)
+    goodput.restore(rows, step=10)
     assert seconds(goodput) == {
         "restart": 10.0,
         "compile": 5.0,
@@ -92,14 +92,14 @@ def test_a_restart_adds_earlier_processes_and_counts_repeated_work_as_lost(clock
 @pytest.mark.parametrize("step, trained, lost", [(15, 30.0, 0.0), (0, 0.0, 30.0)])
 def test_a_restart_from_the_last_row_or_from_step_0(clock, step, trained, lost):
     goodput = Goodput(clock)
-    goodput.carry_on([row(15, step=30)], step)
+    goodput.restore([row(15, step=30)], step)
     assert (seconds(goodput).get("step", 0), seconds(goodput).get("lost", 0)) == (trained, lost)
 
 
 def test_rows_without_times_add_nothing(clock):
     goodput = Goodput(clock)
-    goodput.carry_on([{"step": 3, "loss": 1.0}], 3)
-    goodput.carry_on([], 0)
+    goodput.restore([{"step": 3, "loss": 1.0}], 3)
+    goodput.restore([], 0)
     assert seconds(goodput) == {}
 
 
@@ -113,7 +113,7 @@ def test_a_rollback_loses_the_steps_since_the_checkpoint(clock):
 
 def test_newest_row_at_or_before_a_step():
     rows = [row(1), row(10), row(20)]
-    assert [newest(rows, step).get("step") for step in (0, 1, 9, 10, 25)] == [None, 1, 1, 10, 20]
+    assert [newest_row(rows, step).get("step") for step in (0, 1, 9, 10, 25)] == [None, 1, 1, 10, 20]
 
 
 def test_age_of_a_process_includes_its_imports():
