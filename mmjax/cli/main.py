@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not isinstance(error, RAISED_BY_ALL):
             _exit_immediately(code)
         return code
-    except KeyboardInterrupt:  # in a verb that saves nothing, or a second one
+    except KeyboardInterrupt:  # in any verb but train, or a second SIGINT
         print("mmjax: interrupted", file=sys.stderr)
         _exit_immediately(130)
         return 130

@@ -252,7 +252,7 @@ def _refuse_small_tables(experiment: Experiment) -> None:
 
 
 def _refuse_incompatible_objectives(experiment: Experiment) -> None:
-    """Raises what an objective's `check_compatible` reports about the model and the data."""
+    """Raises InputError with the reason that an objective's `check_compatible` returns."""
     for name, objective in experiment.objectives.items():
         for _, dataset in experiment.data.datasets.values():
             if reason := objective.check_compatible(experiment.model, dataset.streams):

@@ -78,7 +78,7 @@ class RunFolder:
             if not started:
                 refuse_other_files(path)
             lock = on_refusal.enter_context(lock_folder(path))
-            if has_records(path):  # without records, another experiment would lose nothing
+            if has_records(path):  # a folder without records may change its experiment
                 refuse_another_experiment(path, text)
             write_atomically(path / EXPERIMENT, text)
             for name in ("pictures", "checkpoints"):
@@ -160,7 +160,7 @@ class RunFolder:
             raise InputError(
                 f"expected the vocabularies that {self.path} was trained with, found others for "
                 f"{', '.join(changed)}: the data or the tokenizer's folder have changed since. Restore them, "
-                "or train anew in another folder"
+                "or train again in another folder"
             )
 
     def write_metrics(self, step: int, metrics: Mapping[str, float]) -> None:

@@ -16,7 +16,7 @@ class Events:
         """Opens a new file.
 
         Args:
-          purge_step: TensorBoard hides what earlier files hold of this step and later ones.
+          purge_step: TensorBoard hides this step and later ones of the folder's earlier files.
 
         Raises:
           OSError: the disk is full or broken; names the file without its suffix. The methods raise it too.
@@ -27,7 +27,7 @@ class Events:
         folder.mkdir(exist_ok=True)
         self._prefix = folder / "events"
         with with_filename(self._prefix):
-            # The suffix tells two files of the same second apart.
+            # Without the suffix, two files of the same second would have the same name.
             self._writer = EventsWriter(str(self._prefix), f".{os.getpid()}.{time.monotonic_ns()}")
             if purge_step is not None:
                 start = SessionLog(status=SessionLog.START)
