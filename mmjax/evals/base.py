@@ -18,7 +18,7 @@ DrawPicture = Callable[[Path], None]
 
 
 class Predictor(Protocol):
-    """A model on NumPy batches: (batch, view, heads, seed) -> ({head: array}, targets); `training.Predictor`."""
+    """A model on NumPy batches: `training.Predictor`, or a wrapper of it."""
 
     def __call__(
         self, batch: Batch, view: View, heads: tuple[str, ...], seed: int = 0
