@@ -1,12 +1,12 @@
-# make train   set up and run the main job: pretrain on the embedded data, evaluate, print the results
-# make test    set up and run the tests, on every supported Python that is here
-# make lint    ruff, pyright and the import order
+# make train   set up, then pretrain on the embedded data, evaluate and print the results
+# make test    set up, then run the tests on every supported Python that is installed
+# make lint    ruff, pyright, the import order, and docstrings with shapes
 # make setup   only set up; make clean removes environments and caches (never runs/)
 
 .PHONY: train test lint setup format clean help
 .DEFAULT_GOAL := help
 
-# Interpreters are tried by running them: pyenv puts shims on PATH for versions that are not switched on.
+# Interpreters are run to find out whether they work: pyenv puts shims on PATH for versions that are not enabled.
 PYENV := $(or $(PYENV_ROOT),$(HOME)/.pyenv)
 find = $(shell for python in python$(1) python3 "$(PYENV)"/versions/$(1).*/bin/python3; do \
 	"$$python" -c 'import sys, ensurepip, venv; sys.version_info[:2] == tuple(map(int, "$(1)".split("."))) \
@@ -14,7 +14,7 @@ find = $(shell for python in python$(1) python3 "$(PYENV)"/versions/$(1).*/bin/p
 PYTHON_3.12 := $(call find,3.12)
 PYTHON_3.11 := $(call find,3.11)
 
-# The newest serves `make train`; each has its own environment.
+# `make train` uses the newest. Each version has its own environment.
 FOUND := $(if $(PYTHON_3.12),3.12) $(if $(PYTHON_3.11),3.11)
 MAIN := $(firstword $(FOUND))
 venv = .venv$(if $(filter-out $(MAIN),$(1)),-$(1))
@@ -41,6 +41,7 @@ lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q tests/test_docstrings.py
 
 format: .venv/ready
 	$(BIN)/ruff format .
@@ -50,7 +51,7 @@ clean:
 	rm -rf .venv .venv-* build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# `ready` is written last, so that an interrupted set-up starts over; when it is newer than its inputs, nothing is done.
+# `ready` is written last, so that an interrupted set-up starts again. It is up to date when newer than its inputs.
 define environment
 $(call venv,$(1))/ready: setup.cfg pyproject.toml constraints/py$(subst .,,$(1)).txt
 	@echo "setting up $$(@D) with $(PYTHON_$(1)): a few minutes, once"
