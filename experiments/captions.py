@@ -1,24 +1,25 @@
-"""A name said token by token from a picture and from speech: contrastive captioners, on emoji.
+"""Generates the name of an emoji from its image and its spoken name: a contrastive captioner (CoCa).
 
     mmjax train experiments/captions.py
 
-CoCa (Yu et al. 2022): a causal text tower, whose last position is compared with pictures and speech, and a
-causal decoder over it that reads both. Pictures and names are real; the speech is synthesised (eSpeak NG).
+As in CoCa (Yu et al. 2022), the last position of a causal text encoder is contrasted with images and with
+speech, and a causal decoder over that encoder attends to both. Images and names are real; the speech is
+synthesised (eSpeak NG).
 
-Measured on the 198 unseen names (seeds 0 / 1; CPU, 2026-11-22, jax 0.10.2; 2:30 minutes of one core). Nothing
-was tuned. A name is said letter by letter; "nearest" is the name of the nearest training example in raw
-features:
+Measured on the 198 test names (seeds 0 / 1; CPU, 2026-11-22, jax 0.10.2; 2:30 minutes of one core). Nothing
+was tuned. Tokens are letters. "nearest" is the name of the training example with the nearest raw features:
 
-| given        | next letter | letters wrong | words wrong   | nearest: letters, words |
-|--------------|-------------|---------------|---------------|-------------------------|
-| nothing      | .379 / .376 | 1.072 / .942  | 1.189 / 1.189 |                         |
-| picture      | .398 / .400 | .927 / .870   | 1.107 / 1.036 | .753, .811              |
-| speech       | .462 / .484 | .717 / .715   | .877 / .905   | .709, .819              |
-| both         | .462 / .481 | .726 / .730   | .861 / .934   |                         |
+| input   | next letter | letter errors | word errors   | nearest: letters, words |
+|---------|-------------|---------------|---------------|-------------------------|
+| nothing | .379 / .376 | 1.072 / .942  | 1.189 / 1.189 |                         |
+| image   | .398 / .400 | .927 / .870   | 1.107 / 1.036 | .753, .811              |
+| speech  | .462 / .484 | .717 / .715   | .877 / .905   | .709, .819              |
+| both    | .462 / .481 | .726 / .730   | .861 / .934   |                         |
 
-Speech is heard and not yet spelt: at most 1 name of 198 is right to the letter, and the nearest recording's
-name is as close. The same tower's last position finds names well from speech (R@5 .879 / .848, transfer
-.374), and hardly from pictures (.111 / .141, transfer .338). After 500 steps the loss still falls.
+The model uses the speech but does not spell yet: at most 1 of the 198 names is entirely correct, and the
+name of the nearest recording is as close. The text encoder's last position retrieves names well from speech
+(R@5 .879 / .848, transfer .374), and hardly from images (.111 / .141, transfer .338). The loss is still
+falling after 500 steps.
 """
 
 from pathlib import Path
@@ -30,20 +31,20 @@ from mmjax.model import MultimodalModel
 
 FOLDER = Path(__file__).parent / "data" / "emoji_speech"
 WIDTH = 64
-VOCAB = 115  # characters, at the start of a word and within it
+VOCAB = 115  # characters, separately at the start of a word and within it
 LENGTH = 24
 SHARED = 128
 
 
-def emoji(split: str, *, pictures: str | tuple[str, ...] = "noto.png", augment: bool = False) -> data.Dataset:
-    """A picture, the spoken name, the written name."""
+def emoji(split: str, *, images: str | tuple[str, ...] = "noto.png", augment: bool = False) -> data.Dataset:
+    """Image, spoken name and written name."""
     words = data.WordPiece(
         data.WebDataset(str(FOLDER / "train.tar")), fields=("json.name", "json.keywords"), vocab_size=VOCAB
     )
     return data.Dataset(
         source=data.WebDataset(str(FOLDER / f"{split}.tar")),
         streams={
-            "image": data.ImageTransform(pictures, size=(32, 32), crop_scale=(0.5, 1.0) if augment else None),
+            "image": data.ImageTransform(images, size=(32, 32), crop_scale=(0.5, 1.0) if augment else None),
             "audio": data.AudioTransform(
                 "ogg", sample_rate_hz=16_000, seconds=1.6, gain_db=6.0 if augment else 0.0
             ),
@@ -58,14 +59,12 @@ def trunk(depth: int, causal: bool = False) -> Transformer:
 
 
 def experiment() -> Experiment:
-    known, test = emoji("train"), emoji("test")
-    three = ("image", "audio", "text")
+    train, test = emoji("train"), emoji("test")
+    streams = ("image", "audio", "text")
     return Experiment(
         name="captions",
         num_steps=500,
-        data=data.Mixture.of(
-            emoji("train", pictures=("noto.png", "twemoji.png"), augment=True), batch_size=64
-        ),
+        data=data.Mixture.of(emoji("train", images=("noto.png", "twemoji.png"), augment=True), batch_size=64),
         model=MultimodalModel(
             encoders={
                 "image": encoders.ViT(stem=encoders.LinearPatches(patch=(8, 8)), trunk=trunk(2)),
@@ -80,7 +79,7 @@ def experiment() -> Experiment:
                 "text": encoders.TextTransformer(vocab=VOCAB, max_length=LENGTH, trunk=trunk(1, causal=True)),
             },
             fusion=fusion.CoAttention(
-                streams=three,
+                streams=streams,
                 updated_streams=("text",),
                 causal_streams=("text",),
                 depth=2,
@@ -99,7 +98,7 @@ def experiment() -> Experiment:
         objectives={
             "image_text": objectives.InfoNCE("image", "text", match_by="text", label_smoothing=0.1),
             "audio_text": objectives.InfoNCE("audio", "text", match_by="text", label_smoothing=0.1),
-            # Twice the contrastive weight, as in the paper; each modality is missing from a part.
+            # Twice the contrastive weight, as in the paper. Each input is dropped from 30 % of the examples.
             "caption": objectives.CausalLanguage(
                 "caption", weight=2.0, view=views.DropStreams((("image", 0.3), ("audio", 0.3)))
             ),
@@ -109,9 +108,9 @@ def experiment() -> Experiment:
         ),
         evals={
             "unseen": evals.Captions(
-                data=test, head="caption", context=("image", "audio"), subsets=True, train=known
+                data=test, head="caption", context=("image", "audio"), subsets=True, train=train
             ),
-            "retrieval": evals.Retrieval(data=test, heads=three, train=known),
+            "retrieval": evals.Retrieval(data=test, heads=streams, train=train),
         },
         save_every=500,
     )

@@ -1,9 +1,9 @@
-"""Where are the blood cells, and of which kind? Boxes from a small transformer, trained from nothing.
+"""Detects blood cells of three classes: a small transformer that predicts boxes, trained from scratch.
 
     mmjax train experiments/cells.py
 
-Data: `bccd` under $MMJAX_DATA (205 training photographs, each with some fourteen boxes). About 4:20 minutes
-of one core's time, compiling included (Python 3.12, on a machine that was busy with other work).
+Data: `bccd` under $MMJAX_DATA (205 training photographs with about fourteen boxes each). About 4:20 minutes
+of one core, compilation included (Python 3.12, on a machine that was busy with other work).
 
 Measured on the 72 test photographs (average precision at IoU .5; CPU, 2026-11-22, 30243eb; nothing was
 tuned):
@@ -15,9 +15,9 @@ tuned):
 | Platelets |  .156  |  .139  | .000  |
 | mean      |  .461  |  .424  | .043  |
 
-`blind` is one answer for every photograph: boxes of each class's mean size where the training data have such
-cells most often. Detectors with a pretrained backbone do much better; this one has seen 205 photographs and
-patches of 12 x 16 pixels, of which a platelet fills about one.
+`blind` predicts the same boxes for every photograph: of each class's mean size, where the training data most
+often have that class. Detectors with a pretrained backbone do much better. This one was trained on 205
+photographs, with patches of 12 x 16 pixels; a platelet fills about one patch.
 """
 
 from mmjax import data, encoders, evals, fusion, heads, objectives, training, views
@@ -31,7 +31,7 @@ WIDTH = 64
 
 
 def cells(split: str) -> data.Dataset:
-    """The whole photograph, 4 : 3 as it was taken."""
+    """Whole photographs in their own aspect ratio, 4 : 3, and their boxes."""
     return data.Dataset(
         source=data.WebDataset(DATA.path(f"{split}.tar"), hint=DATA.hint),
         streams={

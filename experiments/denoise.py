@@ -1,25 +1,26 @@
-"""Three ways to take a text apart and have it put together again, with one encoder.
+"""Three denoising objectives on one text encoder: masked spans, span corruption and prefix language model.
 
     mmjax train experiments/denoise.py
 
 Data: `ud_ewt` under $MMJAX_DATA (Universal Dependencies English EWT, sentences of 540 web documents).
 
-`spans` hides runs of words in place (SpanBERT), `said` takes them out and has a decoder say them (T5), and
-`rest` gives the beginning and asks for the rest (UniLM's prefix language model).
+Objective `spans` masks spans in place (SpanBERT). `said` removes spans, which a decoder generates (T5).
+`rest` continues a given prefix (UniLM).
 
 Measured on the sentences of the 316 test documents (seeds 0 / 1; CPU, 2026-11-22, jax 0.10.2; 3:50 minutes
-of one core). Nothing was tuned. The unigram knows each token's share of the training data:
+of one core). Nothing was tuned. The unigram model knows each token's frequency in the training data:
 
-|                                   |    model    | unigram |
-|-----------------------------------|-------------|---------|
-| hidden spans, cross-entropy       | 5.66 / 5.63 |  6.43   |
-| hidden spans, tokens right        | .121 / .133 |  .037   |
-| the rest, cross-entropy           | 5.02 / 5.01 |  6.28   |
-| the rest, next tokens right       | .190 / .189 |  .059   |
-| what was taken out, cross-entropy | 2.95 / 2.97 |         |
-| what was taken out, tokens right  | .537 / .536 |         |
+|                                |    model    | unigram |
+|--------------------------------|-------------|---------|
+| `spans`, cross-entropy         | 5.66 / 5.63 |  6.43   |
+| `spans`, token accuracy        | .121 / .133 |  .037   |
+| `rest`, cross-entropy          | 5.02 / 5.01 |  6.28   |
+| `rest`, next-token accuracy    | .190 / .189 |  .059   |
+| `said`, cross-entropy          | 2.95 / 2.97 |         |
+| `said`, token accuracy         | .537 / .536 |         |
 
-The last two count the sentinels and the end, which are easy. 48,000 sentences are far from enough to write.
+The last two rows include the sentinels and the end token, which are easy. 48,000 sentences are far too few to
+learn to write.
 """
 
 from mmjax import data, encoders, evals, fusion, heads, objectives, training, views
@@ -48,7 +49,7 @@ def sentences(split: str) -> data.Dataset:
     )
 
 
-def tower(depth: int, length: int, causal: bool = False) -> encoders.TextTransformer:
+def text_encoder(depth: int, length: int, causal: bool = False) -> encoders.TextTransformer:
     return encoders.TextTransformer(
         vocab=VOCAB + NUM_SENTINELS,
         max_length=length,
@@ -65,9 +66,9 @@ def experiment() -> Experiment:
         num_steps=1500,
         data=data.Mixture.of(sentences("train"), batch_size=32),
         model=MultimodalModel(
-            encoders={"text": tower(2, LENGTH), "target": tower(1, TARGET_LENGTH, causal=True)},
+            encoders={"text": text_encoder(2, LENGTH), "target": text_encoder(1, TARGET_LENGTH, causal=True)},
             shared={"source": "text"},
-            # The decoder: what is said reads what is left of the text, and what has been said.
+            # The decoder: target tokens attend to the corrupted text and to earlier target tokens.
             fusion=fusion.CoAttention(
                 streams=("source", "target"),
                 updated_streams=("target",),

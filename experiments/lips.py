@@ -1,24 +1,24 @@
-"""Which word was said? Hidden words of a sentence read from speech, from the speaker's lips, or from both.
+"""Predicts masked words of a sentence from speech, from the speaker's lips, or from both.
 
     mmjax train experiments/lips.py
 
 Data: `grid_s1` under $MMJAX_DATA (one talker of the GRID corpus: mouth video as 24 tiles, speech, sentence).
-On two cores, on which something else was compiling too, the whole command took 7:10 minutes (a36e509, Python
+The whole command took 7:10 minutes on two cores that were also compiling something else (a36e509, Python
 3.12, jax 0.12; seed 0 there: nothing .311, lips .732, speech .966, both .970).
 
-Measured on the 89 test sentences (seed 0 / seed 1; CPU, 2026-11-22, library ~79de202), one hidden word:
+Accuracy of one masked word on the 89 test sentences (seed 0 / seed 1; CPU, 2026-11-22, library ~79de202):
 
-| given  | command     | color       | preposition | letter      | digit       | adverb      | mean        |
+| input  | command     | color       | preposition | letter      | digit       | adverb      | mean        |
 |--------|-------------|-------------|-------------|-------------|-------------|-------------|-------------|
 | nothing| .708 / .787 | .281 / .225 | .258 / .258 | .247 / .146 | .225 / .146 | .427 / .483 | .358 / .341 |
 | lips   | .944 / .944 | .753 / .831 | .584 / .584 | .315 / .326 | .764 / .843 | .955 / .955 | .719 / .747 |
 | speech | 1.00 / 1.00 | .989 / 1.00 | .933 / .966 | .865 / .888 | 1.00 / .989 | 1.00 / 1.00 | .964 / .974 |
 | both   | 1.00 / 1.00 | 1.00 / 1.00 | .944 / .978 | .899 / .876 | 1.00 / 1.00 | 1.00 / 1.00 | .974 / .976 |
 
-With all six hidden, mean over the slots: nothing .165 / .165, lips .699 / .725, speech .966 / .966, both
-.974 / .970; the most common word of each slot .167. "Nothing" reads .7 of the commands because the corpus is
-a designed subset, in which the other five words give the command away. The dropout of the lip tower and the
-number of steps were chosen on these sentences, so the numbers are a little too good.
+With all six words masked, mean over the slots: nothing .165 / .165, lips .699 / .725, speech .966 / .966,
+both .974 / .970; the most common word of each slot .167. With "nothing", .7 of the commands are correct,
+because in this designed subset of the corpus the other five words determine the command. The lip encoder's
+dropout and the number of steps were chosen on these sentences, so the numbers are slightly optimistic.
 """
 
 from mmjax import data, encoders, evals, fusion, heads, objectives, training, views
@@ -29,7 +29,7 @@ from mmjax.model import MultimodalModel
 DATA = data.local("grid_s1")
 SLOTS = ("command", "color", "preposition", "letter", "digit", "adverb")
 WIDTH = 64
-VOCAB = 115  # 51 words and the letters that they are made of
+VOCAB = 115  # 51 words and their letters
 
 
 def clips(split: str, *, augment: bool) -> data.Dataset:
@@ -38,7 +38,7 @@ def clips(split: str, *, augment: bool) -> data.Dataset:
     return data.Dataset(
         source=data.WebDataset(DATA.path(f"{split}.tar"), hint=DATA.hint),
         streams={
-            # Without the clip's mean frame only what moves is left.
+            # Subtracting the clip's mean frame leaves only motion.
             "image": data.ImageTransform(
                 "jpg",
                 size=(96, 192),
@@ -64,18 +64,18 @@ def trunk(depth: int, dropout: float = 0.1) -> Transformer:
     return Transformer.of(depth, WIDTH, num_heads=4, dropout=dropout, scan=False)
 
 
-def without_some(mask: views.MaskTokens) -> views.Chain:
-    """Speech and lips each missing from a part of the examples: one model learns to read any subset."""
+def drop_streams(mask: views.MaskTokens) -> views.Chain:
+    """Drops speech and lips from some examples, so that one model learns to use any subset."""
     return views.Chain((mask, views.DropStreams((("audio", 0.25), ("image", 0.45)))))
 
 
 def experiment() -> Experiment:
     test = clips("test", augment=False)
-    # Masking every word is what makes it learn to listen; masking some, to use the words that are there.
-    every = views.MaskTokens(
+    # Masking every word teaches the model to use speech; masking some, to use the other words too.
+    all_words = views.MaskTokens(
         "text", vocab=VOCAB, unit="all", mask_token_probability=1.0, random_token_probability=0.0
     )
-    some = views.MaskTokens(
+    some_words = views.MaskTokens(
         "text", vocab=VOCAB, rate=0.4, mask_token_probability=1.0, random_token_probability=0.0
     )
     return Experiment(
@@ -84,7 +84,7 @@ def experiment() -> Experiment:
         data=data.Mixture.of(clips("train", augment=True), batch_size=64),
         model=MultimodalModel(
             encoders={
-                # Lips are soon learned by heart, and would then be trusted over speech where both are there.
+                # Lips are soon memorised; the model would then rely on them more than on speech.
                 "image": encoders.ViT(stem=encoders.ConvPatches(patch=(24, 32)), trunk=trunk(2, dropout=0.3)),
                 "audio": encoders.SpectrogramTransformer(
                     mel=encoders.LogMel(sample_rate_hz=16_000, num_mels=40),
@@ -106,8 +106,8 @@ def experiment() -> Experiment:
             heads={"words": heads.TokenLogits("text")},
         ),
         objectives={
-            "every_word": objectives.MaskedLanguage("words", view=without_some(every)),
-            "some_words": objectives.MaskedLanguage("words", view=without_some(some)),
+            "every_word": objectives.MaskedLanguage("words", view=drop_streams(all_words)),
+            "some_words": objectives.MaskedLanguage("words", view=drop_streams(some_words)),
         },
         optimizer=training.AdamW(
             peak_learning_rate=2e-3, schedule=training.Schedule(warmup_steps=100), weight_decay=0.05

@@ -1,23 +1,23 @@
-"""Do hidden patches of unlabelled pictures help to read labelled ones? Pixels (MAE) and codes (BEiT).
+"""Do masked patches of unlabelled images improve a classifier? Predicts pixels (MAE) and codes (BEiT).
 
     mmjax train experiments/masked_pictures.py
 
-Data: `avdigits` under $MMJAX_DATA: 2,100 pictures with labels, and 6,316 others of which the labels are not
-read. A quarter of each batch has labels. The encoder sees 6 of 16 patches; one decoder guesses the pixels of
-the others, another their codes in a quantiser that learns beside them.
+Data: `avdigits` under $MMJAX_DATA: 2,100 images with labels, and 6,316 others whose labels are not used. A
+quarter of each batch has labels. The encoder reads 6 of 16 patches. One decoder predicts the pixels of the
+masked patches; another predicts their codes, from a quantiser that is trained in the same steps.
 
-After 600 steps, seeds 0 / 1 (CPU, 2026-11-22, Python 3.11, jax 0.10.2; 1:20 minutes of one core, the labels
-alone half a minute):
+After 600 steps, seeds 0 / 1 (CPU, 2026-11-22, Python 3.11, jax 0.10.2; 1:20 minutes of one core, half a
+minute with labels alone):
 
-| objectives               | val, 300 pictures | test, 300 pictures |
-|--------------------------|-------------------|--------------------|
-| labels alone             |    .910 / .903    |    .927 / .927     |
-| and pixels and codes     |    .903 / .893    |    .930 / .930     |
+| objectives               | val, 300 images | test, 300 images |
+|--------------------------|-----------------|------------------|
+| labels alone             |   .910 / .903   |   .927 / .927    |
+| with pixels and codes    |   .903 / .893   |   .930 / .930    |
 
-No difference that 300 pictures could show: so short a run (MAE was trained for hundreds of epochs, this for
-seven) gains nothing from what is hidden. By its end the pixels' decoder explains .25 of the hidden variance,
-.67 / .65 of the hidden codes are right, and 14 to 16 of 64 codes are in use (perplexity 3.7 / 4.3: most
-patches are plain).
+300 images show no difference: the masked objectives do not help in so short a run (seven epochs; MAE was
+trained for hundreds). At its end, the pixel decoder explains .25 of the variance of masked pixels, .67 / .65
+of the masked codes are predicted correctly, and 14 to 16 of the 64 codes are in use (perplexity 3.7 / 4.3:
+most patches are blank).
 """
 
 from mmjax import data, encoders, evals, fusion, heads, objectives, training, views
@@ -33,21 +33,21 @@ NUM_CODES = 64
 WIDTH = 64
 
 
-def pictures(augment: bool = False) -> data.ImageTransform:
+def image_transform(augment: bool = False) -> data.ImageTransform:
     return data.ImageTransform("png", size=(28, 28), channels=1, shift=2 if augment else 0)
 
 
 def labelled(split: str, *, augment: bool = False) -> data.Dataset:
-    """A digit and its class."""
+    """Images of digits and their classes."""
     return data.Dataset(
         source=data.WebDataset(DATA.path(f"{split}.tar"), hint=DATA.hint),
-        streams={"image": pictures(augment), "label": data.LabelTransform("json.label", WORDS)},
+        streams={"image": image_transform(augment), "label": data.LabelTransform("json.label", WORDS)},
         cache=True,
     )
 
 
 def unlabelled() -> data.Dataset:
-    """A digit: its label is there, and is not read."""
+    """Images of digits; their labels are not read."""
     return data.Dataset(
         source=data.Npz(DATA.path("unpaired_images.npz"), hint=DATA.hint),
         streams={"image": data.ImageTransform("image", size=(28, 28), channels=1, shift=2)},
@@ -59,13 +59,13 @@ def trunk(depth: int, width: int = WIDTH) -> Transformer:
     return Transformer.of(depth, width, num_heads=4, scan=False)
 
 
-def tower(depth: int) -> encoders.ViT:
+def vit(depth: int) -> encoders.ViT:
     return encoders.ViT(stem=encoders.LinearPatches(patch=PATCH), trunk=trunk(depth))
 
 
 def experiment() -> Experiment:
-    # "patches" is the picture before anything was hidden: what the quantiser makes codes of.
-    hidden = views.MaskPatches("image", grid=GRID, rate=0.6, unmasked_stream="patches")
+    # The stream "patches" is the unmasked image, which the quantiser encodes.
+    masked = views.MaskPatches("image", grid=GRID, rate=0.6, unmasked_stream="patches")
     return Experiment(
         name="masked_pictures",
         num_steps=600,
@@ -74,7 +74,7 @@ def experiment() -> Experiment:
             batch_size=96,
         ),
         model=MultimodalModel(
-            encoders={"image": tower(2), "patches": tower(1)},
+            encoders={"image": vit(2), "patches": vit(1)},
             fusion=fusion.Late(),
             heads={
                 "digit": heads.Classes("image", num_classes=10, pooling="mean", after="encoder"),
@@ -87,9 +87,9 @@ def experiment() -> Experiment:
         ),
         objectives={
             "digit": objectives.Classification("digit", streams=("image",), label_smoothing=0.1),
-            "pixels": objectives.MaskedPatches("pixels", "image", PATCH, view=hidden),
-            "codes": objectives.MaskedCodes("guess", "codes", view=hidden),
-            "quantiser": objectives.VectorQuantised("codes", "patches", PATCH, view=hidden),
+            "pixels": objectives.MaskedPatches("pixels", "image", PATCH, view=masked),
+            "codes": objectives.MaskedCodes("guess", "codes", view=masked),
+            "quantiser": objectives.VectorQuantised("codes", "patches", PATCH, view=masked),
         },
         optimizer=training.AdamW(
             peak_learning_rate=2e-3, schedule=training.Schedule(warmup_steps=50), weight_decay=0.05

@@ -1,21 +1,21 @@
-"""What was said? Sentences written down from speech, by frames (CTC) and by a decoder, with one encoder.
+"""Speech recognition with one encoder and two decoders: CTC on frames, and an autoregressive decoder.
 
     mmjax train experiments/read_speech.py
 
 Data: `grid_s1` under $MMJAX_DATA (one talker of the GRID corpus: speech and sentence).
 
 Measured on the 89 test sentences of six words (seed 0 / seed 1; CPU, 2026-11-22, library 202ba3e). A run
-takes 2:43 minutes of one core, compiling and evaluating included. Nothing was tuned.
+takes 2:43 minutes of one core, compilation and evaluation included. Nothing was tuned.
 
-| word error rate           | model       | nearest training recording | most common sentence |
-|---------------------------|-------------|----------------------------|----------------------|
-| by frames (CTC)           | .167 / .212 | .581                       | .813                 |
-| by the decoder            | .129 / .232 | .581                       | .813                 |
-| by the decoder, unhearing | .860 / .801 |                            |                      |
+| word error rate         | model       | nearest training recording | most common sentence |
+|-------------------------|-------------|----------------------------|----------------------|
+| CTC                     | .167 / .212 | .581                       | .813                 |
+| decoder                 | .129 / .232 | .581                       | .813                 |
+| decoder, without speech | .860 / .801 |                            |                      |
 
-Whole sentences right: .247 / .124 by frames, .449 / .146 by the decoder. Both still learn when they stop:
-`lips.py` reads .966 of the same words, all hidden at once, after four times the examples and with the places
-of the words given.
+Entirely correct sentences: .247 / .124 with CTC, .449 / .146 with the decoder. Neither has converged:
+`lips.py` predicts .966 of the same words, all masked at once, after four times as many examples and with the
+positions of the words given.
 """
 
 from mmjax import data, encoders, evals, fusion, heads, objectives, training
@@ -25,11 +25,11 @@ from mmjax.model import MultimodalModel
 
 DATA = data.local("grid_s1")
 WIDTH = 64
-VOCAB = 115  # 51 words and the letters that they are made of
+VOCAB = 115  # 51 words and their letters
 
 
 def clips(split: str, *, augment: bool = False) -> data.Dataset:
-    """Three seconds of speech, six words."""
+    """Three seconds of speech and a sentence of six words."""
     source = data.WebDataset(DATA.path("train.tar"), hint=DATA.hint)
     return data.Dataset(
         source=data.WebDataset(DATA.path(f"{split}.tar"), hint=DATA.hint),
@@ -52,7 +52,7 @@ def trunk(depth: int, causal: bool = False) -> Transformer:
 
 
 def experiment() -> Experiment:
-    test, known = clips("test"), clips("train")
+    test, train = clips("test"), clips("train")
     return Experiment(
         name="read_speech",
         num_steps=800,
@@ -67,7 +67,7 @@ def experiment() -> Experiment:
                 ),
                 "text": encoders.TextTransformer(vocab=VOCAB, max_length=8, trunk=trunk(1, causal=True)),
             },
-            # The decoder: each word reads the speech and the words before it.
+            # The decoder: each word attends to the speech and to the words before it.
             fusion=fusion.CoAttention(
                 streams=("text", "audio"),
                 updated_streams=("text",),
@@ -91,7 +91,7 @@ def experiment() -> Experiment:
             peak_learning_rate=2e-3, schedule=training.Schedule(warmup_steps=100), weight_decay=0.05
         ),
         evals={
-            "by_frames": evals.Transcripts(data=test, head="frames", train=known),
+            "by_frames": evals.Transcripts(data=test, head="frames", train=train),
             "by_decoder": evals.Captions(data=test, head="words", context=("audio",), subsets=True),
         },
         save_every=400,

@@ -1,17 +1,17 @@
-"""Recorded speech, handwriting and the written word for the ten digits, aligned pairwise.
+"""Aligns recorded speech, handwriting and written words of the ten digits pairwise.
 
     mmjax train experiments/spoken_digits.py
 
-Data: `avdigits` under $MMJAX_DATA (Free Spoken Digit Dataset + MNIST). Two thirds of each batch are pictures
-without a recording: their audio is a mask that is False. On two cores the whole command takes 3:42 minutes
-(a36e509, Python 3.12).
+Data: `avdigits` under $MMJAX_DATA (Free Spoken Digit Dataset + MNIST). Two thirds of each batch are images
+without a recording: their audio mask is False. The whole command takes 3:42 minutes on two cores (a36e509,
+Python 3.12).
 
-Measured on the 300 test recordings (CPU, 2026-11-22, library ~79de202), zero-shot word:
+Zero-shot accuracy of the word on the 300 test recordings (CPU, 2026-11-22, library ~79de202):
 
 | from    | seed 0 | seed 1 | nearest raw neighbour | linear |
 |---------|--------|--------|-----------------------|--------|
 | speech  |  .993  |  .993  |         .953          |  .943  |
-| picture |  .980  |  .990  |         .913          |  .893  |
+| image   |  .980  |  .990  |         .913          |  .893  |
 
 1,000 steps gave .987 and .953 (seed 0).
 """
@@ -27,7 +27,7 @@ WIDTH = 64
 
 
 def paired(split: str, *, augment: bool) -> data.Dataset:
-    """A recording, a picture and the word."""
+    """Recording, image and word of a digit."""
     return data.Dataset(
         source=data.WebDataset(DATA.path(f"{split}.tar"), hint=DATA.hint),
         streams={
@@ -35,27 +35,27 @@ def paired(split: str, *, augment: bool) -> data.Dataset:
                 "flac", sample_rate_hz=8000, seconds=1.0, shift_seconds=0.1 if augment else 0.0
             ),
             "image": data.ImageTransform("png", size=(28, 28), channels=1, shift=2 if augment else 0),
-            "text": data.TextTransform("json.text", tokenizer=vocabulary(), length=3),
+            "text": data.TextTransform("json.text", tokenizer=tokenizer(), length=3),
             "label": data.LabelTransform("json.label"),
         },
         cache=True,
     )
 
 
-def pictures_alone() -> data.Dataset:
-    """A picture and the word: the recording is missing."""
+def images_only() -> data.Dataset:
+    """Image and word of a digit; the recording is missing."""
     return data.Dataset(
         source=data.Npz(DATA.path("unpaired_images.npz"), hint=DATA.hint),
         streams={
             "image": data.ImageTransform("image", size=(28, 28), channels=1, shift=2),
-            "text": data.TextTransform("label", classes=WORDS, tokenizer=vocabulary(), length=3),
+            "text": data.TextTransform("label", classes=WORDS, tokenizer=tokenizer(), length=3),
         },
         cache=True,
     )
 
 
-def vocabulary() -> data.WordPiece:
-    """The ten words, each one token."""
+def tokenizer() -> data.WordPiece:
+    """One token for each of the ten words."""
     source = data.WebDataset(DATA.path("train.tar"), hint=DATA.hint)
     return data.WordPiece(source, fields=("json.text",), vocab_size=60)
 
@@ -71,7 +71,7 @@ def experiment() -> Experiment:
         name="spoken_digits",
         num_steps=1600,
         data=data.Mixture(
-            {"paired": (1.0, paired("train", augment=True)), "pictures": (2.0, pictures_alone())},
+            {"paired": (1.0, paired("train", augment=True)), "pictures": (2.0, images_only())},
             batch_size=192,
         ),
         model=MultimodalModel(
@@ -88,7 +88,7 @@ def experiment() -> Experiment:
             fusion=fusion.Late(),
             heads={stream: heads.PooledEmbedding(stream, dim=WIDTH) for stream in ("audio", "image", "text")},
         ),
-        # A batch holds each word many times: all its rows are positives of each other.
+        # A batch contains each word many times: all rows with the same word are positives.
         objectives={
             "audio_text": objectives.InfoNCE("audio", "text", match_by="text"),
             "image_text": objectives.InfoNCE("image", "text", match_by="text"),

@@ -1,4 +1,4 @@
-"""Hidden words and next sentences on web text: BERT's two objectives, on documents.
+"""BERT's two objectives, masked words and next sentence, on web documents.
 
     mmjax train experiments/web_text.py
 
@@ -6,13 +6,14 @@ Data: `ud_ewt` under $MMJAX_DATA (Universal Dependencies English EWT, 540 docume
 
 Measured on the test documents (seed 0 / seed 1; CPU, 2026-11-22, library ~79de202):
 
-| what                        | model       | baseline                 |
-|-----------------------------|-------------|--------------------------|
-| next sentence, accuracy     | .515 / .528 | majority .501            |
-| hidden tokens, sentence alone | .093 / .092 | unigram .046           |
-| hidden words, sentence alone | .118 / .116 | unigram .059           |
+| accuracy                       | model       | baseline      |
+|--------------------------------|-------------|---------------|
+| next sentence                  | .515 / .528 | majority .501 |
+| masked tokens, single sentence | .093 / .092 | unigram .046  |
+| masked words, single sentence  | .118 / .116 | unigram .059  |
 
-A small model on 200,000 words learns which words are likely, and next to nothing about what follows.
+Trained on 200,000 words, a small model learns which words are frequent, and next to nothing about which
+sentence follows.
 """
 
 from mmjax import data, encoders, evals, fusion, heads, objectives, training, views
@@ -36,17 +37,17 @@ def words(field: str) -> data.TextTransform:
 
 
 def pairs(split: str) -> data.Dataset:
-    """Two sentences that follow each other in a document."""
+    """Pairs of consecutive sentences of a document."""
     return data.Dataset(sentences(split), {"first": words("first"), "second": words("second")}, cache=True)
 
 
-def sentences_alone(split: str) -> data.Dataset:
-    """One sentence, in the place of a pair."""
+def single_sentences(split: str) -> data.Dataset:
+    """One sentence as the stream "pair"."""
     return data.Dataset(sentences(split), {"pair": words("first")}, cache=True)
 
 
 def experiment() -> Experiment:
-    # One view serves both objectives: the pair is masked, and encoded once.
+    # Both objectives use the same view, so that the pair is encoded once.
     pair = views.SentencePairs("first", "second")
     masked_pair = views.Chain((pair, views.MaskTokens("pair", vocab=VOCAB)))
     test = pairs("test")
@@ -78,9 +79,9 @@ def experiment() -> Experiment:
         ),
         evals={
             "next_sentence": evals.NextSentence(data=test, view=pair),
-            # Sentences alone: their neighbours do not help.
+            # Single sentences, so that the neighbouring sentence does not help.
             "masked_words": evals.MaskedWords(
-                data=sentences_alone("test"), stream="pair", train=sentences_alone("train")
+                data=single_sentences("test"), stream="pair", train=single_sentences("train")
             ),
         },
         save_every=500,
