@@ -18,7 +18,7 @@ class Learner(nn.Module):
     """Computes the losses of all objectives. Each distinct input is encoded once, however many share it.
 
     objectives: {name: objective}.
-    balance: how a train step combines their losses into one update (see `train/gradients.py`).
+    balance: how a train step combines their losses into one update (see `training/gradients.py`).
     """
 
     model: MultimodalModel

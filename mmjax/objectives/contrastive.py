@@ -229,7 +229,7 @@ def log_negatives(
     """Log of the negatives' part of each row's denominator (Robinson et al. 2021, eq. 4 and 5).
 
     `N max((sum w exp(x) / sum w - tau_plus mean of exp(positive)) / (1 - tau_plus), exp(-scale))` with
-    `w = exp(beta x)`, over N negatives. exp(-scale) is the lower bound for unit vectors.
+    `w = exp(beta x)`, over N negatives. exp(-scale), a scalar, is the lower bound for unit vectors.
     """
     num = side.sums["num_negatives"]
     log_sum = side.logsumexp["negatives"]
