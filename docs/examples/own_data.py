@@ -1,8 +1,8 @@
-"""Your own pictures, recordings and captions, aligned pairwise, with hidden words read in their light.
+"""Aligns your own images, recordings and captions pairwise, and predicts masked words from them.
 
     OWN_DATA=my_folder mmjax train docs/examples/own_data.py
 
-my_folder holds train.tar and test.tar; 7.jpg, 7.wav and 7.txt are one example; any of them may be missing:
+my_folder contains train.tar and test.tar. 7.jpg, 7.wav and 7.txt are one example; any of them may be missing:
 
     cd my_folder/train && tar --sort=name -cf ../train.tar *
 """
@@ -17,12 +17,12 @@ from mmjax.model import MultimodalModel
 
 FOLDER = Path(os.environ.get("OWN_DATA", "own_data"))
 STREAMS = ("image", "audio", "text")
-VOCAB = 2000  # if your captions hold fewer tokens, the error says the number to put here
+VOCAB = 2000  # if your captions yield fewer tokens, the error message gives the number to put here
 WIDTH = 64
 
 
 def examples(split: str, *, augment: bool) -> data.Dataset:
-    """Paths name what follows the first dot: "jpg", or "json.caption" for a key of 7.json."""
+    """A field is named by its file's extension: "jpg", or "json.caption" for a key of 7.json."""
     captions = data.WordPiece(data.WebDataset(str(FOLDER / "train.tar")), ("txt",), vocab_size=VOCAB)
     crop = (0.6, 1.0) if augment else None
     return data.Dataset(
@@ -35,12 +35,12 @@ def examples(split: str, *, augment: bool) -> data.Dataset:
     )
 
 
-def trunk() -> Transformer:  # a function: every encoder gets its own parameters
+def trunk() -> Transformer:  # a function, so that every encoder has its own parameters
     return Transformer.of(2, WIDTH, num_heads=4)
 
 
 def experiment() -> Experiment:
-    hidden = views.Chain(
+    masked = views.Chain(
         (views.MaskTokens("text", vocab=VOCAB), views.DropStreams((("image", 0.3), ("audio", 0.3))))
     )
     return Experiment(
@@ -72,7 +72,7 @@ def experiment() -> Experiment:
             "image_text": objectives.InfoNCE("image", "text", match_by="text"),
             "audio_text": objectives.InfoNCE("audio", "text", match_by="text"),
             "image_audio": objectives.InfoNCE("image", "audio"),
-            "hidden_words": objectives.MaskedLanguage("words", view=hidden, weight=0.5),
+            "hidden_words": objectives.MaskedLanguage("words", view=masked, weight=0.5),
         },
         optimizer=training.AdamW(peak_learning_rate=1e-3, schedule=training.Schedule(warmup_steps=100)),
         evals={"retrieval": evals.Retrieval(data=examples("test", augment=False), heads=STREAMS)},

@@ -18,7 +18,7 @@ from ray.train.v2.jax import JaxTrainer
 
 
 def train(config: dict) -> int:
-    """Runs in every worker; returns the exit code of `mmjax train`."""
+    """Runs in every worker. Returns the exit code of `mmjax train`."""
     import jax
     import ray.train.collective
 
@@ -26,18 +26,18 @@ def train(config: dict) -> int:
 
     context = ray.train.get_context()
     if not jax.distributed.is_initialized():  # JaxTrainer initialises it for GPUs and TPUs only
-        with socket.socket() as free:
-            free.bind(("", 0))
-            address = f"{ray.util.get_node_ip_address()}:{free.getsockname()[1]}"
+        with socket.socket() as listener:
+            listener.bind(("", 0))  # any free port
+            address = f"{ray.util.get_node_ip_address()}:{listener.getsockname()[1]}"
         os.environ["JAX_COORDINATOR_ADDRESS"] = ray.train.collective.broadcast_from_rank_zero(address)
         os.environ["JAX_NUM_PROCESSES"] = str(context.get_world_size())
         os.environ["JAX_PROCESS_ID"] = str(context.get_world_rank())
-    # Returned, not raised: Ray would restart the workers after an exception, and bad input stays bad.
+    # Returned, not raised: after an exception Ray would restart the workers, which does not help bad input.
     return main(["train", *config["arguments"]])
 
 
 def run() -> int:
-    """Starts the workers; returns the exit code of `mmjax train`."""
+    """Starts the workers. Returns the exit code of `mmjax train`."""
     parser = argparse.ArgumentParser(description="mmjax train under Ray Train")
     parser.add_argument("--workers", type=int, default=1, help="number of processes, usually one per node")
     parser.add_argument("--gpus", type=int, default=0, help="GPUs per worker; 0: CPUs only")
@@ -46,7 +46,7 @@ def run() -> int:
     parser.add_argument(
         "--ray-results", default=os.path.expanduser("~/ray_results"), help="shared folder for Ray's own files"
     )
-    options, arguments = parser.parse_known_args()  # the rest are arguments of `mmjax train`
+    options, arguments = parser.parse_known_args()  # `arguments` are those of `mmjax train`
     ray.init(include_dashboard=False)
     trainer = JaxTrainer(
         train,
