@@ -201,5 +201,5 @@ def test_overrides_of_augmentations_are_refused(assignment, message, tmp_path):
 
 
 def test_overridden_augmentation_is_validated(tmp_path):
-    with pytest.raises(InputError, match="RandAugment expects a magnitude from 0 to 30"):
+    with pytest.raises(InputError, match="RandAugment expects magnitude from 0 to 30"):
         load(tiny.write(tmp_path, AUGMENTED), [f"{IMAGE}.augmentations.0.magnitude=31"])

@@ -319,8 +319,8 @@ def test_describe_counts_the_trained_parameters(file, trained, capsys):
         ("model.encoders.image.trunk.width=17", "cannot be built for these data: ValueError: width 17"),
         ("model.encoders.image.stem.patch=(3, 3)", "cannot be built for these data"),
         ("model.encoders.text.vocab=3", "has a vocabulary of 41: expected at least that"),
-        ("data.datasets.colours.1.source.path=nosuch/colours.npz", "nosuch/colours.npz, found that"),
-        ("evals.retrieval.data.source.path=nosuch/test.npz", "nosuch/test.npz, found that"),
+        ("data.datasets.colours.1.source.path=nosuch/colours.npz", "nosuch/colours.npz, found none"),
+        ("evals.retrieval.data.source.path=nosuch/test.npz", "nosuch/test.npz, found none"),
     ],
 )
 def test_unfitting_field_gives_one_message_before_any_step(override, message, file, tmp_path, capsys):
