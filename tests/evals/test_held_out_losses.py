@@ -51,7 +51,7 @@ def test_empty_data_and_nan_are_refused():
 
 def test_they_equal_the_learners_losses(tmp_path):
     """The model has no dropout, so that training would log the same losses for these rows."""
-    experiment = load(str(tiny.write(tmp_path, tiny.DRAWN_WORDS)))
+    experiment = load(str(tiny.write(tmp_path, tiny.RANDOM_MASKING)))
     session = Session.of(experiment, jax.devices()[:1])
     state = session.new_state()
     held_out = experiment.evals["retrieval"].data
