@@ -8,6 +8,8 @@ from mmjax.layers.einsum import Einsum, stacked_projection
 from mmjax.sharding import shard
 
 PROJECTION_AXES = ("act_batch", "act_length", "act_heads", "act_head_width")
+QUERY_AXES = ("act_batch", "act_queries", "act_attention_heads", "act_head_width")
+KEY_AXES = ("act_batch", "act_keys", "act_attention_heads", "act_head_width")
 
 
 class MultiHeadAttention(nn.Module):
@@ -51,9 +53,8 @@ class MultiHeadAttention(nn.Module):
             )  # fmt: skip
 
         if context is x:
-            query, key, value = stacked_projection(
-                [projection(name, x) for name in ("query", "key", "value")], x
-            )
+            names = ("query", "key", "value")
+            query, key, value = stacked_projection([projection(name, x) for name in names], x)
         else:
             query = projection("query", x)(x)
             key, value = stacked_projection([projection(name, context) for name in ("key", "value")], context)
@@ -63,15 +64,9 @@ class MultiHeadAttention(nn.Module):
         mask = context_mask[:, None, None, :]
         if attention_mask is not None:
             mask = mask & attention_mask[:, None]
-        attended = jax.nn.dot_product_attention(
-            shard(query, "act_batch", "act_queries", "act_attention_heads", "act_head_width"),
-            shard(key, "act_batch", "act_keys", "act_attention_heads", "act_head_width"),
-            shard(value, "act_batch", "act_keys", "act_attention_heads", "act_head_width"),
-            mask=mask,
-            is_causal=self.causal,
-        )
-        attended = shard(attended, "act_batch", "act_queries", "act_attention_heads", "act_head_width")
-        attended = shard(attended, *PROJECTION_AXES)
+        query, key, value = shard(query, *QUERY_AXES), shard(key, *KEY_AXES), shard(value, *KEY_AXES)
+        attended = jax.nn.dot_product_attention(query, key, value, mask=mask, is_causal=self.causal)
+        attended = shard(shard(attended, *QUERY_AXES), *PROJECTION_AXES)
         return Einsum(
             "B L H K, H K D -> B L D", shape=(*heads, width), axes=("heads", "head_width", "embed"),
             use_bias=self.use_bias, dtype=self.dtype, name="out",

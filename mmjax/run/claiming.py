@@ -28,6 +28,7 @@ CLAIM_FILES = {"lock", ".writable", EXPERIMENT + ".new"}
 
 
 def refuse_read_only(path: Path) -> None:
+    """Raises InputError if no file can be written in the folder."""
     # Write a file: os.access is wrong on network file systems and for the superuser.
     probe = path / ".writable"
     try:
@@ -38,6 +39,7 @@ def refuse_read_only(path: Path) -> None:
 
 
 def not_writable(path: Path, error: OSError) -> InputError:
+    """The error for a folder that is full or read-only."""
     found = "full" if error.errno == errno.ENOSPC else "read-only"
     return InputError(
         f"expected a run folder that can be written, found {path} {found} ({error.strerror}): choose "
@@ -46,6 +48,7 @@ def not_writable(path: Path, error: OSError) -> InputError:
 
 
 def refuse_other_files(path: Path) -> None:
+    """Raises InputError if the folder holds files that are not a run's."""
     others = sorted(entry.name for entry in path.iterdir() if entry.name not in CLAIM_FILES)
     if others:
         raise InputError(
@@ -62,6 +65,7 @@ def has_records(path: Path) -> bool:
 
 
 def refuse_another_experiment(path: Path, text: str) -> None:
+    """Raises InputError, with the differences, if the folder's experiment is not the one of `text`."""
     from mmjax.experiment.serialize import differences  # imports JAX, which reading a run does not need
 
     try:
@@ -93,6 +97,7 @@ def lock_folder(path: Path) -> Any:
 
 
 def write_atomically(file: Path, text: str) -> None:
+    """Writes a file so that a killed process leaves either the old or the new one."""
     new = file.with_name(file.name + ".new")
     with with_filename(new), new.open("w", encoding="utf-8") as stream:
         stream.write(text)
@@ -102,6 +107,7 @@ def write_atomically(file: Path, text: str) -> None:
 
 
 def read_text(file: Path) -> str:
+    """The text of a file. Raises InputError if it is not UTF-8."""
     try:
         return file.read_text("utf-8")
     except UnicodeDecodeError as error:
