@@ -38,7 +38,7 @@ ALL = (
 
 @pytest.fixture
 def experiment(tmp_path):
-    return load(tiny.write(tmp_path, replace=tiny.DRAWN_WORDS))
+    return load(tiny.write(tmp_path, replace=tiny.RANDOM_MASKING))
 
 
 @pytest.mark.parametrize("chosen", ALL, ids=lambda b: type(b).__name__)
