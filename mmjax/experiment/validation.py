@@ -36,7 +36,6 @@ def validate(experiment: Experiment, num_devices: int | None = None) -> None:
     _refuse_missing_heads(experiment)
     _refuse_unencoded_streams(experiment)
     _refuse_missing_streams(experiment)
-    _refuse_missing_targets(experiment)
     _refuse_small_tables(experiment)
     _refuse_incompatible_objectives(experiment)
     _refuse_useless_retention(experiment)
@@ -59,16 +58,12 @@ def validate(experiment: Experiment, num_devices: int | None = None) -> None:
 
 
 # A step is an int32 on the device; a seed has 32 bits.
-RANGES = {
-    "num_steps": (1, 2**31 - 1),
-    "log_every": (1, 2**31 - 1),
-    "save_every": (1, 2**31 - 1),
-    "eval_every": (0, 2**31 - 1),
-    "max_to_keep": (1, 2**31 - 1),
-    "keep_every": (0, 2**31 - 1),
-    "conflict_every": (0, 2**31 - 1),
-    "seed": (0, 2**32 - 1),
-}
+MAX_STEP = 2**31 - 1
+RANGES = (
+    dict.fromkeys(("num_steps", "log_every", "save_every", "max_to_keep"), (1, MAX_STEP))
+    | dict.fromkeys(("eval_every", "keep_every", "conflict_every"), (0, MAX_STEP))
+    | {"seed": (0, 2**32 - 1)}
+)
 CHOICES = {"best_mode": ("max", "min"), "on_nonfinite": ("stop", "skip", "rollback")}
 
 
@@ -88,7 +83,7 @@ def tracing(experiment: Experiment) -> Iterator[None]:
 
 
 def _refuse_missing_streams(experiment: Experiment) -> None:
-    """The streams of an objective's heads must have an encoder, and come from the data or the view."""
+    """Streams of an objective's heads and targets must exist, and those of its heads have an encoder."""
     model, sources = experiment.model, _streams_by_data(experiment)
     for name, objective in experiment.objectives.items():
         streams = model.streams_for(objective.required_heads())
@@ -105,12 +100,21 @@ def _refuse_missing_streams(experiment: Experiment) -> None:
                     f"objective {name!r} needs the stream {stream!r}, but the model encodes "
                     f"{sorted(model.encoders)}: add an encoder, or name in `shared` one that reads it"
                 )
-            for data, provided in sources.items():
-                if stream not in provided | set(objective.view.changed_streams()):
-                    raise InputError(
-                        f"objective {name!r} needs the stream {stream!r}, but {data} give "
-                        f"{sorted(provided)}: add a transform that makes it"
-                    )
+            _refuse_absent_stream(objective, stream, sources, f"objective {name!r} needs the stream")
+        for stream in objective.target_streams():
+            _refuse_absent_stream(
+                objective, stream, sources, f"objective {name!r} has its targets in the stream"
+            )
+
+
+def _refuse_absent_stream(objective: Any, stream: str, sources: dict[str, set[str]], message: str) -> None:
+    """A stream must come from the data, those of evals.Losses included, or from the objective's view."""
+    for data, provided in sources.items():
+        if stream not in provided | set(objective.view.changed_streams()):
+            raise InputError(
+                f"objective {message} {stream!r}, but {data} give {sorted(provided)}: add a transform that makes it, or "
+                "name another stream"
+            )
 
 
 def _streams_by_data(experiment: Experiment) -> dict[str, set[str]]:
@@ -154,19 +158,6 @@ def _refuse_unencoded_streams(experiment: Experiment) -> None:
                 f"model.heads.{name} reads the stream {head.stream!r} after its encoder, but {fusion} makes "
                 "it: set after='fusion'"
             )
-
-
-def _refuse_missing_targets(experiment: Experiment) -> None:
-    """The target streams of an objective must come from the data or the view."""
-    sources = _streams_by_data(experiment)
-    for name, objective in experiment.objectives.items():
-        for stream in objective.target_streams():
-            for data, provided in sources.items():
-                if stream not in provided | set(objective.view.changed_streams()):
-                    raise InputError(
-                        f"objective {name!r} has its targets in the stream {stream!r}, but {data} give "
-                        f"{sorted(provided)}: add a transform that makes it, or name another stream"
-                    )
 
 
 def _refuse_missing_heads(experiment: Experiment) -> None:
