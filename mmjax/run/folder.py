@@ -243,10 +243,7 @@ class RunFolder:
 
     def _append(self, name: str, row: dict[str, Any]) -> None:
         file = self.path / name
-        with (
-            with_filename(file),
-            file.open("a") as stream,
-        ):  # opened each time: the line is flushed when the call returns
+        with with_filename(file), file.open("a") as stream:  # closing the file flushes the row
             stream.write(json.dumps(row) + "\n")
 
     def _add_scalars(self, step: int, metrics: Mapping[str, float], *, prefix: str) -> None:
