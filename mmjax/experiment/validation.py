@@ -112,8 +112,8 @@ def _refuse_absent_stream(objective: Any, stream: str, sources: dict[str, set[st
     for data, provided in sources.items():
         if stream not in provided | set(objective.view.changed_streams()):
             raise InputError(
-                f"objective {message} {stream!r}, but {data} give {sorted(provided)}: add a transform that makes it, or "
-                "name another stream"
+                f"objective {message} {stream!r}, but {data} give {sorted(provided)}: add a transform that "
+                "makes it, or name another stream"
             )
 
 
