@@ -23,9 +23,10 @@ def is_module(value: Any) -> bool:
 
 
 def fields(value: Any) -> tuple[dataclasses.Field, ...]:
-    """The fields of a dataclass or of its value, without linen's own `parent` and `name`."""
-    excluded = {"parent", "name"} if is_module(value) else set()
-    return tuple(f for f in dataclasses.fields(value) if f.init and f.name not in excluded)
+    """A dataclass's fields, those of linen (`parent`, `name`) left out and keyword-only ones last."""
+    hidden = {"parent", "name"} if is_module(value) else set()
+    shown = [f for f in dataclasses.fields(value) if f.init and f.name not in hidden]
+    return tuple(sorted(shown, key=lambda f: f.kw_only))
 
 
 def to_text(value: Any, *, defaults: bool = True) -> str:
