@@ -1,4 +1,4 @@
-"""``python -m mmjax`` is ``mmjax``."""
+"""`python -m mmjax` is `mmjax`."""
 
 import sys
 

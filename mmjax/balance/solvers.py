@@ -32,7 +32,7 @@ def minimize_over_simplex(
     radius: Float32[jax.Array, ""],
     num_iterations: int,
 ) -> Float32[jax.Array, " N"]:
-    """argmin of ``w . linear + radius |sum w_i g_i|`` over non-negative w that sum to 1, 0 where not `valid`.
+    """argmin of `w . linear + radius |sum w_i g_i|` over non-negative w that sum to 1, 0 where not `valid`.
 
     With linear = 0 this is MGDA's vector of least norm. Pairwise Frank-Wolfe (Lacoste-Julien & Jaggi 2015):
     each step moves weight from the gradient with the largest slope, among those with weight, to the one with
@@ -61,9 +61,9 @@ def minimize_over_simplex(
 def nash_bargaining(
     cosines: Float32[jax.Array, "N N"], num_iterations: int, ridge: float = 1e-5
 ) -> Float32[jax.Array, " N"]:
-    """The positive b with ``cosines @ b = 1 / b`` (Navon et al. 2022, claim 3.1).
+    """The positive b with `cosines @ b = 1 / b` (Navon et al. 2022, claim 3.1).
 
-    It minimizes ``b . cosines b / 2 - sum log b``, which is convex and self-concordant, so Newton steps
+    It minimizes `b . cosines b / 2 - sum log b`, which is convex and self-concordant, so Newton steps
     divided by 1 + the Newton decrement converge from every start. `ridge`, added to the diagonal, keeps b
     finite where gradients cancel.
     """

@@ -62,7 +62,7 @@ class Scheduled(Balance):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Uncertainty(Balance):
-    """Homoscedastic uncertainty (Kendall, Gal & Cipolla 2018, equation 10): ``sum exp(-s) loss + s / 2``.
+    """Homoscedastic uncertainty (Kendall, Gal & Cipolla 2018, equation 10): `sum exp(-s) loss + s / 2`.
 
     A separate Adam learns the log variances s, without the optimizer's weight decay, clipping and schedule.
     Weights exp(-s) start at 1 and converge to 1 / (2 loss). max_log_variance: s is clipped to +- this value.
@@ -89,7 +89,7 @@ class Uncertainty(Balance):
 class DynamicWeightAverage(Balance):
     """DWA (Liu, Johns & Davison 2019, equation 7): losses that decrease slowly get large weights.
 
-    The weights are ``N softmax(r / temperature)``, where r is the mean loss of the last `window` steps over
+    The weights are `N softmax(r / temperature)`, where r is the mean loss of the last `window` steps over
     that of the window before, and 1 until both are known. In the paper a window is an epoch.
     """
 
@@ -126,7 +126,7 @@ class DynamicWeightAverage(Balance):
 class GradNorm(Balance):
     """Learned weights that equalize training speeds (Chen et al. 2018, equations 1 and 2, algorithm 1).
 
-    A separate Adam moves each weighted gradient norm on the shared parameters to ``mean norm x r^alpha``,
+    A separate Adam moves each weighted gradient norm on the shared parameters to `mean norm x r^alpha`,
     where r is the loss over its first value, divided by the mean of these ratios. Weights sum to N. alpha:
     larger values give more weight to objectives that learn slowly; 0 makes all norms equal.
     """

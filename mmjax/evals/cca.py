@@ -34,25 +34,6 @@ def pca(features: np.ndarray, dim: int) -> tuple[LinearMap, np.ndarray]:
     return LinearMap(mean=mean, kernel=directions[:dim].T), singular_values[:dim] ** 2 / (len(centred) - 1)
 
 
-def joint_pca(first: np.ndarray, second: np.ndarray, dim: int) -> tuple[LinearMap, LinearMap, np.ndarray]:
-    """PCA of the concatenated features "N D1" and "N D2", each first scaled to a total variance of 1.
-
-    Returns each modality's part of the joint map, and the variances of the joint directions, falling. The two
-    outputs agree along directions whose variance both modalities share.
-    """
-    sides = []
-    for features in (first, second):
-        centred, mean = _centre(features, 1)
-        scale = np.sqrt(max(np.square(centred).sum() / (len(centred) - 1), np.finfo(float).tiny))
-        sides.append((centred / scale, mean, scale))
-    _check_paired(first, second)
-    joint, variances = pca(np.concatenate([centred for centred, _, _ in sides], axis=1), dim)
-    width = np.shape(first)[1]
-    kernels = joint.kernel[:width], joint.kernel[width:]
-    maps = [LinearMap(mean=m, kernel=k / s) for k, (_, m, s) in zip(kernels, sides, strict=True)]
-    return maps[0], maps[1], variances
-
-
 def cca(
     first: np.ndarray, second: np.ndarray, dim: int, regularise: float = 1e-3
 ) -> tuple[LinearMap, LinearMap, np.ndarray]:

@@ -62,7 +62,7 @@ class LabelEval(HeadEval):
         return concatenated, np.concatenate(values), np.concatenate(masks)
 
     def prefix(self, subset: tuple[str, ...]) -> str:
-        """What precedes the names of a subset's metrics."""
+        """The prefix of the names of a subset's metrics."""
         return f"{subset_name(subset)}/" if self.subsets else ""
 
 

@@ -1,1 +1,1 @@
-"""What happens to an experiment: session, loop, folder, evaluations."""
+"""Runs: train an experiment in a folder, resume, evaluate, and use the trained model."""

@@ -123,7 +123,7 @@ class Run:
     def predict(
         self, batch: Batch, heads: Sequence[str] | None = None, view: View | None = None, seed: int = 0
     ) -> dict[str, np.ndarray]:
-        """What heads predict for a batch: {head: array "B ..."}. Compiled once for each choice of heads.
+        """Predictions for a batch: {head: array "B ..."}. Compiled once for each choice of heads.
 
         Args:
           batch: {stream: value}, such as `next(data.epoch(dataset, 8))`.

@@ -52,7 +52,7 @@ class ForbidChanges:
     """Forbids changes of a stream in examples whose text contains certain words.
 
     `ForbidChanges("image", ("flip",), text_stream="text", phrases=SIDE_WORDS)` never flips an image whose
-    text says "left". Augmentations that make several kinds of changes go on without the forbidden ones. All
+    text says "left". Augmentations with several kinds of changes make only the others. All
     texts that the example may show are searched. Streams under one `ShareGeometry` are restricted together.
     Examples without the text stream are not restricted.
 
