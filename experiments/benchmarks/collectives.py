@@ -1,9 +1,9 @@
-"""What devices send each other in a step, by strategy: what it needs on paper, and what XLA compiled.
+"""Bytes that each device sends in a train step, by sharding strategy: in theory and in the compiled program.
 
     JAX_NUM_CPU_DEVICES=8 python experiments/benchmarks/collectives.py
 
-Compiles, and runs nothing. The model is a text tower with masked words (token table tied to the logits); its
-layers are scanned, as is the default. Results, with date and commit: docs/reliability.md.
+It compiles and runs nothing. The model is a masked language model (token table tied to the logits) with
+scanned layers, which is the default. Results, with date and commit: docs/reliability.md.
 """
 
 import dataclasses
@@ -23,12 +23,12 @@ from mmjax.learner import Learner
 from mmjax.model import MultimodalModel
 from mmjax.sharding import MeshShape, Rules
 
-FLOAT = 4  # bytes
+FLOAT_BYTES = 4
 
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """Of the model and of the global batch."""
+    """Sizes of the model and of the global batch."""
 
     depth: int = 6
     width: int = 64
@@ -74,27 +74,28 @@ OPTIMIZER = training.AdamW(peak_learning_rate=1e-3, weight_decay=0.1).make(num_s
 
 
 def abstract_state(sizes: Sizes, rules: Rules, mesh: jax.sharding.Mesh) -> training.TrainState:
-    """Shapes and shardings."""
+    """Shapes and shardings of the train state."""
     return training.abstract_state(sizes.learner(), OPTIMIZER, sizes.spec(), 0, mesh, rules)
 
 
-def compiled(sizes: Sizes, rules: Rules, mesh: jax.sharding.Mesh) -> jax.stages.Compiled:
-    """The train step for the mesh."""
+def compile_step(sizes: Sizes, rules: Rules, mesh: jax.sharding.Mesh) -> jax.stages.Compiled:
+    """Compiles the train step for the mesh."""
     state = abstract_state(sizes, rules, mesh)
     rows = sharding.batch_sharding(mesh, rules)
     batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows), sizes.spec())
     return training.jit_step(sizes.learner(), OPTIMIZER, state, mesh, rules).lower(state, batch).compile()
 
 
-def needed(sizes: Sizes, rules: Rules, mesh: jax.sharding.Mesh) -> Counter[str]:
-    """{kind: bytes that each device must send in a step}, on paper.
+def theoretical_bytes(sizes: Sizes, rules: Rules, mesh: jax.sharding.Mesh) -> Counter[str]:
+    """{kind of collective: bytes that each device must send in a step}, in theory.
 
-    Gradients are summed over all devices whose rows or positions differ; a table that is read twice (looked
-    up, and tied to the logits) twice. ZeRO-1 replaces their all-reduce by reduce-scatter, and gathers the
-    updated parameters; ZeRO-3 gathers parameters before use, those of scanned layers again for the backward
-    pass (Rajbhandari et al. 2020, section 7.2). Tensor parallelism sums activations four times a layer
-    (Shoeybi et al. 2019, section 3), once at the lookup and once behind the logits; sequence parallelism
-    exchanges four arrays of them forwards and backwards (Jacobs et al. 2023, section 3.2).
+    Gradients are summed over all devices whose rows or positions differ, and twice for the token table, which
+    is used in the lookup and in the tied logits. ZeRO-1 replaces this all-reduce by a reduce-scatter, and
+    all-gathers the updated parameters. ZeRO-3 gathers parameters before use, and gathers those of scanned
+    layers again for the backward pass (Rajbhandari et al. 2020, section 7.2). Tensor parallelism sums
+    activations four times per layer (Shoeybi et al. 2019, section 3), once at the lookup and once behind the
+    logits. Sequence parallelism exchanges four activation arrays in the forward and four in the backward pass
+    (Jacobs et al. 2023, section 3.2).
     """
     sent: Counter[str] = Counter()
 
@@ -105,51 +106,55 @@ def needed(sizes: Sizes, rules: Rules, mesh: jax.sharding.Mesh) -> Counter[str]:
         if count(axes) > 1:
             sent[kind] += num_bytes * RING_FACTORS[kind](count(axes))
 
-    summed = rules.mesh_axes("act_batch") + rules.mesh_axes("act_length")
+    summed_axes = rules.mesh_axes("act_batch") + rules.mesh_axes("act_length")
     state = abstract_state(sizes, rules, mesh)
     moments = jax.tree.leaves(optax.tree_utils.tree_get(state.opt_state, "mu"))
-    for (path, whole), moment in zip(jax.tree.leaves_with_path(state.params), moments, strict=True):
+    for (path, parameter), moment in zip(jax.tree.leaves_with_path(state.params), moments, strict=True):
         name = jax.tree_util.keystr(path)
-        parameter_parts, gradient_parts = (_parts(x.sharding) for x in (whole, moment))
-        split = tuple(axis for axis in gradient_parts if axis in summed)  # by ZeRO
-        others = tuple(axis for axis in summed if axis not in split)
-        held = FLOAT * whole.size / count(tuple(axis for axis in parameter_parts if axis not in summed))
+        parameter_axes, gradient_axes = (_split_axes(x.sharding) for x in (parameter, moment))
+        split = tuple(axis for axis in gradient_axes if axis in summed_axes)  # by ZeRO
+        other_axes = tuple(axis for axis in summed_axes if axis not in split)
+        shard_bytes = (
+            FLOAT_BYTES
+            * parameter.size
+            / count(tuple(axis for axis in parameter_axes if axis not in summed_axes))
+        )
         uses = 2 if name.endswith("['encoders_text']['table']") else 1
         if split:
-            send("reduce-scatter", uses * held, split)
-            send("all-reduce", uses * held / count(split), others)
+            send("reduce-scatter", uses * shard_bytes, split)
+            send("all-reduce", uses * shard_bytes / count(split), other_axes)
             gathers = 1
-            if set(split) <= set(parameter_parts):
+            if set(split) <= set(parameter_axes):
                 gathers = 2 if "layers" in name else 1
-            send("all-gather", gathers * held, split)
+            send("all-gather", gathers * shard_bytes, split)
         else:
-            send("all-reduce", uses * held, summed)
+            send("all-reduce", uses * shard_bytes, summed_axes)
     tensor, sequence = rules.mesh_axes("heads"), rules.mesh_axes("act_length")
     rows = sizes.batch / count(rules.mesh_axes("act_batch"))
     positions = rows * sizes.length / count(sequence)
-    activations = FLOAT * positions * sizes.width
-    send("all-reduce", (4 * sizes.depth + 2) * activations, tensor)
-    # The softmax over a split vocabulary: maximum, sum, the label's logit, its gradient's sum; and for the
-    # accuracy each part's best score and place.
-    send("all-reduce", 4 * FLOAT * positions, tensor)
-    send("all-gather", 2 * FLOAT * positions * count(tensor), tensor)
-    send("all-to-all", 8 * sizes.depth * activations / count(tensor), sequence)
+    activation_bytes = FLOAT_BYTES * positions * sizes.width
+    send("all-reduce", (4 * sizes.depth + 2) * activation_bytes, tensor)
+    # The softmax over a sharded vocabulary: maximum, sum, the label's logit, and the sum of its gradient.
+    # The accuracy: the maximum of each shard and its index.
+    send("all-reduce", 4 * FLOAT_BYTES * positions, tensor)
+    send("all-gather", 2 * FLOAT_BYTES * positions * count(tensor), tensor)
+    send("all-to-all", 8 * sizes.depth * activation_bytes / count(tensor), sequence)
     return sent
 
 
-def _parts(placed: jax.sharding.NamedSharding) -> tuple[str, ...]:
-    """The mesh axes that split an array."""
+def _split_axes(placement: jax.sharding.NamedSharding) -> tuple[str, ...]:
+    """The mesh axes that an array is sharded over."""
     axes = []
-    for entry in placed.spec:
+    for entry in placement.spec:
         axes += [] if entry is None else [entry] if isinstance(entry, str) else list(entry)
     return tuple(axes)
 
 
-def sent(found: list[Collective]) -> Counter[str]:
-    """{kind: bytes that each device sends in a step}, of a program's collectives."""
+def program_bytes(collectives: list[Collective]) -> Counter[str]:
+    """{kind of collective: bytes that each device sends in a step} of a compiled program."""
     total: Counter[str] = Counter()
-    for each in found:
-        total[each.kind] += each.total_bytes
+    for collective in collectives:
+        total[collective.kind] += collective.total_bytes
     return total
 
 
@@ -160,22 +165,24 @@ def main() -> None:
     print("|---|---|---|---|---|---|")
     for name, shape in STRATEGIES.items():
         rules, mesh = getattr(sharding, name), shape.make()
-        program = compiled(sizes, rules, mesh)
-        paper, found = needed(sizes, rules, mesh), sent(find_collectives(program.as_text(), mesh.shape))
-        held = sum(
-            FLOAT * np.prod(x.sharding.shard_shape(x.shape))
+        program = compile_step(sizes, rules, mesh)
+        theory = theoretical_bytes(sizes, rules, mesh)
+        measured = program_bytes(find_collectives(program.as_text() or "", mesh.shape))
+        state_bytes = sum(
+            FLOAT_BYTES * np.prod(x.sharding.shard_shape(x.shape))
             for x in jax.tree.leaves(abstract_state(sizes, rules, mesh))
         )
-        ratio = found.total() / paper.total()
+        ratio = measured.total() / theory.total()
         axes = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items() if size > 1)
         print(
-            f"| {name} | {axes} | {_kinds(paper)} | {_kinds(found)} | {ratio:.3f} | {held / 1e6:.2f} |",
+            f"| {name} | {axes} | {_megabytes(theory)} | {_megabytes(measured)} | {ratio:.3f} "
+            f"| {state_bytes / 1e6:.2f} |",
             flush=True,
         )
 
 
-def _kinds(total: Counter[str]) -> str:
-    """`total (kind share, ...)`."""
+def _megabytes(total: Counter[str]) -> str:
+    """MB as `total (kind MB, ...)`."""
     kinds = ", ".join(f"{kind} {total[kind] / 1e6:.2f}" for kind in RING_FACTORS if total[kind] >= 5e3)
     return f"{total.total() / 1e6:.2f} ({kinds})"
 

@@ -1,11 +1,11 @@
-"""Every contrast on equal terms: the same towers, data, steps and seeds; what retrieval each reaches.
+"""Compares contrastive losses with the same encoders, data, steps and seeds: R@5 of retrieval.
 
     python experiments/benchmarks/contrastive.py train [NAME ...] [--seeds 0 1 2] [--steps N]
     python experiments/benchmarks/contrastive.py table
 
-Data: the emoji in the repository; pictures and names are real, the speech is synthesised. Runs lie under
-runs/contrastive/; what is finished is skipped. Each is scored once on the 198 unseen concepts, and nothing
-was tuned for any. `table` prints what is there; the results, with date and commit: docs/contrastive.md.
+Data: the emoji in the repository; images and names are real, the speech is synthesised. Runs are in
+runs/contrastive/; finished ones are skipped. Each run is scored once on the 198 unseen concepts, and nothing
+was tuned for any loss. `table` prints the finished runs; results, with date and commit: docs/contrastive.md.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from mmjax.run import loop
 FOLDER = Path(__file__).parents[1] / "data" / "emoji_speech"
 RUNS = Path("runs") / "contrastive"
 WIDTH, SHARED, VOCAB, BATCH, STEPS = 64, 64, 115, 64, 400
-THREE = ("image", "audio", "text")
+STREAMS = ("image", "audio", "text")
 PAIRS = (("image", "text"), ("audio", "text"), ("image", "audio"))
 
 
@@ -33,7 +33,7 @@ def pairwise(**fields) -> dict:
 
 
 def halfway() -> dict:
-    """The same contrast of the states after each tower's first layer, at half the weight."""
+    """InfoNCE on the hidden states after each encoder's first layer, at half the weight."""
     return {
         f"{a}_{b}_halfway": objectives.InfoNCE(
             f"{a}_halfway", f"{b}_halfway", streams=(a, b), match_by="text", weight=0.5
@@ -42,8 +42,8 @@ def halfway() -> dict:
     }
 
 
-HARD = views.HardNegatives("image", "text", heads=("image", "text"))
-# Losses that are a mean over three contrasts weigh three times as much as one of them.
+HARD_NEGATIVES = views.HardNegatives("image", "text", heads=("image", "text"))
+# A loss that is a mean over the three pairs gets weight 3, to match the sum of three losses.
 CONTRASTS = {
     "pairs": lambda: pairwise(),
     "smoothed": lambda: pairwise(label_smoothing=0.1),
@@ -51,24 +51,24 @@ CONTRASTS = {
     "hard": lambda: pairwise(beta=0.5),
     "debiased": lambda: pairwise(tau_plus=0.05),
     "sigmoid": lambda: {f"{a}_{b}": objectives.SigmoidPairs(a, b, match_by="text") for a, b in PAIRS},
-    "each": lambda: {"all": objectives.MultiwayInfoNCE(THREE, match_by="text", weight=3.0)},
+    "each": lambda: {"all": objectives.MultiwayInfoNCE(STREAMS, match_by="text", weight=3.0)},
     "others": lambda: {
-        "all": objectives.MultiwayInfoNCE(THREE, against="others", match_by="text", weight=3.0)
+        "all": objectives.MultiwayInfoNCE(STREAMS, against="others", match_by="text", weight=3.0)
     },
     "layers": lambda: pairwise() | halfway(),
-    "matching": lambda: pairwise() | {"matches": objectives.Matching("matches", view=HARD)},
+    "matching": lambda: pairwise() | {"matches": objectives.Matching("matches", view=HARD_NEGATIVES)},
 }
 
 
-def emoji(split: str, *, pictures: str | tuple[str, ...], augment: bool = False) -> data.Dataset:
-    """A picture, the spoken name, the written name."""
+def emoji(split: str, *, images: str | tuple[str, ...], augment: bool = False) -> data.Dataset:
+    """Image, spoken name and written name."""
     words = data.WordPiece(
         data.WebDataset(str(FOLDER / "train.tar")), fields=("json.name", "json.keywords"), vocab_size=VOCAB
     )
     return data.Dataset(
         source=data.WebDataset(str(FOLDER / f"{split}.tar")),
         streams={
-            "image": data.ImageTransform(pictures, size=(32, 32), crop_scale=(0.5, 1.0) if augment else None),
+            "image": data.ImageTransform(images, size=(32, 32), crop_scale=(0.5, 1.0) if augment else None),
             "audio": data.AudioTransform(
                 "ogg", sample_rate_hz=16_000, seconds=1.6, gain_db=6.0 if augment else 0.0
             ),
@@ -83,9 +83,9 @@ def trunk(taps: tuple[int, ...]) -> Transformer:
 
 
 def experiment(name: str, seed: int, num_steps: int = STEPS) -> Experiment:
-    """One run. name: of CONTRASTS."""
+    """The experiment of one run. name: a key of CONTRASTS."""
     matching, taps = name == "matching", (1,) if name == "layers" else ()
-    fused = fusion.CoAttention(
+    co_attention = fusion.CoAttention(
         streams=("image", "text"),
         updated_streams=("text",),
         depth=1,
@@ -98,7 +98,7 @@ def experiment(name: str, seed: int, num_steps: int = STEPS) -> Experiment:
         seed=seed,
         num_steps=num_steps,
         data=data.Mixture.of(
-            emoji("train", pictures=("noto.png", "twemoji.png"), augment=True), batch_size=BATCH
+            emoji("train", images=("noto.png", "twemoji.png"), augment=True), batch_size=BATCH
         ),
         model=MultimodalModel(
             encoders={
@@ -113,23 +113,23 @@ def experiment(name: str, seed: int, num_steps: int = STEPS) -> Experiment:
                     vocab=VOCAB, max_length=24, hash_ngrams=(3, 4), hash_buckets=4096, trunk=trunk(taps)
                 ),
             },
-            fusion=fused if matching else fusion.Late(),
-            heads={stream: heads.PooledEmbedding(stream, dim=SHARED) for stream in THREE}
-            | {f"{s}_halfway": heads.PooledEmbedding(s, dim=SHARED, hidden_state=0) for s in THREE if taps}
+            fusion=co_attention if matching else fusion.Late(),
+            heads={stream: heads.PooledEmbedding(stream, dim=SHARED) for stream in STREAMS}
+            | {f"{s}_halfway": heads.PooledEmbedding(s, dim=SHARED, hidden_state=0) for s in STREAMS if taps}
             | ({"matches": heads.MatchingLogit("text")} if matching else {}),
         ),
         objectives=CONTRASTS[name](),
         optimizer=training.AdamW(
             peak_learning_rate=2e-3, schedule=training.Schedule(warmup_steps=50), weight_decay=0.1
         ),
-        evals={"unseen": evals.Retrieval(data=emoji("test", pictures="noto.png"), heads=THREE)},
+        evals={"unseen": evals.Retrieval(data=emoji("test", images="noto.png"), heads=STREAMS)},
         save_every=1000,
         max_to_keep=1,
     )
 
 
-def retrieved(name: str) -> dict[int, np.ndarray]:
-    """{seed: R@5 of each pair, the mean of both ways} of the finished runs."""
+def recalls(name: str) -> dict[int, np.ndarray]:
+    """{seed: R@5 of each pair, mean of both directions} of the finished runs."""
     runs = {int(folder.name): recorded(folder) for folder in sorted((RUNS / name).glob("*"))}
     return {
         seed: np.array([(run[f"{a}->{b}/R@5"] + run[f"{b}->{a}/R@5"]) / 2 for a, b in PAIRS])
@@ -139,16 +139,16 @@ def retrieved(name: str) -> dict[int, np.ndarray]:
 
 
 def table() -> str:
-    """A row a contrast: R@5 of each pair, and what it gains on InfoNCE of the same seed, over all pairs."""
+    """A row per loss: R@5 of each pair, and the mean gain over InfoNCE (`pairs`) with the same seed."""
     lines = [f"| contrast | {' | '.join(f'{a} - {b}' for a, b in PAIRS)} | mean | gain | seeds |"]
     lines.append("|---|" + "---|" * (len(PAIRS) + 3))
-    plain = retrieved("pairs")
+    baseline = recalls("pairs")
     for name in CONTRASTS:
-        found = retrieved(name)
-        if not found:
+        by_seed = recalls(name)
+        if not by_seed:
             continue
-        scores = np.stack([*found.values()])
-        gains = [(found[seed] - plain[seed]).mean() for seed in found.keys() & plain.keys()]
+        scores = np.stack([*by_seed.values()])
+        gains = [(by_seed[seed] - baseline[seed]).mean() for seed in by_seed.keys() & baseline.keys()]
         cells = [*map(cell, (*scores.T, scores.mean(1))), cell(np.array(gains), "+") if gains else ""]
         lines.append(f"| {name} | {' | '.join(cells)} | {len(scores)} |")
     return "\n".join(lines)
@@ -157,22 +157,24 @@ def table() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("verb", choices=("train", "table"))
-    parser.add_argument("names", nargs="*", help=f"of {', '.join(CONTRASTS)}; all by default")
+    parser.add_argument("names", nargs="*", help=f"any of {', '.join(CONTRASTS)}; all by default")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=STEPS)
-    given = parser.parse_args()
-    unknown = sorted(set(given.names) - set(CONTRASTS))
+    arguments = parser.parse_args()
+    unknown = sorted(set(arguments.names) - set(CONTRASTS))
     if unknown:
         parser.error(f"unknown contrasts {unknown}; known: {[*CONTRASTS]}")
-    if given.verb == "table":
+    if arguments.verb == "table":
         print(table())
         return
-    jax.config.update("jax_compilation_cache_dir", str(RUNS / "compiled"))  # seeds are one program
-    for seed in given.seeds:
-        for name in given.names or CONTRASTS:
+    jax.config.update(
+        "jax_compilation_cache_dir", str(RUNS / "compiled")
+    )  # all seeds compile the same program
+    for seed in arguments.seeds:
+        for name in arguments.names or CONTRASTS:
             folder = RUNS / name / str(seed)
-            if not recorded(folder, given.steps):
-                loop.run(experiment(name, seed, given.steps), folder, devices=jax.devices()[:1])
+            if not recorded(folder, arguments.steps):
+                loop.run(experiment(name, seed, arguments.steps), folder, devices=jax.devices()[:1])
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""Memory of a contrastive loss and its gradient by batch size: the whole B x B matrix beside tiles.
+"""Memory of a contrastive loss and its gradient by batch size: the dense B x B matrix against tiles.
 
     python experiments/benchmarks/contrastive_memory.py
     JAX_NUM_CPU_DEVICES=8 python experiments/benchmarks/contrastive_memory.py --devices 8
     python experiments/benchmarks/contrastive_memory.py --time
 
-Memory is what XLA allocates a device beside embeddings and gradients (`memory_analysis`). Nothing runs, so
-that sizes which no machine could hold are compiled all the same. `--time` runs both where both fit. Results:
-docs/contrastive.md.
+Memory is the temporary memory that XLA allocates per device, without embeddings and gradients
+(`memory_analysis`). Programs are compiled and not run, so that sizes larger than any machine's memory can be
+measured. `--time` runs both losses where both fit. Results: docs/contrastive.md.
 """
 
 import argparse
@@ -52,8 +52,8 @@ def tiled_info_nce(
     return info_nce(first, second, scale, pairs, label_smoothing=label_smoothing, tile_size=tile_size)[0]
 
 
-def compiled(loss, batch: int, width: int, mesh: jax.sharding.Mesh) -> jax.stages.Compiled:
-    """Value and gradient by both sides and the scale, of embeddings that lie as the batch does."""
+def compile_gradient(loss, batch: int, width: int, mesh: jax.sharding.Mesh) -> jax.stages.Compiled:
+    """Compiles the loss and its gradients by the embeddings (sharded like the batch) and the scale."""
     rows = sharding.batch_sharding(mesh, sharding.REPLICATED)
 
     def array(dtype, *shape):
@@ -62,49 +62,53 @@ def compiled(loss, batch: int, width: int, mesh: jax.sharding.Mesh) -> jax.stage
     def value(first, second, scale, pairs):
         return loss(first, second, scale, pairs)
 
-    side, scale = array(jnp.float32, width), jax.ShapeDtypeStruct((), jnp.float32)
+    embeddings, scale = array(jnp.float32, width), jax.ShapeDtypeStruct((), jnp.float32)
     pairs = PairMask(array(bool), array(jnp.uint32, 2), array(bool))
     with sharding.using(mesh, sharding.REPLICATED):
         gradient = jax.jit(
             jax.value_and_grad(value, argnums=(0, 1, 2)), out_shardings=(None, (rows, rows, None))
         )
-        return gradient.lower(side, side, scale, pairs).compile()
+        return gradient.lower(embeddings, embeddings, scale, pairs).compile()
 
 
-def temporary(program: jax.stages.Compiled) -> float:
-    """MiB a device beside arguments and gradients."""
+def temporary_mib(program: jax.stages.Compiled) -> float:
+    """MiB per device, without arguments and gradients."""
     stats = program.memory_analysis()
     if stats is None:
-        raise RuntimeError("expected XLA's memory analysis, found that this backend gives none")
+        raise RuntimeError("expected a memory analysis from XLA, but this backend has none")
     return stats.temp_size_in_bytes / MIB
 
 
 def memory(num_devices: int) -> None:
     mesh = MeshShape().make(jax.devices()[:num_devices])
-    print(f"| B | E | embeddings a device, MiB | dense, {num_devices} devices, MiB | tiles of {TILE}, MiB |")
+    print(
+        f"| B | E | embeddings per device, MiB | dense, {num_devices} devices, MiB "
+        f"| tiles of {TILE_SIZE}, MiB |"
+    )
     print("|---|---|---|---|---|")
     for width in WIDTHS:
         for batch in BATCHES:
             dense, tiled = (
-                temporary(compiled(loss, batch, width, mesh)) for loss in (dense_info_nce, tiled_info_nce)
+                temporary_mib(compile_gradient(loss, batch, width, mesh))
+                for loss in (dense_info_nce, tiled_info_nce)
             )
-            held = 2 * batch * width * 4 / num_devices / MIB
-            print(f"| {batch:,} | {width} | {held:,.1f} | {dense:,.1f} | {tiled:,.1f} |", flush=True)
+            embeddings = 2 * batch * width * 4 / num_devices / MIB
+            print(f"| {batch:,} | {width} | {embeddings:,.1f} | {dense:,.1f} | {tiled:,.1f} |", flush=True)
 
 
 def seconds(program: jax.stages.Compiled, batch: int, width: int, repeats: int = 5) -> float:
-    """The least of `repeats`: other work on the machine only ever adds."""
+    """The minimum over `repeats`, because other work on the machine can only add time."""
     rng = np.random.default_rng(0)
-    sides = [rng.normal(size=(batch, width)).astype(np.float32) / width**0.5 for _ in range(2)]
-    content = rng.integers(0, 2**32, (batch, 2), dtype=np.uint32)
-    pairs = PairMask(np.ones(batch, bool), content, np.ones(batch, bool))
-    arguments = jax.device_put((*sides, np.float32(10.0), pairs))
-    taken = []
+    embeddings = [rng.normal(size=(batch, width)).astype(np.float32) / width**0.5 for _ in range(2)]
+    checksums = rng.integers(0, 2**32, (batch, 2), dtype=np.uint32)
+    pairs = PairMask(np.ones(batch, bool), checksums, np.ones(batch, bool))
+    arguments = jax.device_put((*embeddings, np.float32(10.0), pairs))
+    times = []
     for _ in range(repeats + 1):
         start = time.perf_counter()
         jax.block_until_ready(program(*arguments))
-        taken.append(time.perf_counter() - start)
-    return min(taken[1:])
+        times.append(time.perf_counter() - start)
+    return min(times[1:])
 
 
 def speed() -> None:
@@ -112,7 +116,7 @@ def speed() -> None:
     print("| B | E | tile | dense, s | tiled, s | tiled / dense |")
     print("|---|---|---|---|---|---|")
     for batch, width in ((1024, 64), (4096, 64), (4096, 512)):
-        dense = seconds(compiled(dense_info_nce, batch, width, mesh), batch, width)
+        dense = seconds(compile_gradient(dense_info_nce, batch, width, mesh), batch, width)
         for tile_size in (256, 512, 1024, 4096):
             if tile_size > batch:
                 continue
@@ -120,7 +124,7 @@ def speed() -> None:
             def loss(*arguments, tile_size=tile_size):
                 return tiled_info_nce(*arguments, tile_size=tile_size)
 
-            tiled = seconds(compiled(loss, batch, width, mesh), batch, width)
+            tiled = seconds(compile_gradient(loss, batch, width, mesh), batch, width)
             print(
                 f"| {batch} | {width} | {tile_size} | {dense:.3f} | {tiled:.3f} | {tiled / dense:.2f} |",
                 flush=True,

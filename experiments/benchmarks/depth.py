@@ -1,9 +1,9 @@
-"""Compile time and memory of a trunk by depth, with and without scanned layers, by remat policy.
+"""Compile time and memory of a transformer by depth, scanned or unrolled, and by remat policy.
 
     python experiments/benchmarks/depth.py
 
-Compiles the train step of a text tower on one CPU device, and runs nothing. Seconds are the process's own
-CPU time, which other work on the machine changes little. Results: docs/reliability.md.
+Compiles the train step of a masked language model for one CPU device, and runs nothing. Seconds are the CPU
+time of the process, which other work on the machine hardly changes. Results: docs/reliability.md.
 """
 
 import itertools
@@ -23,7 +23,7 @@ WIDTH, VOCAB, LENGTH, BATCH = 256, 1024, 64, 32
 
 
 def learner(depth: int, scan: bool, remat: str) -> Learner:
-    """Masked words on a text tower."""
+    """Masked language modelling with a text encoder."""
     trunk = Transformer(depth=depth, width=WIDTH, num_heads=4, mlp_width=4 * WIDTH, scan=scan, remat=remat)
     text = encoders.TextTransformer(vocab=VOCAB, max_length=LENGTH, trunk=trunk)
     masked = views.MaskTokens("text", vocab=VOCAB)
@@ -48,11 +48,11 @@ def main() -> None:
     print("|---|---|---|---|---|")
     for scan, remat, depth in itertools.product((True, False), ("none", "dots", "full"), (4, 12, 48)):
         if not scan and (remat != "none" or depth == 48):
-            continue  # grows with depth: two points show it
+            continue  # two depths show the growth of unrolled layers
         start = time.process_time()
-        made = learner(depth, scan, remat)
-        state = training.abstract_state(made, optimizer, spec, 0, mesh, rules)
-        program = training.jit_step(made, optimizer, state, mesh, rules).lower(state, spec).compile()
+        model = learner(depth, scan, remat)
+        state = training.abstract_state(model, optimizer, spec, 0, mesh, rules)
+        program = training.jit_step(model, optimizer, state, mesh, rules).lower(state, spec).compile()
         seconds = time.process_time() - start
         temporary = temporary_bytes(program) / 1e6
         layers = "scanned" if scan else "unrolled"

@@ -1,17 +1,17 @@
-"""Every encoder in the place of its modality's transformer: the same head, data, steps and seed.
+"""Compares the encoders of each modality with its transformer: the same head, data, steps and seed.
 
     taskset -c 0 python experiments/benchmarks/encoders.py            # all, some minutes
     taskset -c 0 python experiments/benchmarks/encoders.py text       # the rows of one modality
 
-Data under $MMJAX_DATA: the digit of a picture and of a recording (`avdigits`), the category of an emoji by
-its keywords (`emoji_speech`), the command seen on a speaker's lips (`grid_s1`). Training splits train, val
-splits score; nothing was tuned. Each is trained for so short that the table says what an encoder learns soon
-and costs, not what it reaches. Sizes are not matched; FLOPs are of matrix products and convolutions.
+Data under $MMJAX_DATA: the digit of an image and of a recording (`avdigits`), the category of an emoji from
+its keywords (`emoji_speech`), the command from video of a speaker's lips (`grid_s1`). Models are trained on
+the training split and scored on val; nothing was tuned. Training is so short that the table shows how fast an
+encoder learns and what it costs, not what it reaches. Sizes are not matched. FLOPs are those of matrix
+products and convolutions.
 
 Measured 2026-11-22 in commit 914bea8 (CPU, one core of a machine whose other core was busy, jax 0.10.2, seed
-0). One run each, and 181, 300, 300 and 103 examples are scored: differences of a few hundredths are chance.
-The GAN's parameters and costs are those of both players, and its classes get a share of a gradient clipped as
-one.
+0). One run each, scored on 181, 300, 300 and 103 examples: differences of a few hundredths are chance. The
+parameters and costs of the GAN are those of both networks, and it shares one gradient clip with the classes.
 
 | text: 9 kinds of emoji | accuracy | parameters  | FLOPs a step | CPU ms a step |
 |------------------------|----------|-------------|--------------|---------------|
@@ -73,14 +73,14 @@ COMMANDS = ("bin", "lay", "place", "set")
 VOCAB = 800
 
 
-class Classified(objectives.OneHeadObjective):
-    """Softmax cross-entropy of the Labels in the stream "label"."""
+class CrossEntropy(objectives.OneHeadObjective):
+    """Softmax cross-entropy with the Labels in the stream "label"."""
 
     def __call__(self, outputs: Outputs) -> tuple[jax.Array, dict[str, jax.Array]]:
         logits, label = outputs.predictions[self.head], outputs.batch["label"]
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, label.values)
-        right = (logits.argmax(-1) == label.values).astype(jnp.float32)
-        return masked_mean(losses, label.mask), {"accuracy": masked_mean(right, label.mask)}
+        is_correct = (logits.argmax(-1) == label.values).astype(jnp.float32)
+        return masked_mean(losses, label.mask), {"accuracy": masked_mean(is_correct, label.mask)}
 
 
 def trunk(depth: int = 2, **changes) -> Transformer:
@@ -96,7 +96,7 @@ def cnn(**changes) -> encoders.ConvSpectrogram:
     return encoders.ConvSpectrogram(channels=(16, 32, 64), **changes)
 
 
-# The first of each modality is the transformer that the others are measured against.
+# The first encoder of each modality is the transformer that the others are compared with.
 TEXT = {
     "transformer": lambda: encoders.TextTransformer(VOCAB, trunk(), max_length=24),
     "transformer, causal": lambda: encoders.TextTransformer(VOCAB, trunk(causal=True), max_length=24),
@@ -159,9 +159,9 @@ def emoji(split: str) -> data.Dataset:
 
 
 def lips(split: str) -> data.Dataset:
-    sheet = data.ImageTransform("jpg", size=(96, 192), channels=1, subtract_mean_tile=(4, 6), std=0.1)
+    frames = data.ImageTransform("jpg", size=(96, 192), channels=1, subtract_mean_tile=(4, 6), std=0.1)
     streams = {
-        "video": data.VideoTransform(sheet, tiles=(4, 6)),
+        "video": data.VideoTransform(frames, tiles=(4, 6)),
         "label": data.LabelTransform("json.slots.command", classes=COMMANDS),
     }
     return data.Dataset(data.WebDataset(str(DATA / "grid_s1" / f"{split}.tar")), streams, cache=True)
@@ -175,7 +175,7 @@ def patches(split: str) -> data.Dataset:
     return digits(split, data.PatchesTransform("png", patch=7, max_patches=16, channels=1))
 
 
-# modality -> [(its stream, the number of classes, data of a split, encoders)]
+# modality -> [(stream, number of classes, dataset by split, encoders)]
 SETS: dict[str, list[tuple[str, int, Callable, dict[str, Callable]]]] = {
     "text": [("text", len(KINDS), emoji, TEXT)],
     "image": [("image", 10, pixels, IMAGE), ("image", 10, patches, PATCHES)],
@@ -185,16 +185,16 @@ SETS: dict[str, list[tuple[str, int, Callable, dict[str, Callable]]]] = {
 
 
 def measure(stream: str, num_classes: int, datasets: Callable, encoder: nn.Module) -> dict[str, float]:
-    """Trains one encoder; accuracy on val, parameters of the encoder, FLOPs and seconds of a step."""
+    """Trains one encoder. Returns val accuracy, parameters of the encoder, FLOPs and CPU seconds per step."""
     model_heads: dict[str, nn.Module] = {
         "class": heads.Classes(stream, num_classes=num_classes, pooling="mean", after="encoder")
     }
-    wanted: dict[str, nn.Module] = {"class": Classified("class")}
+    losses: dict[str, nn.Module] = {"class": CrossEntropy("class")}
     if isinstance(encoder, encoders.AdversarialSpectrogram):
         model_heads["real"] = heads.RealOrGenerated(stream)
-        wanted["gan"] = objectives.Adversarial("real", stream)
+        losses["gan"] = objectives.Adversarial("real", stream)
     model = MultimodalModel(encoders={stream: encoder}, fusion=fusion.Late((stream,)), heads=model_heads)
-    learner = Learner(model=model, objectives=wanted)
+    learner = Learner(model=model, objectives=losses)
     mixture = data.Mixture.of(datasets("train"), batch_size=BATCH)
     schedule = training.Schedule(warmup_steps=15)
     optimizer = training.AdamW(peak_learning_rate=2e-3, schedule=schedule, weight_decay=0.05).make(STEPS)
@@ -210,7 +210,7 @@ def measure(stream: str, num_classes: int, datasets: Callable, encoder: nn.Modul
         state, _ = jax.block_until_ready(step(state, jax.device_put(batch)))
     params = jax.tree.map(jnp.copy, state.params)
     seconds = []
-    for _ in range(10):  # of the process, with no loader beside it: what else the machine does counts little
+    for _ in range(10):  # CPU time of the process, with no loader running: other processes hardly change it
         start = time.process_time()
         state, _ = jax.block_until_ready(step(state, batch))
         seconds.append(time.process_time() - start)
@@ -230,22 +230,22 @@ def measure(stream: str, num_classes: int, datasets: Callable, encoder: nn.Modul
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("modality", nargs="*", help=f"of {list(SETS)}; all if none is named")
+    parser.add_argument("modality", nargs="*", help=f"any of {list(SETS)}; default: all")
     for modality in parser.parse_args().modality or SETS:
         print(
             f"\n| {modality} | accuracy | parameters | FLOPs a step | CPU ms a step |\n|---|---|---|---|---|"
         )
-        first: dict[str, float] = {}
-        for stream, num_classes, datasets, towers in SETS[modality]:
-            for name, make in towers.items():
-                found = measure(stream, num_classes, datasets, make())
-                first = first or found
-                times = {key: found[key] / first[key] for key in ("params", "flops", "seconds")}
+        reference: dict[str, float] = {}
+        for stream, num_classes, datasets, constructors in SETS[modality]:
+            for name, make in constructors.items():
+                measured = measure(stream, num_classes, datasets, make())
+                reference = reference or measured
+                ratios = {key: measured[key] / reference[key] for key in ("params", "flops", "seconds")}
                 print(
-                    f"| {name} | {found['accuracy']:.3f} | "
-                    f"{found['params'] / 1e3:.0f} k x{times['params']:.2f} | "
-                    f"{found['flops'] / 1e9:.2f} G x{times['flops']:.2f} | "
-                    f"{1e3 * found['seconds']:.0f} x{times['seconds']:.2f} |",
+                    f"| {name} | {measured['accuracy']:.3f} | "
+                    f"{measured['params'] / 1e3:.0f} k x{ratios['params']:.2f} | "
+                    f"{measured['flops'] / 1e9:.2f} G x{ratios['flops']:.2f} | "
+                    f"{1e3 * measured['seconds']:.0f} x{ratios['seconds']:.2f} |",
                     flush=True,
                 )
 

@@ -1,4 +1,4 @@
-"""What fusion.py compares: every fusion of a size, two tasks, and a run's experiment."""
+"""The tasks, models and experiments that fusion.py compares."""
 
 import dataclasses
 import os
@@ -30,17 +30,18 @@ def trunk(depth: int, mlp_width: int = 4 * WIDTH, dropout: float = 0.1, taps: tu
     )  # fmt: skip
 
 
-# What a fusion of one vector a modality, and one of attention, have in common; widths match their sizes.
-VECTORS = dict(width=WIDTH, updated_stream="text", dropout=0.1)
+# Fields shared by fusions that pool each stream to one vector, and by those with attention. Each mlp_width
+# is chosen so that all models have about the same size.
+POOLED = dict(width=WIDTH, updated_stream="text", dropout=0.1)
 ATTENTION = dict(width=WIDTH, num_heads=NUM_HEADS, dropout=0.1)
 UPDATING = ATTENTION | dict(updated_stream="text")
 VOTING = ATTENTION | dict(query_stream="text")
 
 FUSIONS: dict[str, Callable[[tuple[str, ...], int], nn.Module]] = {
-    "mean": lambda s, v: fusion.Mean(s, mlp_width=128, trunk=trunk(1), **VECTORS),
-    "concat": lambda s, v: fusion.ConcatMlp(s, mlp_width=96, hidden_width=64, trunk=trunk(1), **VECTORS),
-    "gated": lambda s, v: fusion.GatedSum(s, mlp_width=128, trunk=trunk(1), **VECTORS),
-    "crossing": lambda s, v: fusion.ChannelCross(s, mlp_width=88, rank=16, trunk=trunk(1), **VECTORS),
+    "mean": lambda s, v: fusion.Mean(s, mlp_width=128, trunk=trunk(1), **POOLED),
+    "concat": lambda s, v: fusion.ConcatMlp(s, mlp_width=96, hidden_width=64, trunk=trunk(1), **POOLED),
+    "gated": lambda s, v: fusion.GatedSum(s, mlp_width=128, trunk=trunk(1), **POOLED),
+    "crossing": lambda s, v: fusion.ChannelCross(s, mlp_width=88, rank=16, trunk=trunk(1), **POOLED),
     "single_stream": lambda s, v: fusion.SingleStream(s, trunk=trunk(1, mlp_width=128)),
     "co_attention": lambda s, v: fusion.CoAttention(
         s, depth=2, updated_streams=("text",), mlp_width=128, **ATTENTION
@@ -56,21 +57,21 @@ FUSIONS: dict[str, Callable[[tuple[str, ...], int], nn.Module]] = {
     ),
     "votes_product": lambda s, v: fusion.LateVoting(s, num_classes=v, mlp_width=56, vote="product", **VOTING),
 }
-# The same co-attention trained on one of them alone.
+# Specialists: co-attention trained with one modality only.
 ALONE = {"speech_alone": ("text", "audio"), "pictures_alone": ("text", "image")}
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What a set gives: towers, and how words are to be read from them."""
+    """A dataset, its encoders, and the text whose masked words are predicted."""
 
     folder: str
     num_steps: int
     vocab: int
     length: int  # tokens of a text
     slots: tuple[str, ...]
-    streams: Callable[[bool], dict]  # augment -> transforms
-    towers: Callable[[], dict[str, nn.Module]]
+    streams: Callable[[bool], dict]  # augment -> transforms of image and audio
+    encoders: Callable[[], dict[str, nn.Module]]
 
     def words(self) -> data.WordPiece:
         source = data.WebDataset(str(DATA / self.folder / "train.tar"), hint=HINT)
@@ -87,33 +88,38 @@ class Task:
     def experiment(
         self, name: str, seed: int, num_steps: int | None = None, split: str = "test"
     ) -> Experiment:
-        """One run. name: of FUSIONS or ALONE."""
+        """The experiment of one run. name: a key of FUSIONS or ALONE."""
         streams = ALONE.get(name, STREAMS)
         make = FUSIONS["co_attention" if name in ALONE else name]
-        towers = {
-            stream: deeper(tower) if name == "hierarchical" else tower
-            for stream, tower in (self.towers() | {"text": self.text()}).items()
+        used_encoders = {
+            stream: with_middle_tap(encoder) if name == "hierarchical" else encoder
+            for stream, encoder in (self.encoders() | {"text": self.text()}).items()
             if stream in streams
         }
         head = heads.Votes("votes") if name.startswith("votes") else heads.TokenLogits("text")
-        hidden = views.MaskTokens(
+        masked = views.MaskTokens(
             "text", vocab=self.vocab, unit="all", mask_token_probability=1.0, random_token_probability=0.0
         )
         context = tuple(stream for stream in ("image", "audio") if stream in streams)
-        # Towers run once a step; what is cheap, fusion, runs for both, and for each of them alone.
-        looks = {"both": hidden}
+        # Encoders run once per step; the cheaper fusion runs with both modalities and with each alone.
+        context_views = {"both": masked}
         if len(context) > 1:
-            looks |= {
-                "speech": views.Chain((hidden, views.DropStreams((("image", 1.0),)))),
-                "pictures": views.Chain((hidden, views.DropStreams((("audio", 1.0),)))),
+            context_views |= {
+                "speech": views.Chain((masked, views.DropStreams((("image", 1.0),)))),
+                "pictures": views.Chain((masked, views.DropStreams((("audio", 1.0),)))),
             }
         return Experiment(
             name=name,
             seed=seed,
             num_steps=num_steps or self.num_steps,
             data=data.Mixture.of(self.dataset("train", augment=True), batch_size=32),
-            model=MultimodalModel(encoders=towers, fusion=make(streams, self.vocab), heads={"words": head}),
-            objectives={name: objectives.MaskedLanguage("words", view=view) for name, view in looks.items()},
+            model=MultimodalModel(
+                encoders=used_encoders, fusion=make(streams, self.vocab), heads={"words": head}
+            ),
+            objectives={
+                context: objectives.MaskedLanguage("words", view=view)
+                for context, view in context_views.items()
+            },
             optimizer=training.AdamW(
                 peak_learning_rate=2e-3, schedule=training.Schedule(warmup_steps=100), weight_decay=0.05
             ),
@@ -134,16 +140,16 @@ class Task:
         return encoders.TextTransformer(vocab=self.vocab, max_length=self.length, trunk=trunk(2))
 
 
-def deeper(tower: nn.Module) -> nn.Module:
-    """The tower, which shows the layer half-way too."""
-    return tower.clone(trunk=tower.trunk.clone(taps=(tower.trunk.depth // 2,)))
+def with_middle_tap(encoder: nn.Module) -> nn.Module:
+    """The encoder, returning also the hidden states after half its layers."""
+    return encoder.clone(trunk=encoder.trunk.clone(taps=(encoder.trunk.depth // 2,)))
 
 
 def sentences(augment: bool) -> dict:
     """grid_s1: 24 mouth frames as one sheet of 4 x 6 tiles, and three seconds of speech.
 
-    Frames that are cropped alike, and speech with some noise, keep lips from being learned by heart and
-    speech from being all that is ever needed.
+    One crop for all frames of a clip keeps the model from memorising lips; noise on the speech keeps it from
+    relying on speech alone.
     """
     noise = (data.augment.Noise(snr_db=(5.0, 30.0), probability=0.5),) if augment else ()
     return {
@@ -158,7 +164,7 @@ def sentences(augment: bool) -> dict:
     }  # fmt: skip
 
 
-def sentence_towers() -> dict[str, nn.Module]:
+def sentence_encoders() -> dict[str, nn.Module]:
     return {
         "image": encoders.ViT(
             stem=encoders.ConvPatches(patch=(24, 32), kernel_size=4, stride=4), trunk=trunk(2, dropout=0.3)
@@ -182,7 +188,7 @@ def digits(augment: bool) -> dict:
     }
 
 
-def digit_towers() -> dict[str, nn.Module]:
+def digit_encoders() -> dict[str, nn.Module]:
     return {
         "image": encoders.ViT(stem=encoders.LinearPatches(patch=(7, 7)), trunk=trunk(6)),
         "audio": encoders.SpectrogramTransformer(
@@ -197,20 +203,20 @@ def digit_towers() -> dict[str, nn.Module]:
 TASKS = {
     "grid_s1": Task(
         folder="grid_s1", num_steps=1600, vocab=115, length=8, slots=SLOTS, streams=sentences,
-        towers=sentence_towers,
+        encoders=sentence_encoders,
     ),
     "avdigits": Task(
         folder="avdigits", num_steps=400, vocab=60, length=3, slots=("digit",), streams=digits,
-        towers=digit_towers,
+        encoders=digit_encoders,
     ),
 }  # fmt: skip
 
 
 def sizes(task: Task, name: str) -> tuple[int, float]:
-    """Parameters, and training FLOPs an example; computes nothing."""
-    made = task.experiment(name, seed=0)
-    learner = Learner(model=made.model, objectives=made.objectives)
-    spec = made.data.spec()
+    """The numbers of parameters and of training FLOPs per example, from shapes alone."""
+    experiment = task.experiment(name, seed=0)
+    learner = Learner(model=experiment.model, objectives=experiment.objectives)
+    spec = experiment.data.spec()
 
     def init():
         keys = {"params": jax.random.key(0), "views": jax.random.key(0), "dropout": jax.random.key(0)}
@@ -219,4 +225,4 @@ def sizes(task: Task, name: str) -> tuple[int, float]:
 
     params = jax.eval_shape(init)
     num_parameters = sum(x.size for x in jax.tree.leaves(params))
-    return num_parameters, train_flops(learner, params, spec) / made.data.batch_size
+    return num_parameters, train_flops(learner, params, spec) / experiment.data.batch_size

@@ -1,10 +1,10 @@
-"""Fills the tables of docs/reliability.md from real runs of the tests.
+"""Generates the tables of docs/reliability.md by running the tests.
 
     python experiments/benchmarks/reliability.py faults     # minutes
-    python experiments/benchmarks/reliability.py elastic    # every pair of topologies: some ten minutes
+    python experiments/benchmarks/reliability.py elastic    # every pair of topologies: about ten minutes
 
-Each test that survives a fault says so in pytest's report, which becomes a row here; a test that fails has no
-row. Whatever else is asked for goes to pytest: `faults -k kill`.
+Each test that passes records properties in pytest's report, which become rows of the table; a failed test has
+no row. Further arguments are passed to pytest: `faults -k kill`.
 """
 
 import argparse
@@ -25,47 +25,47 @@ FILES = {
 
 
 def properties(report: Path) -> list[dict[str, str]]:
-    """What each test that passed recorded."""
-    found = []
+    """The recorded properties of each test that passed."""
+    rows = []
     for case in ElementTree.parse(report).iter("testcase"):
-        passed = not any(case.find(ending) is not None for ending in ("failure", "error", "skipped"))
+        passed = not any(case.find(outcome) is not None for outcome in ("failure", "error", "skipped"))
         recorded = {p.get("name", ""): p.get("value", "") for p in case.iter("property")}
         if passed and recorded:
-            found.append(recorded)
-    return found
+            rows.append(recorded)
+    return rows
 
 
 def faults(rows: list[dict[str, str]]) -> str:
-    """A row a fault; those of one name are added up."""
+    """A row per fault; tests of the same fault are added up."""
     counts: dict[str, list[int]] = defaultdict(lambda: [0, 0])
     lost = {}
     for row in rows:
-        for place, name in enumerate(("tried", "survived")):
-            counts[row["fault"]][place] += int(row[name])
+        for i, name in enumerate(("tried", "survived")):
+            counts[row["fault"]][i] += int(row[name])
         lost[row["fault"]] = row["lost"]
     lines = [f"| {name} | {tried} | {ok} | {lost[name]} |" for name, (tried, ok) in counts.items()]
     return "\n".join(["| fault | tried | survived | lost |", "|---|---|---|---|", *lines])
 
 
 def elastic(rows: list[dict[str, str]]) -> str:
-    """Two tables of the pairs: by number of devices and by rules, the largest difference in millionths."""
-    same = sum(
-        all(row[f"source {what}"] == row[f"target {what}"] for what in ("devices", "rules")) for row in rows
+    """Two tables of topology pairs, by devices and by rules: the largest difference in millionths."""
+    num_same = sum(
+        all(row[f"source {key}"] == row[f"target {key}"] for key in ("devices", "rules")) for row in rows
     )
     largest = max(float(row["difference"]) for row in rows)
-    text = [f"{len(rows)} pairs passed, {same} of them to the bit; largest difference {largest:.1e}."]
-    for what in ("devices", "rules"):
-        names = list(dict.fromkeys(row[f"source {what}"] for row in rows))
-        text += ["", f"| from \\ to {what} | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+    text = [f"{len(rows)} pairs passed, {num_same} of them to the bit; largest difference {largest:.1e}."]
+    for key in ("devices", "rules"):
+        names = list(dict.fromkeys(row[f"source {key}"] for row in rows))
+        text += ["", f"| from \\ to {key} | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
         for source in names:
             cells = []
             for target in names:
-                found = [
+                differences = [
                     float(row["difference"])
                     for row in rows
-                    if (row[f"source {what}"], row[f"target {what}"]) == (source, target)
+                    if (row[f"source {key}"], row[f"target {key}"]) == (source, target)
                 ]
-                cells.append(f"{1e6 * max(found):.2f} ({len(found)})" if found else "")
+                cells.append(f"{1e6 * max(differences):.2f} ({len(differences)})" if differences else "")
             text.append(f"| {source} | {' | '.join(cells)} |")
     return "\n".join(text)
 

@@ -1,11 +1,11 @@
-"""Packs experiments/data/emoji_speech from the full emoji_speech set: what the quickstart reads, and no more.
+"""Packs experiments/data/emoji_speech from the full emoji_speech set: only what the experiments read.
 
     python experiments/data/pack_emoji_speech.py FULL_SET_FOLDER experiments/data/emoji_speech
 
-Kept: the Noto picture, the speech and the texts of every train and test concept, a second drawing style
-(Twemoji) to train on, and the unseen voices to test with. Left out: the third style, the val split, and texts
-that nothing reads. The second style is reduced to 32 colours (it is flat; the mean error is below 1 of 255).
-The same input gives the same bytes.
+Kept: the Noto image, the speech and the texts of every train and test concept, a second drawing style
+(Twemoji) for training, and the unseen voices for testing. Left out: the third style, the val split, and texts
+that no experiment reads. The second style is reduced to 32 colours (it is flat; the mean error is below 1 of
+255). The same input gives the same bytes.
 """
 
 import argparse
@@ -24,7 +24,7 @@ TEXTS = ("name", "keywords", "names", "category")
 
 
 def pack(full: Path, packed: Path) -> None:
-    """Writes ``packed``/<split>.tar for every split kept of ``full``/<split>.tar."""
+    """Writes `packed`/<split>.tar from `full`/<split>.tar for each split in KEPT."""
     for split, extensions in KEPT.items():
         with (
             tarfile.open(full / f"{split}.tar") as old,
@@ -41,15 +41,15 @@ def pack(full: Path, packed: Path) -> None:
 
 
 def reduce(extension: str, content: bytes) -> bytes:
-    """A member with only what the quickstart reads."""
+    """The content of a tar member, without the parts that no experiment reads."""
     if extension == "json":
         texts = json.loads(content)
-        kept = {name: texts[name] for name in TEXTS}
-        return json.dumps(kept, ensure_ascii=False, separators=(",", ":")).encode()
+        kept_texts = {name: texts[name] for name in TEXTS}
+        return json.dumps(kept_texts, ensure_ascii=False, separators=(",", ":")).encode()
     if extension == "twemoji.png":
-        picture = Image.open(io.BytesIO(content)).convert("RGB")
+        image = Image.open(io.BytesIO(content)).convert("RGB")
         stream = io.BytesIO()
-        picture.quantize(colors=32, dither=Image.Dither.NONE).save(stream, "PNG", optimize=True)
+        image.quantize(colors=32, dither=Image.Dither.NONE).save(stream, "PNG", optimize=True)
         return min(content, stream.getvalue(), key=len)
     return content
 

@@ -115,7 +115,7 @@ def test_no_large_array_and_no_all_gather(devices):
     batch, width, tile_size = 1024, 32, 64
     mesh = MeshShape().make(jax.devices()[:devices])
     loss = functools.partial(benchmark.tiled_info_nce, tile_size=tile_size)
-    program = hlo.parse(benchmark.compiled(loss, batch, width, mesh).as_text())
+    program = hlo.parse(benchmark.compile_gradient(loss, batch, width, mesh).as_text())
     limit = max(batch // devices * width, tile_size * tile_size)
     sizes = [
         (np.prod(array.shape), array, instruction.source)
@@ -129,14 +129,16 @@ def test_no_large_array_and_no_all_gather(devices):
     permutes = [one for one in found if one.kind == "collective-permute"]
     assert {one.count for one in permutes} == ({8} if devices == 8 else set())
     assert all(one.num_bytes <= 4 for one in found if one.kind == "all-reduce")
-    dense = benchmark.compiled(benchmark.dense_info_nce, batch, width, mesh).as_text()
+    dense = benchmark.compile_gradient(benchmark.dense_info_nce, batch, width, mesh).as_text()
     assert f"[{batch // devices},{batch}]" in dense  # the search finds such an array
 
 
 def test_memory_is_linear_in_the_batch_size():
     mesh = MeshShape().make(jax.devices()[:1])
     loss = functools.partial(benchmark.tiled_info_nce, tile_size=64)
-    small, large = (benchmark.temporary(benchmark.compiled(loss, b, 32, mesh)) for b in (4096, 16_384))
+    small, large = (
+        benchmark.temporary_mib(benchmark.compile_gradient(loss, b, 32, mesh)) for b in (4096, 16_384)
+    )
     assert large < 4.5 * small
 
 

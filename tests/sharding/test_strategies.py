@@ -47,7 +47,7 @@ def program(name: str, sizes=SIZES):
         benchmark.STRATEGIES[name].make() if name != "ONE" else sharding.MeshShape().make(jax.devices()[:1])
     )
     rules = getattr(sharding, name, sharding.REPLICATED)
-    return benchmark.compiled(sizes, rules, mesh), mesh
+    return benchmark.compile_step(sizes, rules, mesh), mesh
 
 
 def found(name: str) -> list[Collective]:
@@ -58,8 +58,8 @@ def found(name: str) -> list[Collective]:
 @pytest.mark.parametrize("name", NAMES)
 def test_devices_send_the_theoretical_number_of_bytes(name):
     _, mesh = program(name)
-    paper = benchmark.needed(SIZES, getattr(sharding, name), mesh).total()
-    assert benchmark.sent(found(name)).total() == pytest.approx(paper, rel=0.05)
+    theory = benchmark.theoretical_bytes(SIZES, getattr(sharding, name), mesh).total()
+    assert benchmark.program_bytes(found(name)).total() == pytest.approx(theory, rel=0.05)
 
 
 def sources_by_line(found: list[Collective]) -> dict[str, list[str]]:
