@@ -7,15 +7,8 @@ from jaxtyping import Bool, Float
 
 from mmjax.batch import Encoded, is_present
 from mmjax.errors import InputError
+from mmjax.fusion import ops
 from mmjax.fusion.base import SingleResultFusion
-from mmjax.fusion.streams import (
-    add_modality_embedding,
-    any_present,
-    concat_streams,
-    learned_tokens,
-    select_streams,
-    split_streams,
-)
 from mmjax.layers import Block, LayerNorm
 
 
@@ -42,16 +35,16 @@ class Bottleneck(SingleResultFusion):
 
     @nn.compact
     def __call__(self, encoded: dict[str, Encoded], train: bool = False) -> dict[str, Encoded]:
-        streams = select_streams(self, encoded)
+        streams = ops.select_streams(self, encoded)
         if self.updated_stream and self.depth < self.first_fusion_layer + 2:
             raise InputError(
                 "Bottleneck with an updated_stream expects a depth of at least first_fusion_layer + 2, found "
                 f"{self.depth} with first_fusion_layer={self.first_fusion_layer}: one layer writes the "
                 "bottleneck tokens, the next reads them"
             )
-        streams = add_modality_embedding(self, streams, self.width, self.dtype)
+        streams = ops.add_modality_embedding(self, streams, self.width, self.dtype)
         present = jnp.stack([is_present(value) for value in streams.values()], axis=1)
-        tokens = learned_tokens(self, "bottleneck", self.num_bottlenecks, streams[self.streams[0]])
+        tokens = ops.learned_tokens(self, "bottleneck", self.num_bottlenecks, streams[self.streams[0]])
         for layer in range(self.depth):
             # The last layer computes the result only: no layer reads the other streams or the tokens.
             is_last = layer == self.depth - 1 and self.updated_stream is not None
@@ -59,19 +52,19 @@ class Bottleneck(SingleResultFusion):
             for stream in (self.updated_stream,) if is_last else self.streams:
                 has_tokens = layer >= self.first_fusion_layer
                 parts = {"stream": streams[stream]} | ({"tokens": tokens} if has_tokens else {})
-                joined = concat_streams(parts.values())
+                joined = ops.concat_streams(parts.values())
                 x = Block(
                     num_heads=self.num_heads, mlp_width=self.mlp_width, dropout=self.dropout,
                     dtype=self.dtype, name=f"{stream}_{layer}",
                 )(joined.embeddings, joined.mask, train)  # fmt: skip
-                split = split_streams(x, parts)
+                split = ops.split_streams(x, parts)
                 streams |= {stream: streams[stream].replace(embeddings=split["stream"])}
                 updates += [split["tokens"]] if has_tokens else []
             if updates and not is_last:
                 mean = mean_over_present(jnp.stack(updates, axis=1), present, tokens.embeddings)
                 tokens = tokens.replace(embeddings=mean)
         if self.updated_stream is None:
-            tokens = tokens.replace(mask=any_present(streams, self.num_bottlenecks))
+            tokens = tokens.replace(mask=ops.any_present(streams, self.num_bottlenecks))
             results = streams | {self.new_stream: tokens}
         else:
             results = {self.updated_stream: streams[self.updated_stream]}

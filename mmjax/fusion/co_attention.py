@@ -3,14 +3,8 @@
 import flax.linen as nn
 
 from mmjax.batch import Encoded
+from mmjax.fusion import ops
 from mmjax.fusion.base import Fusion
-from mmjax.fusion.streams import (
-    add_modality_embedding,
-    concat_streams,
-    cross_attend,
-    learned_tokens,
-    select_streams,
-)
 from mmjax.layers import Block, LayerNorm
 
 
@@ -48,8 +42,10 @@ class CoAttention(Fusion):
     @nn.compact
     def __call__(self, encoded: dict[str, Encoded], train: bool = False) -> dict[str, Encoded]:
         updated = self.streams if self.updated_streams is None else self.updated_streams
-        streams = select_streams(self, encoded, updated_streams=updated, causal_streams=self.causal_streams)
-        streams = add_modality_embedding(self, streams, self.width, self.dtype)
+        streams = ops.select_streams(
+            self, encoded, updated_streams=updated, causal_streams=self.causal_streams
+        )
+        streams = ops.add_modality_embedding(self, streams, self.width, self.dtype)
         for layer in range(self.depth):
             streams |= {
                 stream: self.read_others(f"{stream}_{layer}", stream, streams, train) for stream in updated
@@ -66,8 +62,8 @@ class CoAttention(Fusion):
         """One layer of one stream: cross-attention to the other streams, self-attention and MLP."""
         value = streams[stream]
         others = [streams[other] for other in self.streams if other != stream]
-        context = concat_streams([learned_tokens(self, f"{name}_null", 1, value), *others])
-        x = cross_attend(
+        context = ops.concat_streams([ops.learned_tokens(self, f"{name}_null", 1, value), *others])
+        x = ops.cross_attend(
             name, value.embeddings, context, train,
             num_heads=self.num_heads, dropout=self.dropout, dtype=self.dtype,
         )  # fmt: skip

@@ -7,8 +7,8 @@ from jaxtyping import Bool, Float
 
 from mmjax.batch import Encoded, is_present
 from mmjax.errors import InputError
+from mmjax.fusion import ops
 from mmjax.fusion.base import SingleResultFusion
-from mmjax.fusion.streams import any_present, mlp_residual, project, select_streams
 from mmjax.layers import LayerNorm, Transformer, mean_pool
 
 
@@ -34,9 +34,9 @@ class FeatureFusion(SingleResultFusion):
 
     @nn.compact
     def __call__(self, encoded: dict[str, Encoded], train: bool = False) -> dict[str, Encoded]:
-        streams = select_streams(self, encoded)
+        streams = ops.select_streams(self, encoded)
         x = self.combine(*self.project_streams(streams, train))
-        mask = streams[self.updated_stream].mask if self.updated_stream else any_present(streams)
+        mask = streams[self.updated_stream].mask if self.updated_stream else ops.any_present(streams)
         if self.trunk is None:
             x = LayerNorm(dtype=self.dtype, name="norm")(x)
         elif self.trunk.width != self.width:
@@ -55,9 +55,9 @@ class FeatureFusion(SingleResultFusion):
         length = streams[self.updated_stream].mask.shape[1] if self.updated_stream else 1
         vectors, masks = [], []
         for stream, value in streams.items():
-            x, mask = project(value.embeddings, self.width, f"{stream}_in", self.dtype), value.mask
+            x, mask = ops.project(value.embeddings, self.width, f"{stream}_in", self.dtype), value.mask
             if self.mlp_width:
-                x = mlp_residual(
+                x = ops.mlp_residual(
                     stream, x, train, mlp_width=self.mlp_width, dropout=self.dropout, dtype=self.dtype
                 )
             if stream != self.updated_stream:

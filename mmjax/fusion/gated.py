@@ -5,8 +5,8 @@ from typing import Literal
 import einops
 import jax.numpy as jnp
 
+from mmjax.fusion import ops
 from mmjax.fusion.features import FeatureFusion
-from mmjax.fusion.streams import masked_log_softmax
 from mmjax.layers import Einsum
 
 
@@ -39,5 +39,5 @@ class GatedSum(FeatureFusion):
             concatenated
         )
         logits = logits[:, :, None] if self.gates == "example" else logits
-        log_weights = masked_log_softmax(logits, jnp.broadcast_to(mask[:, :, None], logits.shape))
+        log_weights = ops.masked_log_softmax(logits, jnp.broadcast_to(mask[:, :, None], logits.shape))
         return jnp.swapaxes(jnp.exp(log_weights), 2, 3)

@@ -8,16 +8,8 @@ from jaxtyping import Float
 
 from mmjax.batch import Encoded
 from mmjax.errors import InputError
+from mmjax.fusion import ops
 from mmjax.fusion.base import SingleResultFusion
-from mmjax.fusion.streams import (
-    add_modality_embedding,
-    any_present,
-    concat_streams,
-    cross_attend,
-    learned_tokens,
-    mlp_residual,
-    select_streams,
-)
 from mmjax.layers import Block, LayerNorm
 
 
@@ -41,9 +33,9 @@ class Hierarchical(SingleResultFusion):
 
     @nn.compact
     def __call__(self, encoded: dict[str, Encoded], train: bool = False) -> dict[str, Encoded]:
-        states = {name: self.states(name, x) for name, x in select_streams(self, encoded).items()}
+        states = {name: self.states(name, x) for name, x in ops.select_streams(self, encoded).items()}
         levels = [
-            add_modality_embedding(
+            ops.add_modality_embedding(
                 self, {name: states[name][level] for name in states}, self.width, self.dtype,
                 suffix=f"_{level}",
             )
@@ -54,7 +46,7 @@ class Hierarchical(SingleResultFusion):
             if self.updated_stream and level > 0:
                 fused = fused.replace(embeddings=fused.embeddings + streams[self.updated_stream].embeddings)
             others = [value for name, value in streams.items() if name != self.updated_stream]
-            context = concat_streams([learned_tokens(self, f"level_{level}_null", 1, fused), *others])
+            context = ops.concat_streams([ops.learned_tokens(self, f"level_{level}_null", 1, fused), *others])
             fused = fused.replace(embeddings=self.read_level(f"level_{level}", fused, context, train))
         fused = fused.replace(embeddings=LayerNorm(dtype=self.dtype, name="norm")(fused.embeddings))
         return encoded | {self.result_stream: fused}
@@ -64,9 +56,9 @@ class Hierarchical(SingleResultFusion):
     ) -> Float[jax.Array, "B L D"]:
         """Cross-attention of the result so far to one level, self-attention and MLP."""
         options: dict[str, Any] = {"dropout": self.dropout, "dtype": self.dtype}
-        x = cross_attend(name, fused.embeddings, context, train, num_heads=self.num_heads, **options)
+        x = ops.cross_attend(name, fused.embeddings, context, train, num_heads=self.num_heads, **options)
         if self.updated_stream is None:  # a single token needs no self-attention
-            return mlp_residual(name, x, train, mlp_width=self.mlp_width, **options)
+            return ops.mlp_residual(name, x, train, mlp_width=self.mlp_width, **options)
         block = Block(num_heads=self.num_heads, mlp_width=self.mlp_width, name=f"{name}_block", **options)
         return block(x, fused.mask, train)
 
@@ -83,5 +75,5 @@ class Hierarchical(SingleResultFusion):
 
     def learned_query(self, streams: dict[str, Encoded]) -> Encoded:
         """The learned token that attends to the streams if there is no updated stream."""
-        query = learned_tokens(self, "question", 1, next(iter(streams.values())))
-        return query.replace(mask=any_present(streams))
+        query = ops.learned_tokens(self, "question", 1, next(iter(streams.values())))
+        return query.replace(mask=ops.any_present(streams))

@@ -8,16 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Float32
 
 from mmjax.batch import Encoded, is_present
+from mmjax.fusion import ops
 from mmjax.fusion.base import Fusion
-from mmjax.fusion.streams import (
-    add_modality_embedding,
-    any_present,
-    cross_attend,
-    learned_tokens,
-    masked_log_softmax,
-    mlp_residual,
-    select_streams,
-)
 from mmjax.layers import Block, Einsum, LayerNorm
 from mmjax.sharding import param_axes
 
@@ -54,13 +46,15 @@ class LateVoting(Fusion):
 
     @nn.compact
     def __call__(self, encoded: dict[str, Encoded], train: bool = False) -> dict[str, Encoded]:
-        streams = select_streams(self, encoded, new_stream=self.new_stream, query_stream=(self.query_stream,))
-        streams = add_modality_embedding(self, streams, self.width, self.dtype)
+        streams = ops.select_streams(
+            self, encoded, new_stream=self.new_stream, query_stream=(self.query_stream,)
+        )
+        streams = ops.add_modality_embedding(self, streams, self.width, self.dtype)
         if self.query_stream:
             query = streams[self.query_stream]
         else:
-            query = learned_tokens(self, "question", 1, streams[self.streams[0]])
-            query = query.replace(mask=any_present(streams))
+            query = ops.learned_tokens(self, "question", 1, streams[self.streams[0]])
+            query = query.replace(mask=ops.any_present(streams))
         votes, confidences = {}, []
         for stream, value in streams.items():
             x = self.read_stream(stream, query, value, train)
@@ -96,9 +90,9 @@ class LateVoting(Fusion):
         for layer in range(self.depth):
             name = f"{stream}_{layer}"
             if stream != self.query_stream:
-                x = cross_attend(name, x, value, train, num_heads=self.num_heads, **options)
+                x = ops.cross_attend(name, x, value, train, num_heads=self.num_heads, **options)
             if self.query_stream is None:  # a single query needs no self-attention
-                x = mlp_residual(name, x, train, mlp_width=self.mlp_width, **options)
+                x = ops.mlp_residual(name, x, train, mlp_width=self.mlp_width, **options)
             else:
                 block = Block(
                     num_heads=self.num_heads, mlp_width=self.mlp_width, name=f"{name}_block", **options
@@ -113,7 +107,7 @@ def log_mixture(
     confidence: Float[jax.Array, "B L S"],
 ) -> Float32[jax.Array, "B L C"]:
     """Log of the mean of the unmasked probabilities, weighted by the softmax of `confidence`."""
-    log_weights = masked_log_softmax(confidence, mask)
+    log_weights = ops.masked_log_softmax(confidence, mask)
     # Zero the log-probabilities of missing modalities, so that no gradient reaches them through logsumexp.
     log_probs = jnp.where(mask[..., None], log_probs, 0.0)
     mixed = jax.nn.logsumexp(log_probs + log_weights[..., None], axis=2)

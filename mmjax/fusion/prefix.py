@@ -7,8 +7,8 @@ from jaxtyping import Bool
 
 from mmjax.batch import Encoded
 from mmjax.errors import InputError
+from mmjax.fusion import ops
 from mmjax.fusion.base import Fusion
-from mmjax.fusion.streams import add_modality_embedding, concat_streams, select_streams, split_streams
 from mmjax.layers import Transformer
 
 
@@ -32,19 +32,21 @@ class Prefix(Fusion):
 
     @nn.compact
     def __call__(self, encoded: dict[str, Encoded], train: bool = False) -> dict[str, Encoded]:
-        streams = select_streams(self, encoded, updated_stream=(self.updated_stream,))
+        streams = ops.select_streams(self, encoded, updated_stream=(self.updated_stream,))
         if self.trunk.causal:
             raise InputError(
                 "Prefix expects a trunk with causal=False, found True: the positions of the prefix must "
                 "attend to the whole prefix, and Prefix passes a mask that keeps the rest causal"
             )
-        streams = add_modality_embedding(self, streams, self.trunk.width, self.trunk.dtype)
+        streams = ops.add_modality_embedding(self, streams, self.trunk.width, self.trunk.dtype)
         streams |= {self.updated_stream: streams.pop(self.updated_stream)}  # move it to the end
-        joined = concat_streams(streams.values())
+        joined = ops.concat_streams(streams.values())
         mask = streams[self.updated_stream].mask
         allowed = prefix_mask(joined.mask.shape[1] - mask.shape[1], mask.shape[1])
         x = self.trunk.encode(joined.embeddings, joined.mask, train, allowed).embeddings
-        return encoded | {self.updated_stream: Encoded(split_streams(x, streams)[self.updated_stream], mask)}
+        return encoded | {
+            self.updated_stream: Encoded(ops.split_streams(x, streams)[self.updated_stream], mask)
+        }
 
 
 def prefix_mask(prefix: int, length: int) -> Bool[jax.Array, "1 L L"]:

@@ -7,17 +7,8 @@ from jaxtyping import Bool, Float
 
 from mmjax.batch import Encoded
 from mmjax.errors import InputError
+from mmjax.fusion import ops
 from mmjax.fusion.base import SingleResultFusion
-from mmjax.fusion.streams import (
-    add_modality_embedding,
-    any_present,
-    concat_streams,
-    cross_attend,
-    learned_tokens,
-    mlp_residual,
-    select_streams,
-    split_streams,
-)
 from mmjax.layers import LayerNorm, MultiHeadAttention
 from mmjax.sharding import shard
 
@@ -49,17 +40,17 @@ class QFormer(SingleResultFusion):
 
     @nn.compact
     def __call__(self, encoded: dict[str, Encoded], train: bool = False) -> dict[str, Encoded]:
-        streams = select_streams(self, encoded)
+        streams = ops.select_streams(self, encoded)
         if self.updated_stream and self.depth < 2:
             raise InputError(
                 f"QFormer with an updated_stream expects a depth of at least 2, found {self.depth}: the "
                 "stream reads in one layer what the queries read in the layer before"
             )
-        streams = add_modality_embedding(self, streams, self.width, self.dtype)
-        queries = learned_tokens(self, "queries", self.num_queries, streams[self.streams[0]])
-        null = learned_tokens(self, "null", 1, queries)
+        streams = ops.add_modality_embedding(self, streams, self.width, self.dtype)
+        queries = ops.learned_tokens(self, "queries", self.num_queries, streams[self.streams[0]])
+        null = ops.learned_tokens(self, "null", 1, queries)
         others = [value for stream, value in streams.items() if stream != self.updated_stream]
-        context = concat_streams([null, *others])
+        context = ops.concat_streams([null, *others])
         options = {"dropout": self.dropout, "dtype": self.dtype}
         parts = {"queries": queries}
         if self.updated_stream is not None:
@@ -69,19 +60,19 @@ class QFormer(SingleResultFusion):
             # In the last layer the queries are computed only if they are the result.
             if self.updated_stream is None or layer < self.depth - 1:
                 if layer % self.cross_every == 0:
-                    x["queries"] = cross_attend(
+                    x["queries"] = ops.cross_attend(
                         f"queries_{layer}", x["queries"], context, train, num_heads=self.num_heads, **options
                     )
-                x["queries"] = mlp_residual(
+                x["queries"] = ops.mlp_residual(
                     f"queries_{layer}", x["queries"], train, mlp_width=self.mlp_width, **options
                 )
             if self.updated_stream is not None:
-                x["stream"] = mlp_residual(
+                x["stream"] = ops.mlp_residual(
                     f"reader_{layer}", x["stream"], train, mlp_width=self.mlp_width, **options
                 )
             parts = {name: parts[name].replace(embeddings=x[name]) for name in parts}
         result = parts["stream" if self.updated_stream else "queries"]
-        mask = result.mask if self.updated_stream else any_present(streams, self.num_queries)
+        mask = result.mask if self.updated_stream else ops.any_present(streams, self.num_queries)
         x = LayerNorm(dtype=self.dtype, name="norm")(result.embeddings)
         return encoded | {self.result_stream: Encoded(x, mask)}
 
@@ -89,13 +80,13 @@ class QFormer(SingleResultFusion):
         self, layer: int, parts: dict[str, Encoded], train: bool
     ) -> dict[str, Float[jax.Array, "B _ D"]]:
         """Residual self-attention over the concatenation of the parts."""
-        joined = concat_streams(parts.values())
+        joined = ops.concat_streams(parts.values())
         x = joined.embeddings
         y = LayerNorm(dtype=self.dtype, name=f"self_{layer}_norm")(x)
         attention = MultiHeadAttention(num_heads=self.num_heads, dtype=self.dtype, name=f"self_{layer}")
         y = attention(y, y, joined.mask, self.attention_mask(x.shape[1]))
         x = x + nn.Dropout(self.dropout, deterministic=not train)(y)
-        return split_streams(shard(x, "act_batch", "act_length", "act_embed"), parts)
+        return ops.split_streams(shard(x, "act_batch", "act_length", "act_embed"), parts)
 
     def attention_mask(self, length: int) -> Bool[jax.Array, "1 L L"] | None:
         """[query, key] of all positions, those of the learned queries first; None: no mask."""

@@ -6,15 +6,8 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from mmjax.batch import Encoded
+from mmjax.fusion import ops
 from mmjax.fusion.base import SingleResultFusion
-from mmjax.fusion.streams import (
-    add_modality_embedding,
-    any_present,
-    concat_streams,
-    learned_tokens,
-    mlp_residual,
-    select_streams,
-)
 from mmjax.layers import Block, LayerNorm, Mlp, MultiHeadAttention
 from mmjax.sharding import param_axes, shard
 
@@ -41,14 +34,15 @@ class Resampler(SingleResultFusion):
 
     @nn.compact
     def __call__(self, encoded: dict[str, Encoded], train: bool = False) -> dict[str, Encoded]:
-        streams = add_modality_embedding(self, select_streams(self, encoded), self.width, self.dtype)
+        streams = ops.add_modality_embedding(self, ops.select_streams(self, encoded), self.width, self.dtype)
         others = [value for stream, value in streams.items() if stream != self.updated_stream]
-        latents = learned_tokens(self, "latents", self.num_latents, streams[self.streams[0]])
+        latents = ops.learned_tokens(self, "latents", self.num_latents, streams[self.streams[0]])
         for layer in range(self.depth):
             latents = self.resample(layer, latents, others, train)
         latents = latents.replace(embeddings=self.norm("latents_norm", latents.embeddings))
         if self.updated_stream is None:
-            return encoded | {self.new_stream: latents.replace(mask=any_present(streams, self.num_latents))}
+            latents = latents.replace(mask=ops.any_present(streams, self.num_latents))
+            return encoded | {self.new_stream: latents}
         x, mask = streams[self.updated_stream].embeddings, streams[self.updated_stream].mask
         for layer in range(self.cross_attention_depth):
             x = self.read_latents(layer, x, latents, train)
@@ -63,15 +57,15 @@ class Resampler(SingleResultFusion):
         query = latents.replace(embeddings=self.norm(f"latents_{layer}_query_norm", latents.embeddings))
         context = [query]
         if others:
-            joined = concat_streams(others)
+            joined = ops.concat_streams(others)
             joined = joined.replace(embeddings=self.norm(f"latents_{layer}_context_norm", joined.embeddings))
             context = [joined, query]
-        keys = concat_streams(context)
+        keys = ops.concat_streams(context)
         x = latents.embeddings + self.drop(
             self.attention(f"latents_{layer}_cross")(query.embeddings, keys.embeddings, keys.mask), train
         )
         x = shard(x, "act_batch", "act_length", "act_embed")
-        x = mlp_residual(
+        x = ops.mlp_residual(
             f"latents_{layer}", x, train, mlp_width=self.mlp_width, dropout=self.dropout, dtype=self.dtype
         )
         return latents.replace(embeddings=x)

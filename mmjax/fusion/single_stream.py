@@ -3,8 +3,8 @@
 import flax.linen as nn
 
 from mmjax.batch import Encoded
+from mmjax.fusion import ops
 from mmjax.fusion.base import Fusion
-from mmjax.fusion.streams import add_modality_embedding, concat_streams, select_streams, split_streams
 from mmjax.layers import Transformer
 
 
@@ -19,8 +19,8 @@ class SingleStream(Fusion):
 
     @nn.compact
     def __call__(self, encoded: dict[str, Encoded], train: bool = False) -> dict[str, Encoded]:
-        streams = select_streams(self, encoded)
-        streams = add_modality_embedding(self, streams, self.trunk.width, self.trunk.dtype)
-        joined = concat_streams(streams.values())
-        parts = split_streams(self.trunk(joined.embeddings, joined.mask, train), streams)
+        streams = ops.select_streams(self, encoded)
+        streams = ops.add_modality_embedding(self, streams, self.trunk.width, self.trunk.dtype)
+        joined = ops.concat_streams(streams.values())
+        parts = ops.split_streams(self.trunk(joined.embeddings, joined.mask, train), streams)
         return encoded | {stream: Encoded(x, streams[stream].mask) for stream, x in parts.items()}

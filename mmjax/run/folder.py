@@ -8,20 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmjax.errors import InputError, with_filename
-from mmjax.run.claiming import (
-    EVALS,
-    EXPERIMENT,
-    METRICS,
-    VOCABULARIES,
-    has_records,
-    lock_folder,
-    not_writable,
-    read_text,
-    refuse_another_experiment,
-    refuse_other_files,
-    refuse_read_only,
-    write_atomically,
-)
+from mmjax.run import files
 from mmjax.run.tensorboard import Events
 
 
@@ -41,7 +28,7 @@ class RunFolder:
         self.writes = True
         self._lock: Any = None
         self._events: Events | None = None
-        if not (self.path / EXPERIMENT).is_file():
+        if not (self.path / files.EXPERIMENT).is_file():
             found = "a folder without experiment.txt" if self.path.is_dir() else "nothing"
             raise InputError(
                 f"expected the folder of a run (made by `mmjax train`), found {found} at {self.path}"
@@ -73,14 +60,14 @@ class RunFolder:
     def _claim(cls, path: Path, text: str, on_refusal: contextlib.ExitStack) -> "RunFolder":
         try:
             path.mkdir(parents=True, exist_ok=True)
-            refuse_read_only(path)
-            started = (path / EXPERIMENT).is_file()
+            files.refuse_read_only(path)
+            started = (path / files.EXPERIMENT).is_file()
             if not started:
-                refuse_other_files(path)
-            lock = on_refusal.enter_context(lock_folder(path))
-            if has_records(path):  # a folder without records may change its experiment
-                refuse_another_experiment(path, text)
-            write_atomically(path / EXPERIMENT, text)
+                files.refuse_other_files(path)
+            lock = on_refusal.enter_context(files.lock_folder(path))
+            if files.has_records(path):  # a folder without records may change its experiment
+                files.refuse_another_experiment(path, text)
+            files.write_atomically(path / files.EXPERIMENT, text)
             for name in ("pictures", "checkpoints"):
                 (path / name).mkdir(exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
@@ -88,7 +75,7 @@ class RunFolder:
                 f"expected a folder to train in, found a file at {error.filename or path}"
             ) from error
         except OSError as error:
-            raise not_writable(path, error) from error
+            raise files.not_writable(path, error) from error
         folder = cls(path)
         folder._lock = lock
         on_refusal.pop_all()
@@ -97,7 +84,7 @@ class RunFolder:
     @property
     def text(self) -> str:
         """The experiment with all its fields, as `mmjax.experiment.to_text` printed it."""
-        return read_text(self.path / EXPERIMENT)
+        return files.read_text(self.path / files.EXPERIMENT)
 
     @property
     def pictures(self) -> Path:
@@ -119,14 +106,14 @@ class RunFolder:
             return False
         deletes = False
         if step == 0:
-            (self.path / VOCABULARIES).unlink(missing_ok=True)
-        for name in (METRICS, EVALS):
+            (self.path / files.VOCABULARIES).unlink(missing_ok=True)
+        for name in (files.METRICS, files.EVALS):
             file = self.path / name
             if file.exists():
                 rows = _rows(file)
                 remaining = [row for row in rows if row["step"] <= step and step > 0]
-                deletes |= name == METRICS and len(remaining) < len(rows)
-                write_atomically(file, "".join(json.dumps(row) + "\n" for row in remaining))
+                deletes |= name == files.METRICS and len(remaining) < len(rows)
+                _write_rows(file, remaining)
         if self._events is not None:
             self._events.close()
         self._events = Events(self.path / "tensorboard", purge_step=step + 1)
@@ -143,7 +130,7 @@ class RunFolder:
         Raises:
           InputError: a vocabulary differs from the recorded one.
         """
-        file = self.path / VOCABULARIES
+        file = self.path / files.VOCABULARIES
         try:
             recorded = json.loads(file.read_bytes()) if file.exists() else None
         except ValueError as error:
@@ -153,7 +140,7 @@ class RunFolder:
             ) from error
         if recorded is None:
             if self._lock is not None:  # a reader leaves the folder unchanged
-                write_atomically(file, json.dumps(digests, indent=1) + "\n")
+                files.write_atomically(file, json.dumps(digests, indent=1) + "\n")
             return
         changed = [name for name, digest in digests.items() if recorded.get(name, digest) != digest]
         if changed:
@@ -166,13 +153,13 @@ class RunFolder:
     def write_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """Appends one logged step to metrics.jsonl and the TensorBoard events."""
         if self.writes:
-            self._append(METRICS, {"step": step, **without_nan(metrics)})
+            self._append(files.METRICS, {"step": step, **without_nan(metrics)})
             self._add_scalars(step, metrics, prefix="train")
 
     def write_eval(self, step: int, name: str, metrics: Mapping[str, float]) -> None:
         """Appends one evaluation's result to evals.jsonl and the TensorBoard events."""
         if self.writes:
-            self._append(EVALS, {"step": step, "eval": name, **without_nan(metrics)})
+            self._append(files.EVALS, {"step": step, "eval": name, **without_nan(metrics)})
             self._add_scalars(step, metrics, prefix=f"eval/{name}")
 
     def write_pictures(self, name: str, pictures: Mapping[str, Callable[[Path], None]]) -> list[Path]:
@@ -181,25 +168,25 @@ class RunFolder:
         Args:
           pictures: {title: function that writes a PNG to a path}.
         """
-        files = []
+        written = []
         if not self.writes:
-            return files
+            return written
         self.pictures.mkdir(exist_ok=True)
         for title, draw in pictures.items():
             safe = "".join(
                 c if c.isalnum() or c in "-_." else "_" for c in f"{name}_{title}".replace("->", "-to-")
             )
-            files.append(self.pictures / f"{safe}.png")
-            draw(files[-1])
-        return files
+            written.append(self.pictures / f"{safe}.png")
+            draw(written[-1])
+        return written
 
     def metrics(self) -> list[dict[str, Any]]:
         """The rows of metrics.jsonl, oldest first."""
-        return _rows(self.path / METRICS)
+        return _rows(self.path / files.METRICS)
 
     def evals(self) -> list[dict[str, Any]]:
         """The rows of evals.jsonl, oldest first."""
-        return _rows(self.path / EVALS)
+        return _rows(self.path / files.EVALS)
 
     def recorded(self, step: int, name: str) -> dict[str, float] | None:
         """The recorded result of an evaluation at a step, {metric: value}; None if there is none."""
@@ -224,7 +211,7 @@ class RunFolder:
         rows = self.metrics() if self.writes else []
         if rows:
             rows[-1] |= without_nan(numbers)
-            write_atomically(self.path / METRICS, "".join(json.dumps(row) + "\n" for row in rows))
+            _write_rows(self.path / files.METRICS, rows)
 
     def close(self) -> None:
         """Closes the events and releases the folder to other processes."""
@@ -258,6 +245,10 @@ def without_nan(metrics: Mapping[str, float]) -> dict[str, float | int | None]:
         number = value if isinstance(value, int) else float(value)
         finite[name] = number if math.isfinite(number) else None
     return finite
+
+
+def _write_rows(file: Path, rows: list[dict[str, Any]]) -> None:
+    files.write_atomically(file, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def _rows(file: Path) -> list[dict[str, Any]]:

@@ -16,9 +16,9 @@ from mmjax.checkpoint.manager import Checkpoints
 from mmjax.errors import InputError
 from mmjax.experiment import Experiment, from_text, override
 from mmjax.run import loop
-from mmjax.run.claiming import EXPERIMENT
 from mmjax.run.evaluation import Results
 from mmjax.run.export import flatten, save_parameters
+from mmjax.run.files import EXPERIMENT
 from mmjax.run.folder import RunFolder
 from mmjax.run.raw_inputs import embedding_head, input_transform, raw_batches
 from mmjax.run.session import Session

@@ -15,8 +15,8 @@ from mmjax.evals import pictures
 from mmjax.evals.conflict_map import conflict_map, conflict_rows
 from mmjax.experiment import Experiment, to_text
 from mmjax.experiment.validation import best_metric
-from mmjax.run.claiming import METRICS
 from mmjax.run.evaluation import Results, due_evaluations, evaluate_due
+from mmjax.run.files import METRICS
 from mmjax.run.folder import RunFolder
 from mmjax.run.goodput import Goodput
 from mmjax.run.input import TrainInput

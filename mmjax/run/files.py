@@ -1,4 +1,4 @@
-"""Which folders a run may train in, and the lock that keeps other processes out."""
+"""The names of a run's files, which folders it may train in, and the lock against other processes."""
 
 import errno
 import fcntl
@@ -23,7 +23,7 @@ CHANGEABLE_ON_RESUME = (
     "on_nonfinite",
     "conflict_every",
 )
-# Files that a process killed while claiming the folder may leave.
+# Files that a process killed while it claims the folder may leave.
 CLAIM_FILES = {"lock", ".writable", EXPERIMENT + ".new"}
 
 
