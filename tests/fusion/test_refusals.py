@@ -111,7 +111,7 @@ def with_model(experiment, **changes):
         ),
         (
             {"fusion": fusion.Mean(("text",), D), "heads": {"x": heads.PooledEmbedding("fused", dim=2)}},
-            r"model.heads.x reads the stream 'fused' after its encoder, but it is model.fusion \(Mean\) that "
+            r"model.heads.x reads the stream 'fused' after its encoder, but model.fusion \(Mean\) "
             "makes it: set after='fusion'",
         ),
     ],
