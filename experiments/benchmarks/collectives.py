@@ -114,18 +114,13 @@ def theoretical_bytes(sizes: Sizes, rules: Rules, mesh: jax.sharding.Mesh) -> Co
         parameter_axes, gradient_axes = (_split_axes(x.sharding) for x in (parameter, moment))
         split = tuple(axis for axis in gradient_axes if axis in summed_axes)  # by ZeRO
         other_axes = tuple(axis for axis in summed_axes if axis not in split)
-        shard_bytes = (
-            FLOAT_BYTES
-            * parameter.size
-            / count(tuple(axis for axis in parameter_axes if axis not in summed_axes))
-        )
+        unsummed_axes = tuple(axis for axis in parameter_axes if axis not in summed_axes)
+        shard_bytes = FLOAT_BYTES * parameter.size / count(unsummed_axes)
         uses = 2 if name.endswith("['encoders_text']['table']") else 1
         if split:
             send("reduce-scatter", uses * shard_bytes, split)
             send("all-reduce", uses * shard_bytes / count(split), other_axes)
-            gathers = 1
-            if set(split) <= set(parameter_axes):
-                gathers = 2 if "layers" in name else 1
+            gathers = 2 if set(split) <= set(parameter_axes) and "layers" in name else 1
             send("all-gather", gathers * shard_bytes, split)
         else:
             send("all-reduce", uses * shard_bytes, summed_axes)

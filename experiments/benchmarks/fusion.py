@@ -99,12 +99,16 @@ def accuracies(task_name: str, name: str, context: str) -> np.ndarray:
 CONTEXTS = {"nothing": "nothing", "pictures": "image", "speech": "audio", "both": "image+audio"}
 
 
+def names_with(task_name: str, file: str, min_runs: int = 1) -> list[str]:
+    """The fusions of which at least `min_runs` runs have the file."""
+    folder = RUNS / task_name
+    return [name for name in (*FUSIONS, *ALONE) if len([*(folder / name).glob(f"*/{file}")]) >= min_runs]
+
+
 def tables(task_name: str) -> None:
     """Prints the tables of docs/fusion.md in Markdown."""
     task = TASKS[task_name]
-    names = [
-        name for name in (*FUSIONS, *ALONE) if len(list((RUNS / task_name / name).glob("*/evals.jsonl")))
-    ]
+    names = names_with(task_name, "evals.jsonl")
     print(f"| fusion | seeds | {' | '.join(CONTEXTS)} | parameters | MFLOPs |")
     print("|---|---|" + "---|" * (len(CONTEXTS) + 2))
     for name in names:
@@ -147,9 +151,7 @@ def slot_table(task_name: str, names: list[str], label: str) -> None:
 
 def noise_table(task_name: str) -> None:
     """Prints accuracies with noisy speech, with and without lips, of runs that have a noise.json."""
-    evaluated = [
-        name for name in (*FUSIONS, *ALONE) if len(list((RUNS / task_name / name).glob("*/noise.json"))) > 1
-    ]
+    evaluated = names_with(task_name, "noise.json", min_runs=2)
     if not evaluated:
         return
     columns = [f"{snr_db} dB" for snr_db in SNRS_DB]
@@ -188,9 +190,7 @@ def figure(task_name: str) -> Path:
     """Draws accuracies by context (a dot per seed, a stroke for their mean) and training losses."""
     from matplotlib.figure import Figure
 
-    names = [
-        name for name in (*FUSIONS, *ALONE) if len(list((RUNS / task_name / name).glob("*/evals.jsonl")))
-    ]
+    names = names_with(task_name, "evals.jsonl")
     image = Figure(figsize=(11, 0.34 * len(names) + 1.6), layout="constrained")
     dots, curves = image.subplots(1, 2)
     for (label, context), colour in zip(CONTEXTS.items(), pictures.COLOURS, strict=False):
