@@ -33,9 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser()
     # Overrides may stand before or after options, which argparse's "*" alone does not allow.
     arguments, rest = parser.parse_known_args(argv)
-    unknown = [
-        text for text in rest if text.startswith("-") or "=" not in text or "overrides" not in arguments
-    ]
+    takes_overrides = "overrides" in arguments
+    unknown = [text for text in rest if text.startswith("-") or "=" not in text or not takes_overrides]
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     if rest:
@@ -51,12 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except tuple(EXIT_CODES) as error:
         if arguments.debug:
             logging.getLogger("mmjax").exception("%s", type(error).__name__)
-        hint = (
-            ". Nothing that was saved is lost: correct this, and run the same command"
-            if isinstance(error, OSError)
-            else ""
-        )
-        print(f"mmjax: {error}{hint}", file=sys.stderr)
+        hint = ". Nothing that was saved is lost: correct this, and run the same command"
+        print(f"mmjax: {error}{hint if isinstance(error, OSError) else ''}", file=sys.stderr)
         code = next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind))
         if not isinstance(error, RAISED_BY_ALL):
             _exit_immediately(code)

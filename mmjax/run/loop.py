@@ -142,16 +142,12 @@ class Trainer:
     def train_until_nonfinite(self, state: training.TrainState, steps: Steps) -> training.TrainState:
         """Steps with logs, checkpoints and evaluations, up to the last one or to the first NonFiniteError."""
         experiment, first_step, num_steps = self.experiment, int(state.step), self.experiment.num_steps
-        bar_options = dict(
-            desc=experiment.name, unit="step", dynamic_ncols=True, disable=not self.folder.writes
-        )
-        counts, vote = self.counts(), processes.SharedStopFlag()
+        options = dict(desc=experiment.name, unit="step", dynamic_ncols=True, disable=not self.folder.writes)
+        counts, stop_flag = self.counts(), processes.SharedStopFlag()
         train_input = TrainInput(self.session, first_step, counts["bad_examples"])
         steps.meter.reset()
-        with (
-            contextlib.closing(train_input),
-            tqdm(total=num_steps, initial=first_step, **bar_options) as bar,
-        ):
+        bar = tqdm(total=num_steps, initial=first_step, **options)
+        with contextlib.closing(train_input), bar:
             for step in range(first_step + 1, num_steps + 1):
                 if due_evaluations(experiment, step - 1):  # also after a resume from a kill during it
                     with self.goodput.during("evaluation"):
@@ -161,7 +157,7 @@ class Trainer:
                     batch, waited = train_input.next()
                 state = steps.take(step, state, batch, waited, self.goodput)
                 bar.update()
-                is_last, is_stopping = step == num_steps, vote(self.stop.requested)
+                is_last, is_stopping = step == num_steps, stop_flag(self.stop.requested)
                 # A state is saved before it is evaluated, so that evaluations may be interrupted.
                 saves = is_last or is_stopping or step % experiment.save_every == 0
                 saves = saves or bool(due_evaluations(experiment, step))
