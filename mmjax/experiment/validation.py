@@ -100,11 +100,9 @@ def _refuse_missing_streams(experiment: Experiment) -> None:
                     f"objective {name!r} needs the stream {stream!r}, but the model encodes "
                     f"{sorted(model.encoders)}: add an encoder, or name in `shared` one that reads it"
                 )
-            _refuse_absent_stream(objective, stream, sources, f"objective {name!r} needs the stream")
+            _refuse_absent_stream(objective, stream, sources, f"{name!r} needs the stream")
         for stream in objective.target_streams():
-            _refuse_absent_stream(
-                objective, stream, sources, f"objective {name!r} has its targets in the stream"
-            )
+            _refuse_absent_stream(objective, stream, sources, f"{name!r} has its targets in the stream")
 
 
 def _refuse_absent_stream(objective: Any, stream: str, sources: dict[str, set[str]], message: str) -> None:
