@@ -15,6 +15,7 @@ from mmjax.batch import Batch
 from mmjax.checkpoint.manager import Checkpoints
 from mmjax.errors import InputError
 from mmjax.experiment import Experiment, from_text, override
+from mmjax.heads import PooledEmbedding
 from mmjax.run import loop
 from mmjax.run.evaluation import Results
 from mmjax.run.export import flatten, save_parameters
@@ -151,8 +152,8 @@ class Run:
             run.embed(head="joint", image=["a.png"], text=["a dog"])  "1 E"
 
         Args:
-          head: the head that embeds; by default each stream's embedding head after its encoder. With a head,
-            all lists have one entry for each example, and None in a list is a missing modality.
+          head: the embedding head; by default each stream's own, after its encoder. With a head, all lists
+            have one entry for each example, and None in a list is a missing modality.
           batch_size: examples in a compiled call; the last batch is padded.
           inputs: by stream: texts; paths, bytes or uint8 arrays "height width channel" of images; paths,
             bytes or arrays "samples" of audio at the experiment's sample rate.
@@ -165,6 +166,11 @@ class Run:
         """
         if not inputs:
             raise InputError("expected inputs by stream, such as embed(image=[...]), found none")
+        for stream, values in inputs.items():
+            if isinstance(values, str | bytes | Path):
+                raise InputError(f"{stream} expects a list of inputs, found one {type(values).__name__}")
+            if head is None and any(value is None for value in values):
+                raise InputError(f"{stream} expects inputs, found None: set head=... for missing ones")
         if head is not None:
             if len({len(values) for values in inputs.values()}) > 1:
                 lengths = {stream: len(values) for stream, values in inputs.items()}
@@ -178,17 +184,19 @@ class Run:
 
     def _embed(self, inputs: Mapping[str, Sequence[Any]], head: str, batch_size: int) -> np.ndarray:
         model = self.experiment.model
-        if head not in model.heads:
-            raise InputError(f"expected a head among {list(model.head_names())}, found {head!r}")
+        module = model.heads.get(head)
+        if not isinstance(module, PooledEmbedding):
+            known = [name for name, each in model.heads.items() if isinstance(each, PooledEmbedding)]
+            raise InputError(f"expected an embedding head among {known}, found {head!r}")
         transforms = {
             stream: input_transform(self.experiment, stream) for stream in model.streams_for((head,))
         }
         if unknown := sorted(set(inputs) - set(transforms)):
             raise InputError(f"the head {head!r} reads {sorted(transforms)}, found inputs for {unknown}")
-        chunks = [np.zeros((0, 0), np.float32)]
+        chunks = [np.zeros((0, module.dim), np.float32)]
         for batch, num_rows in raw_batches(transforms, inputs, batch_size):
             chunks.append(self.predict(batch, (head,))[head][:num_rows])
-        return np.concatenate(chunks[1:] or chunks)
+        return np.concatenate(chunks)
 
 
 def train_run(experiment: Experiment, run_dir: str | Path, **options: Any) -> Run:

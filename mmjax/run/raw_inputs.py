@@ -93,14 +93,17 @@ def decode(transform: Transform, stream: str, index: int, value: Any) -> Any:
     is_text = isinstance(transform, data.TextTransform)
     name = f"{stream}[{index}]"
     if isinstance(value, Path) or (isinstance(value, str) and not is_text):
+        name = f"{name}, {value}"
         try:
-            name, value = str(value), Path(value).read_bytes()
+            if not Path(value).is_file():  # a device or a pipe may never end
+                raise InputError(f"{name}: expected a file, found none")
+            value = Path(value).read_bytes()
         except OSError as error:
-            raise InputError(f"{stream}[{index}]: expected a file that can be read, found {error}") from error
+            raise InputError(f"{name}: expected a file that can be read, found {error}") from error
     try:
         stream_value = transform.augment(transform.decode({"__key__": name, stream: value}), None)
     except BadExample as error:
-        raise InputError(f"{stream}[{index}]: {error}") from error
+        raise InputError(f"{name}: {error.reason}") from error
     if not is_present(jax.tree.map(lambda x: x[None], stream_value)).all():
-        raise InputError(f"{stream}[{index}]: expected an input, found an empty one")
+        raise InputError(f"{name}: expected an input, found an empty one")
     return stream_value

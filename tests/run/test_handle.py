@@ -1,5 +1,6 @@
 """The Python interface: `mmjax.load`, `mmjax.train`, `mmjax.open_run` and the Run that they return."""
 
+import os
 import subprocess
 import sys
 
@@ -85,15 +86,31 @@ def test_embed_decodes_paths_and_bytes_and_pads_batches(run, tmp_path):
     np.testing.assert_allclose(run.embed(head="image", image=paths[:1]), expected[:1], atol=1e-6)
 
 
+def test_embed_of_no_inputs_has_no_rows(run):
+    assert run.embed(text=[]).shape == (0, 8)
+
+
+def test_embed_takes_missing_modalities_with_a_head(run):
+    embeddings = run.embed(head="image", image=[COLOURS[0], None, COLOURS[1]])
+    np.testing.assert_allclose(embeddings[::2], run.embed(image=COLOURS[:2]), atol=1e-6)
+    assert np.isfinite(embeddings).all() and embeddings.shape == (3, 8)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({}, "expected inputs by stream, such as embed(image=[...]), found none"),
         ({"video": [1]}, "expected one embedding head for the stream 'video', found []"),
-        ({"image": ["nosuch.png"]}, "image[0]: expected a file that can be read, found "),
+        ({"image": ["nosuch.png"]}, "image[0], nosuch.png: expected a file, found none"),
         ({"image": [COLOURS[0], b"GIF"]}, "image[1]: "),
-        ({"text": ["a dog", " "]}, "text[1]: text[1]: expected text in 'text'"),
-        ({"head": "nosuch", "text": ["a"]}, "expected a head among ['image', 'text'], found 'nosuch'"),
+        ({"text": ["a dog", " "]}, "text[1]: expected text in 'text'"),
+        ({"text": "a dog"}, "text expects a list of inputs, found one str"),
+        ({"text": ["a dog", None]}, "text expects inputs, found None: set head=... for missing ones"),
+        ({"image": [os.devnull]}, "image[0], /dev/null: expected a file, found none"),
+        (
+            {"head": "nosuch", "text": ["a"]},
+            "expected an embedding head among ['image', 'text'], found 'nosuch'",
+        ),
         ({"head": "image", "text": ["a"]}, "the head 'image' reads ['image'], found inputs for ['text']"),
         ({"head": "image", "image": [1], "text": []}, "head='image' expects one entry for each example"),
     ],
