@@ -129,7 +129,7 @@ class Plan:
         }
 
 
-def simulate_devices(num_devices: int) -> list[jax.Device]:
+def simulate_devices(num_devices: int) -> list:
     """CPU devices to compile for. Call it before JAX starts a backend."""
     try:
         jax.config.update("jax_platforms", "cpu")

@@ -26,7 +26,8 @@ class TextEncoder(Encoder):
 
     vocab: int
     trunk: Trunk
-    num_token_types: int = dataclasses.field(default=2, kw_only=True)
+    _: dataclasses.KW_ONLY
+    num_token_types: int = 2
 
     def setup(self):
         width = self.trunk.width

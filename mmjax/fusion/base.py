@@ -35,8 +35,9 @@ class SingleResultFusion(Fusion):
       the stream `new_stream`.
     """
 
-    updated_stream: str | None = dataclasses.field(default=None, kw_only=True)
-    new_stream: str = dataclasses.field(default="fused", kw_only=True)
+    _: dataclasses.KW_ONLY
+    updated_stream: str | None = None
+    new_stream: str = "fused"
 
     @property
     def result_stream(self) -> str:

@@ -15,7 +15,8 @@ class Head(nn.Module):
     """
 
     stream: str
-    after: Literal["encoder", "fusion"] = dataclasses.field(default="encoder", kw_only=True)
+    _: dataclasses.KW_ONLY
+    after: Literal["encoder", "fusion"] = "encoder"
 
     def __call__(self, encoded: Encoded, table: Array | None = None) -> Any:
         """Returns the prediction: an array "B ...", or a dataclass of such arrays.

@@ -19,7 +19,8 @@ class Trunk(nn.Module):
 
     depth: int
     width: int
-    taps: tuple[int, ...] = dataclasses.field(default=(), kw_only=True)
+    _: dataclasses.KW_ONLY
+    taps: tuple[int, ...] = ()
 
     @property
     def is_causal(self) -> bool:

@@ -38,8 +38,9 @@ class Objective(nn.Module):
     view: how the objective sees the batch. weight: multiplies its loss in the sum of losses.
     """
 
-    view: View = dataclasses.field(default=Identity(), kw_only=True)
-    weight: float = dataclasses.field(default=1.0, kw_only=True)
+    _: dataclasses.KW_ONLY
+    view: View = Identity()
+    weight: float = 1.0
 
     def required_heads(self) -> tuple[str, ...]:
         """The names of the heads whose predictions it reads."""

@@ -30,9 +30,10 @@ class ContrastiveObjective(Objective):
     tile_size: the maximal number of rows and columns of the logits that a device holds (see `tiles.py`).
     """
 
-    streams: tuple[str, ...] | None = dataclasses.field(default=None, kw_only=True)
-    match_by: str | None = dataclasses.field(default=None, kw_only=True)
-    tile_size: int = dataclasses.field(default=TILE_SIZE, kw_only=True)
+    _: dataclasses.KW_ONLY
+    streams: tuple[str, ...] | None = None
+    match_by: str | None = None
+    tile_size: int = TILE_SIZE
 
     def target_streams(self):
         return (*(self.streams or self.required_heads()), *((self.match_by,) if self.match_by else ()))
