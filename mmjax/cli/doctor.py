@@ -231,7 +231,7 @@ def _check_peak_flops(info: SystemInfo) -> Iterator[Finding]:
         yield Finding(
             False,
             f"the peak FLOP/s of {info.device_kind!r} is unknown, so no MFU is logged",
-            "add the value from its data sheet to PEAK_FLOPS in mmjax/train/flops.py",
+            "add the value from its data sheet to PEAK_FLOPS in mmjax/training/flops.py",
         )
 
 

@@ -55,6 +55,7 @@ class Run:
     ):
         self.folder, self.experiment, self.session, self.state = folder, experiment, session, state
         self._predictor = session.predictor(state)
+        self._vocabularies_are_checked = False
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder.path)!r}, step={self.step})"
@@ -100,7 +101,14 @@ class Run:
         Raises:
           InputError: no such evaluation, field or head; the data do not fit or hold nothing to measure.
         """
+        self._check_vocabularies()
         return evals.measure(self._evaluation(evaluation, data, fields), self._predictor).metrics
+
+    def _check_vocabularies(self) -> None:
+        """Raises InputError if a vocabulary, trained anew on changed data, would give words other ids."""
+        if not self._vocabularies_are_checked:
+            self.folder.check_vocabularies(self.experiment.data.vocabularies())
+            self._vocabularies_are_checked = True
 
     def _evaluation(
         self, evaluation: str | evals.Eval, dataset: data.Dataset | str | Path | None, fields: dict[str, Any]
@@ -193,6 +201,8 @@ class Run:
         }
         if unknown := sorted(set(inputs) - set(transforms)):
             raise InputError(f"the head {head!r} reads {sorted(transforms)}, found inputs for {unknown}")
+        if any(isinstance(transforms[stream], data.TextTransform) for stream in inputs):
+            self._check_vocabularies()
         chunks = [np.zeros((0, module.dim), np.float32)]
         for batch, num_rows in raw_batches(transforms, inputs, batch_size):
             chunks.append(self.predict(batch, (head,))[head][:num_rows])
@@ -261,7 +271,6 @@ def evaluate_run(
     """
     run = open_run(run_dir, experiment)
     with run.folder as folder:
-        folder.check_vocabularies(run.experiment.data.vocabularies())
         changed, results = run.experiment, {}
         for assignment in overrides:
             if not assignment.startswith("evals."):

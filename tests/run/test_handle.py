@@ -1,6 +1,8 @@
 """The Python interface: `mmjax.load`, `mmjax.train`, `mmjax.open_run` and the Run that they return."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -88,6 +90,18 @@ def test_embed_decodes_paths_and_bytes_and_pads_batches(run, tmp_path):
 
 def test_embed_of_no_inputs_has_no_rows(run):
     assert run.embed(text=[]).shape == (0, 8)
+
+
+def test_words_of_another_vocabulary_are_refused(run, tmp_path):
+    """A vocabulary is trained anew when the run is opened: with other data, the same words have other ids."""
+    copy = shutil.copytree(run.folder.path, tmp_path / "copy")
+    digests = json.loads((copy / "vocabularies.json").read_text())
+    (copy / "vocabularies.json").write_text(json.dumps(dict.fromkeys(digests, "another")))
+    opened = mmjax.open_run(copy)
+    assert opened.embed(image=COLOURS).shape == (4, 8)  # reads no words
+    for use in (lambda: opened.embed(text=TEXTS), lambda: opened.evaluate("retrieval")):
+        with pytest.raises(InputError, match="expected the vocabularies that .* was trained with"):
+            use()
 
 
 def test_embed_takes_missing_modalities_with_a_head(run):
