@@ -1,8 +1,33 @@
 """Errors that end a run. The command line turns each into an exit code."""
 
 import contextlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+MAX_EXCERPT = 80  # characters of one value in a message
+MAX_REASON = 300  # characters of one reason, which may be a library's
+
+
+def excerpt(value: Any, limit: int = MAX_EXCERPT) -> str:
+    """The repr of a user's value for a message: one line of at most `limit` characters.
+
+    >>> excerpt("a" * 10, limit=6)
+    "'aaaaa..."
+    """
+    if isinstance(value, str | bytes):
+        value = value[: limit + 1]  # repr of 50 MB takes as much again
+    return one_line(repr(value), limit)
+
+
+def one_line(text: str, limit: int = MAX_REASON) -> str:
+    """A text for a message: control characters escaped, object addresses left out, cut to `limit` characters."""
+    text = re.sub(r" at 0x[0-9a-fA-F]+", "", text[: 4 * limit])
+    text = "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text
+    )
+    return text if len(text) <= limit else text[:limit] + "..."
 
 
 class InputError(Exception):

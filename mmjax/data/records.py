@@ -4,6 +4,8 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias, TypeVar
 
+from mmjax.errors import MAX_EXCERPT, one_line
+
 Record: TypeAlias = Mapping[str, Any]
 T = TypeVar("T")
 
@@ -16,6 +18,7 @@ class BadExample(Exception):
     """
 
     def __init__(self, key: str, reason: str):
+        key, reason = one_line(str(key), MAX_EXCERPT), one_line(reason)
         # Both arguments are in `args`, so that the exception can be pickled between processes.
         super().__init__(key, reason)
         self.key = key

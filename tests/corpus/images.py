@@ -1,0 +1,5 @@
+"""Images and video."""
+
+from corpus.case import Case
+
+CASES: tuple[Case, ...] = ()

@@ -1,0 +1,5 @@
+"""Labels, tags, boxes and several labels."""
+
+from corpus.case import Case
+
+CASES: tuple[Case, ...] = ()

@@ -1,0 +1,5 @@
+"""Texts: encodings, sizes, scripts."""
+
+from corpus.case import Case
+
+CASES: tuple[Case, ...] = ()
