@@ -5,7 +5,7 @@ import collections
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,39 @@ class Vocabulary(abc.ABC):
     """An opened tokenizer. Safe to call from several threads.
 
     size: number of token ids.
-    pad_id, cls_id, sep_id, mask_id, unk_id: ids of the special tokens [PAD], [CLS], [SEP], [MASK], [UNK].
+    special_ids: the ids of those of the special tokens "pad", "unk", "cls", "sep" and "mask" that it has.
     """
 
     size: int
-    pad_id: int
-    cls_id: int
-    sep_id: int
-    mask_id: int
-    unk_id: int
+    special_ids: Mapping[str, int]
+
+    @property
+    def pad_id(self) -> int:
+        """The id of [PAD]; like the properties below, it raises InputError if there is no such token."""
+        return self._special_id("pad")
+
+    @property
+    def unk_id(self) -> int:
+        return self._special_id("unk")
+
+    @property
+    def cls_id(self) -> int:
+        return self._special_id("cls")
+
+    @property
+    def sep_id(self) -> int:
+        return self._special_id("sep")
+
+    @property
+    def mask_id(self) -> int:
+        return self._special_id("mask")
+
+    def _special_id(self, name: str) -> int:
+        if name not in self.special_ids:
+            raise InputError(
+                f"expected a tokenizer with a special token {name!r}, found only {sorted(self.special_ids)}"
+            )
+        return self.special_ids[name]
 
     @abc.abstractmethod
     def encode(self, text: str) -> tuple[list[int], list[int]]:
@@ -180,7 +204,7 @@ class _TokenizerVocabulary(Vocabulary):
 
 
 class _WordPieces(_TokenizerVocabulary):
-    pad_id, unk_id, cls_id, sep_id, mask_id = PAD_ID, UNK_ID, CLS_ID, SEP_ID, MASK_ID
+    special_ids = {"pad": PAD_ID, "unk": UNK_ID, "cls": CLS_ID, "sep": SEP_ID, "mask": MASK_ID}
 
     def __init__(self, tokenizer: Any):
         self._tokenizer = tokenizer
@@ -223,27 +247,18 @@ def _load(spec: Pretrained) -> Vocabulary:
 
 class _PretrainedVocabulary(_TokenizerVocabulary):
     def __init__(self, tokenizer: Any, name: str):
-        self._tokenizer, self._name = tokenizer, name
+        self._tokenizer = tokenizer
         self.size = len(tokenizer)
-        self.cls_id = self._first_id("cls", "bos", "eos")
-        self.sep_id = self._first_id("sep", "eos")
-        self.pad_id = self._first_id("pad", "eos")
-
-    def _first_id(self, *kinds: str) -> int:
-        for kind in kinds:
-            if (number := getattr(self._tokenizer, f"{kind}_token_id")) is not None:
-                return number
-        raise InputError(
-            f"expected one of the special tokens {list(kinds)} in the tokenizer of {self._name}, found none"
-        )
-
-    @property
-    def mask_id(self) -> int:
-        return self._first_id("mask")
-
-    @property
-    def unk_id(self) -> int:
-        return self._first_id("unk")
+        substitutes = {"pad": ("eos",), "unk": (), "cls": ("bos", "eos"), "sep": ("eos",), "mask": ()}
+        self.special_ids = {}
+        for kind, others in substitutes.items():
+            ids = (getattr(tokenizer, f"{k}_token_id") for k in (kind, *others))
+            if (number := next((i for i in ids if i is not None), None)) is not None:
+                self.special_ids[kind] = number
+        for kind in ("pad", "cls", "sep"):
+            if kind not in self.special_ids:
+                expected = f"expected one of the special tokens {[kind, *substitutes[kind]]}"
+                raise InputError(f"{expected} in the tokenizer of {name}, found none")
 
     def encode(self, text: str) -> tuple[list[int], list[int]]:
         encoding = self._tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)

@@ -47,6 +47,7 @@ def bad_reason(transform, record) -> str:
 def test_special_ids_and_decoding():
     vocabulary = wordpiece().open()
     assert (vocabulary.pad_id, vocabulary.cls_id, vocabulary.sep_id, vocabulary.mask_id) == (0, 2, 3, 4)
+    assert vocabulary.special_ids == {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
     ids, words = vocabulary.encode("Bin  BLUE, café 日本")
     assert min(ids) >= 5 and max(ids) < vocabulary.size and words == [0, 1, 2, 3, 4, 5]
     assert vocabulary.decode([2, *ids, 3, 0]) == "bin blue , café 日 本"
@@ -196,6 +197,20 @@ def test_pretrained_reads_a_folder_and_checks_its_size(bert_folder):
     assert framed.tokens.tolist() == [2, 5, 6, 7, 3, 0]
     with pytest.raises(InputError, match="expected vocab_size=9, found 8 tokens in .*bert"):
         data.Pretrained(bert_folder, vocab_size=9).open()
+
+
+def test_special_ids_are_those_of_the_tokenizer_and_a_missing_one_is_refused(bert_folder, tmp_path):
+    vocabulary = data.Pretrained(bert_folder, vocab_size=8).open()
+    assert vocabulary.special_ids == {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({"a": 0, "<end>": 1}, unk_token="a"))
+    PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<end>").save_pretrained(tmp_path / "end")
+    vocabulary = data.Pretrained(str(tmp_path / "end"), vocab_size=2).open()
+    assert vocabulary.special_ids == {"pad": 1, "cls": 1, "sep": 1}
+    with pytest.raises(InputError, match=r"a special token 'mask', found only \['cls', 'pad', 'sep'\]"):
+        _ = vocabulary.mask_id
 
 
 def test_pretrained_refuses_a_missing_or_empty_folder(tmp_path):
