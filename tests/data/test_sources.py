@@ -285,6 +285,11 @@ class Tiny(tfds.core.GeneratorBasedBuilder):
 builder = Tiny(data_dir=sys.argv[1], file_format="array_record")
 builder.download_and_prepare()
 reader = data.Tfds(str(builder.data_dir), split="train[:2]").open()
+identity = reader.identity()
+[(file, size)] = identity["files"].items()
+assert file.startswith("tiny-train.array_record") and size > 100, identity
+assert identity["records"] == 2 and identity["split"] == "tiny/train[:2]", identity
+assert len(data.Tfds(str(builder.data_dir), split="all").open()) == 3
 texts = {data.lookup(reader[i], "text").decode() for i in range(len(reader))}
 assert len(texts) == len(reader) == 2 and reader[0]["__key__"] == "tiny/train[:2][0]", texts
 assert data.ImageTransform("image", (2, 2)).decode(reader[1])[0].shape == (2, 2, 3)
@@ -344,3 +349,38 @@ def test_shared_shards_have_the_number_of_samples_in_their_readme(shared_data, m
         len(data.ConsecutiveSentences(data.Jsonl(str(shared_data / "ud_ewt" / "val.jsonl"))).open())
         == 2001 - 318
     )
+
+
+def test_identity_names_files_without_folders_and_counts_records(make, tmp_path):
+    path = sample_tar(make)
+    size = os.path.getsize(path)
+    identity = data.WebDataset(path).open().identity()
+    assert identity == {"files": {"shard.tar": size}, "records": 2}
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    os.rename(path, moved / "shard.tar")
+    assert data.WebDataset(str(moved)).open().identity() == identity
+    both = data.WebDataset((str(moved), sample_tar(make))).open().identity()
+    assert both == {"files": {"shard.tar": size, "shard.tar (2)": size}, "records": 4}
+
+
+def test_identity_of_every_reader(make):
+    lines = data.Jsonl(make.jsonl([{"sentences": ["a", "b", "c"]}]))
+    assert lines.open().identity() == {"files": {"lines.jsonl": 31}, "records": 1}
+    pairs = data.ConsecutiveSentences(lines, text="").open().identity()
+    assert pairs == {"documents": lines.open().identity(), "records": 2}
+    np.savez(make.folder / "a.npz", x=np.arange(3))
+    assert data.Npz(str(make.folder / "a.npz")).open().identity()["files"].keys() == {"a.npz"}
+    arrays = {"image": np.zeros((3, 2, 2), np.uint8), "text": ["a", b"b", {"c": object()}]}
+    identity = data.Arrays(arrays).open().identity()
+    assert identity["records"] == 3 and identity["arrays"]["image"].startswith("uint8 (3, 2, 2) ")
+    assert json.loads(json.dumps(identity)) == data.Arrays(arrays).open().identity() == identity
+    other = arrays | {"image": arrays["image"] + np.uint8(1)}
+    assert data.Arrays(other).open().identity() != identity
+
+
+def test_identity_of_many_files_is_small(make):
+    for number in range(101):
+        make.tar({f"{number}.txt": b"x"}, f"{number}.tar")
+    identity = data.WebDataset(str(make.folder)).open().identity()
+    assert len(json.dumps(identity)) < 200 and identity["files"]["number"] == 101

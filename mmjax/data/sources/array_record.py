@@ -6,6 +6,7 @@ from typing import Any
 
 from mmjax.data.records import BadExample, Record
 from mmjax.data.sources.base import FileSource, Reader, threadsafe_cache
+from mmjax.data.sources.paths import FileStamp, identify
 from mmjax.errors import InputError
 
 
@@ -31,23 +32,28 @@ def pack(record: Mapping[str, Any]) -> bytes:
 
 
 @threadsafe_cache
-def _open(files: tuple[tuple[str, int, int], ...], field: str) -> Reader:
-    return _Entries([path for path, _, _ in files], field)
+def _open(files: tuple[FileStamp, ...], field: str) -> Reader:
+    return _Entries(files, field)
 
 
 class _Entries:
-    def __init__(self, files: list[str], field: str):
+    def __init__(self, stamps: tuple[FileStamp, ...], field: str):
         from array_record.python.array_record_data_source import ArrayRecordDataSource
 
+        files = [path for path, _, _ in stamps]
         try:
             self._entries = ArrayRecordDataSource(files)
             self._size = len(self._entries)
         except (RuntimeError, ValueError, IndexError) as error:
             raise InputError(f"expected ArrayRecord files, found {files}: {error}") from error
         self._name, self._field = files[0].rpartition("/")[2], field
+        self._stamps = stamps
 
     def __len__(self) -> int:
         return self._size
+
+    def identity(self) -> dict[str, Any]:
+        return identify(self._stamps, self._size)
 
     def __getitem__(self, index: int) -> Record:
         import msgpack

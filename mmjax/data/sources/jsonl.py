@@ -5,9 +5,11 @@ import json
 import os
 from array import array
 from pathlib import Path
+from typing import Any
 
 from mmjax.data.records import BadExample, Record
 from mmjax.data.sources.base import FileSource, Reader, threadsafe_cache
+from mmjax.data.sources.paths import FileStamp, identify
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,16 +24,16 @@ class Jsonl(FileSource):
 
 
 @threadsafe_cache
-def _open(files: tuple[tuple[str, int, int], ...]) -> Reader:
-    return _Lines([Path(path) for path, _, _ in files])
+def _open(files: tuple[FileStamp, ...]) -> Reader:
+    return _Lines(files)
 
 
 class _Lines:
-    def __init__(self, files: list[Path]):
-        self._files = files
+    def __init__(self, stamps: tuple[FileStamp, ...]):
+        self._stamps, self._files = stamps, [Path(path) for path, _, _ in stamps]
         # Four numbers per line: file index, line number from 1, offset, size. Flat, to save memory.
         self._index = array("q")
-        for file_index, file in enumerate(files):
+        for file_index, file in enumerate(self._files):
             offset = 0
             with file.open("rb") as lines:
                 for line_number, line in enumerate(lines, start=1):
@@ -41,6 +43,9 @@ class _Lines:
 
     def __len__(self) -> int:
         return len(self._index) // 4
+
+    def identity(self) -> dict[str, Any]:
+        return identify(self._stamps, len(self))
 
     def __getitem__(self, index: int) -> Record:
         file_index, line_number, offset, size = self._index[4 * index : 4 * index + 4]

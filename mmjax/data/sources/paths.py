@@ -1,10 +1,16 @@
 """File lookup by path, folder or glob."""
 
 import glob
+import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, TypeAlias
 
 from mmjax.errors import InputError
+
+FileStamp: TypeAlias = tuple[str, int, int]  # (path, size in bytes, modification time in ns)
+_MAX_NAMES = 100  # files whose names an identity lists
 
 
 def find_files(path: str | tuple[str, ...], suffix: str, hint: str = "") -> tuple[Path, ...]:
@@ -37,6 +43,25 @@ def find_files(path: str | tuple[str, ...], suffix: str, hint: str = "") -> tupl
     return tuple(files)
 
 
-def fingerprint(files: Sequence[Path]) -> tuple[tuple[str, int, int], ...]:
+def fingerprint(files: Sequence[Path]) -> tuple[FileStamp, ...]:
     """(path, size in bytes, modification time in ns) of each file, which change when the file does."""
     return tuple((str(f), (s := f.stat()).st_size, s.st_mtime_ns) for f in files)
+
+
+def identify(files: Sequence[FileStamp], num_records: int) -> dict[str, Any]:
+    """The identity of the records of these files: names without folders, sizes, and the number of records.
+
+    Many files are identified by their number, their bytes, and a digest of their names and sizes.
+    """
+    sizes: dict[str, int] = {}
+    for path, size, _ in files:
+        name, count = Path(path).name, 1
+        while name in sizes:  # files of one name from several folders
+            count += 1
+            name = f"{Path(path).name} ({count})"
+        sizes[name] = size
+    if len(sizes) <= _MAX_NAMES:
+        return {"files": sizes, "records": num_records}
+    digest = hashlib.sha256(json.dumps(list(sizes.items())).encode()).hexdigest()[:16]
+    summary = {"number": len(sizes), "bytes": sum(sizes.values()), "digest": digest}
+    return {"files": summary, "records": num_records}

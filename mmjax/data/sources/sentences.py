@@ -67,6 +67,9 @@ class _Pairs:
     def __len__(self) -> int:
         return int(self._starts[-1])
 
+    def identity(self) -> dict[str, Any]:
+        return {"documents": self._documents.identity(), "records": len(self)}
+
     def __getitem__(self, index: int) -> Record:
         if not 0 <= index < len(self):
             raise IndexError(index)

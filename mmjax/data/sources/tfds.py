@@ -6,6 +6,7 @@ from typing import Any
 
 from mmjax.data.records import Record
 from mmjax.data.sources.base import Reader, Source, threadsafe_cache
+from mmjax.data.sources.paths import FileStamp, fingerprint, identify
 from mmjax.errors import InputError
 
 
@@ -43,17 +44,22 @@ def _open(folder: str, split: str) -> Reader:
             f"expected one of the splits {sorted(builder.info.splits)} of {folder}, found {split!r}"
         )
     try:
-        return _Examples(f"{builder.info.name}/{split}", builder.as_data_source(split=split))
+        examples = builder.as_data_source(split=split)
+        shards = [Path(part.filename) for part in builder.info.splits[split].file_instructions]
+        return _Examples(f"{builder.info.name}/{split}", examples, fingerprint(shards))
     except (NotImplementedError, ValueError) as error:
         raise InputError(f"expected {folder} as ArrayRecord with the split {split!r}: {error}") from error
 
 
 class _Examples:
-    def __init__(self, name: str, examples: Any):
-        self._name, self._examples = name, examples
+    def __init__(self, name: str, examples: Any, stamps: tuple[FileStamp, ...]):
+        self._name, self._examples, self._stamps = name, examples, stamps
 
     def __len__(self) -> int:
         return len(self._examples)
+
+    def identity(self) -> dict[str, Any]:
+        return {"split": self._name} | identify(self._stamps, len(self))
 
     def __getitem__(self, index: int) -> Record:
         return {"__key__": f"{self._name}[{index}]"} | self._examples[index]

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 from mmjax.data.records import Record
 from mmjax.data.sources.base import FileSource, Reader, threadsafe_cache
+from mmjax.data.sources.paths import FileStamp, identify
 from mmjax.errors import InputError
 
 _Fields: TypeAlias = dict[str, tuple[int, int]]  # field -> (offset, size) in bytes
@@ -33,18 +34,21 @@ class WebDataset(FileSource):
 
 
 @threadsafe_cache
-def _open(files: tuple[tuple[str, int, int], ...]) -> Reader:
+def _open(files: tuple[FileStamp, ...]) -> Reader:
     return _Shards(
-        [(path, *sample) for path, size, mtime in files for sample in _index(Path(path), size, mtime)]
+        files, [(path, *sample) for path, size, mtime in files for sample in _index(Path(path), size, mtime)]
     )
 
 
 class _Shards:
-    def __init__(self, samples: list[tuple[str, str, _Fields]]):
-        self._samples = samples
+    def __init__(self, stamps: tuple[FileStamp, ...], samples: list[tuple[str, str, _Fields]]):
+        self._stamps, self._samples = stamps, samples
 
     def __len__(self) -> int:
         return len(self._samples)
+
+    def identity(self) -> dict[str, Any]:
+        return identify(self._stamps, len(self))
 
     def __getitem__(self, index: int) -> Record:
         return _Sample(*self._samples[index])
