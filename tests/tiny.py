@@ -195,7 +195,7 @@ class SharedPrograms:
         monkeypatch.setattr(loop.Session, "new_state", lambda session: self.new_state(session))
         monkeypatch.setattr(training, "jit_step", self.step)
         monkeypatch.setattr(steps, "train_flops", lambda *_: 1.0)
-        monkeypatch.setattr(loop.pictures, "loss_curves", lambda *_: None)
+        monkeypatch.setattr(loop.curves, "training_curves", lambda *_: None)
 
     def session(self, experiment: Experiment, devices: list | None = None) -> loop.Session:
         """Replaces Session.of."""

@@ -1,10 +1,9 @@
-"""Pictures of a run as PNG: loss curves, nearest neighbours, similarities, confusions, bars, boxes.
+"""Pictures of evaluations as PNG: nearest neighbours, similarities, confusions, bars, boxes.
 
 Every function draws on its own `Figure` and never uses pyplot, so that a notebook's figures stay untouched.
 """
 
 import functools
-import json
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmjax.errors import InputError
 from mmjax.evals.previews import Preview
 
 if TYPE_CHECKING:
@@ -197,49 +195,6 @@ def similarity_matrix(
     histogram.spines["left"].set_visible(False)
     histogram.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), fontsize=8.5)
     save_png(figure, path)
-
-
-@styled
-def loss_curves(metrics_file: Path, path: Path) -> None:
-    """Draws the total loss and each objective's loss in `metrics.jsonl` by step, with a running mean."""
-    lines = Path(metrics_file).read_text().splitlines()
-    rows = [json.loads(line) for line in lines if line.strip()]
-    logged = {name for row in rows for name, value in row.items() if value is not None}
-    names = sorted(name for name in logged if name == "loss" or name.startswith("loss/"))
-    if not names:
-        raise InputError(f"{metrics_file}: no logged step has a loss to draw: train at least one logged step")
-    num_columns = min(3, len(names))
-    num_rows = -(-len(names) // num_columns)
-    last = max(row["step"] for row in rows)
-    figure = new_figure(
-        4.1 * num_columns, 2.7 * num_rows + 0.8, "Training loss", f"{last:,} steps; pale: as logged"
-    )
-    for n, axes in enumerate(figure.subplots(num_rows, num_columns, squeeze=False).flat):
-        if n >= len(names):
-            axes.set_axis_off()
-            continue
-        points = [(row["step"], row[names[n]]) for row in rows if row.get(names[n]) is not None]
-        steps, values = np.asarray(points, np.float64).T
-        smooth, colour = _running_mean(values), INK if n == 0 else COLOURS[(n - 1) % len(COLOURS)]
-        axes.plot(steps, values, color=colour, alpha=0.25, linewidth=1)
-        axes.plot(steps, smooth, color=colour, linewidth=2)
-        axes.plot(steps[-1], smooth[-1], "o", color=colour, markersize=4)
-        axes.set_title("all objectives, weighted" if names[n] == "loss" else names[n].removeprefix("loss/"))
-        axes.set_title(f"{smooth[-1]:.3g}", loc="right", color=colour)
-        axes.grid(axis="y", color=GRID, linewidth=0.8)
-        axes.set_axisbelow(True)
-        if n >= len(names) - num_columns:
-            axes.set_xlabel("step")
-    save_png(figure, path)
-
-
-def _running_mean(values: np.ndarray) -> np.ndarray:
-    """Over a centred window of a twentieth of the run, which is cut off at both ends."""
-    half = max(1, len(values) // 40)
-    sums = np.concatenate([[0], np.cumsum(values)])
-    low = np.maximum(0, np.arange(len(values)) - half)
-    high = np.minimum(len(values), np.arange(len(values)) + half + 1)
-    return (sums[high] - sums[low]) / (high - low)
 
 
 @styled

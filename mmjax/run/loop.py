@@ -11,7 +11,7 @@ from mmjax.checkpoint.manager import Checkpoints
 from mmjax.checkpoint.retention import RetentionPolicy
 from mmjax.cluster import processes
 from mmjax.errors import InputError, NonFiniteError
-from mmjax.evals import pictures
+from mmjax.evals import curves
 from mmjax.evals.conflict_map import conflict_map, conflict_rows
 from mmjax.experiment import Experiment, to_text
 from mmjax.experiment.validation import best_metric
@@ -253,8 +253,8 @@ def open_data(experiment: Experiment) -> None:
 
 
 def draw_curves(folder: RunFolder) -> None:
-    """Draws the loss curves, and the conflicts between objectives where they were measured."""
+    """Draws the curves of the run, and the conflicts between objectives where they were measured."""
+    curves.training_curves(folder.pictures / "curves.png", folder.metrics(), folder.evals())
     metrics = folder.path / METRICS
-    pictures.loss_curves(metrics, folder.pictures / "loss_curves.png")
     if conflict_rows(metrics):
         conflict_map(metrics, folder.pictures / "conflicts.png")

@@ -52,7 +52,7 @@ def test_train_writes_the_documented_files(trained):
     assert (run_dir / "experiment.txt").read_text().startswith("Experiment(")
     assert sorted(p.name for p in (run_dir / "checkpoints").iterdir() if p.name.isdecimal()) == ["2", "4"]
     assert list((run_dir / "tensorboard").glob("events*"))
-    assert (run_dir / "pictures" / "loss_curves.png").stat().st_size > 1000
+    assert (run_dir / "pictures" / "curves.png").stat().st_size > 1000
 
 
 def test_another_experiment_in_its_folder_is_refused(trained, capsys):

@@ -53,7 +53,7 @@ def test_two_processes_train_evaluate_and_save_as_one_process(single, pair):
         steps = sorted(int(p.name) for p in (folder / "checkpoints").iterdir() if p.name.isdecimal())
         assert steps == [3, 4, 6, 8]
     written = {str(p.relative_to(pair)) for p in pair.rglob("*.*") if "checkpoints" not in p.parts}
-    assert {"metrics.jsonl", "evals.jsonl", "pictures/loss_curves.png"} <= written
+    assert {"metrics.jsonl", "evals.jsonl", "pictures/curves.png"} <= written
     assert len([name for name in written if "tfevents" in name]) == 1  # only process 0 writes
 
 

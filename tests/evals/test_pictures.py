@@ -1,13 +1,11 @@
 """Every picture is drawn without a warning, also with few examples; raw features equal plain loops."""
 
-import json
-
 import numpy as np
 import pytest
 from fakes import NAMES, RandomEmbedder, dataset
 
 from mmjax.errors import InputError
-from mmjax.evals import MaskedWords, Retrieval, ZeroShot, features, pictures
+from mmjax.evals import MaskedWords, Retrieval, ZeroShot, curves, features, pictures
 from mmjax.evals.previews import Preview
 
 
@@ -47,16 +45,41 @@ def test_confusion_and_bars(tmp_path):
     assert_png(tmp_path / "bars.png")
 
 
-def test_loss_curves(tmp_path):
-    rows = [{"step": step, "loss": 3 / step, "loss/a": 2 / step, "loss/b": 1 / step} for step in range(1, 30)]
-    rows.append({"step": 30, "examples_per_second": 7.0})
-    log = tmp_path / "metrics.jsonl"
-    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    pictures.loss_curves(log, tmp_path / "loss.png")
-    assert_png(tmp_path / "loss.png")
-    log.write_text("")
+def test_training_curves(tmp_path, monkeypatch):
+    rows = [{"step": step, "loss": 3 / step, "loss/a": 2 / step, "loss/b": None} for step in range(1, 30)]
+    rows[-1]["loss/b"] = 0.25
+    rows = [row | {"learning_rate": 1e-3 * row["step"]} for row in rows]
+    rows.append({"step": 30, "examples_per_second": 7.0, "loss": 0.5})
+    evaluations = [
+        {
+            "step": step,
+            "eval": "pairs",
+            "a->b/R@1": 0.1 * step,
+            "a->b/R@1/low": 0.1,
+            "b->a/R@1": 0.2,
+            "rank": 90,
+        }
+        for step in (1, 2)
+    ]
+    evaluations.append({"step": 2, "eval": "only at the end", "accuracy": 0.5})
+    figures = []
+    monkeypatch.setattr(curves, "save_png", lambda figure, path: figures.append(figure))
+    curves.training_curves(tmp_path / "curves.png", rows, evaluations)
+    shown = {axes.get_title("left"): axes for axes in figures[0].axes if axes.axison}
+    assert list(shown) == ["all objectives", "a", "b", "learning rate", "evaluation pairs"]
+    headlines = [axes.get_title("right") for axes in shown.values()]
+    assert headlines == ["0.5", "0.069", "0.25", "peak 0.029", ""], (
+        "the last logged value, not the smoothed one"
+    )
+    assert all(axes.get_ylabel() for axes in shown.values())
+    lines = {line.get_label(): line.get_ydata().tolist() for line in shown["evaluation pairs"].lines}
+    assert lines == {"a->b/R@1": [0.1, 0.2], "b->a/R@1": [0.2, 0.2]}
+
+    monkeypatch.undo()
+    curves.training_curves(tmp_path / "curves.png", rows, evaluations)
+    assert_png(tmp_path / "curves.png")
     with pytest.raises(InputError, match="no logged step has a loss"):
-        pictures.loss_curves(log, tmp_path / "loss.png")
+        curves.training_curves(tmp_path / "curves.png", [])
 
 
 def test_captions_in_any_script_and_with_dollar_signs(tmp_path):

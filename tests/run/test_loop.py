@@ -73,7 +73,7 @@ def test_evaluations_run_at_multiples_of_every_and_at_the_end(trained):
 
 def test_pictures_are_large_and_not_blank(trained):
     pictures = sorted((trained / "pictures").iterdir())
-    assert {"loss_curves.png", "retrieval_image_to_text.png"} <= {picture.name for picture in pictures}
+    assert {"curves.png", "retrieval_image_to_text.png"} <= {picture.name for picture in pictures}
     for picture in pictures:
         with Image.open(picture) as image:
             pixels = np.asarray(image.convert("L"))

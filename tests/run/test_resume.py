@@ -48,7 +48,7 @@ def test_sigterm_at_any_step_then_resume_ends_bitwise_the_same(tmp_path, monkeyp
     monkeypatch.setattr(loop.Session, "predictor", lambda _, state: set_params(predictor, state))
     monkeypatch.setattr(training, "jit_step", lambda *_, **__: step)
     monkeypatch.setattr(loop.RunFolder, "write_pictures", lambda *_: [])
-    monkeypatch.setattr(loop.pictures, "loss_curves", lambda *_: None)
+    monkeypatch.setattr(loop.curves, "training_curves", lambda *_: None)
     results = loop.run(experiment, tmp_path / "uninterrupted")
 
     taken_steps = []
