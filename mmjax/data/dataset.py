@@ -1,15 +1,24 @@
 """A dataset: a source, and the transforms of its records."""
 
+import contextlib
 import dataclasses
+import functools
+import logging
+import traceback
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from mmjax.batch import Stream
 from mmjax.data.augment import joint
+from mmjax.data.collate import describe_mismatch
 from mmjax.data.records import BadExample, MissingField
 from mmjax.data.sources.base import Reader, Source, replace_path, threadsafe_cache
 from mmjax.data.transform import Transform
+from mmjax.errors import InputError, Interrupted, one_line
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +63,7 @@ def _open(
 
 @dataclasses.dataclass(frozen=True)
 class _Decoded:
+    key: str
     values: dict[str, Any]  # {stream: what its transform decoded}
     forbidden: dict[str, frozenset[str]]  # {stream: changes that the rules forbid for this record}
 
@@ -83,15 +93,21 @@ class Examples:
             BadExample: the record cannot be used.
         """
         decoded = self._decoded(index)
-        if rng is None:
-            return {name: self._streams[name].augment(value, None) for name, value in decoded.values.items()}
-        shared_draws = joint.shared_generators(self._rules, rng)
-        return {
-            name: self._transform(name, decoded.forbidden.get(name)).augment(
-                value, shared_draws.get(name, rng)
-            )
-            for name, value in decoded.values.items()
-        }
+        shared_draws = {} if rng is None else joint.shared_generators(self._rules, rng)
+        example: dict[str, Stream] = {}
+        for name, value in decoded.values.items():
+            transform = self._streams[name]
+            if rng is not None:
+                transform = self._transform(name, decoded.forbidden.get(name))
+            with _as_bad_example(decoded.key, f"augment of the stream {name!r}"):
+                example[name] = transform.augment(value, shared_draws.get(name, rng))
+            if mismatch := describe_mismatch(example[name], self._empty[name]):
+                raise BadExample(decoded.key, f"the stream {name!r}: {mismatch}")
+        return example
+
+    @functools.cached_property
+    def _empty(self) -> dict[str, Stream]:
+        return {name: transform.empty() for name, transform in self._streams.items()}
 
     def _transform(self, name: str, forbidden: frozenset[str] | None) -> Transform:
         if not forbidden:
@@ -116,11 +132,53 @@ class Examples:
 
     def _decode(self, index: int) -> _Decoded:
         record = self._reader[index]
+        key = str(record["__key__"])
         decoded: dict[str, Any] = {}
         for name, transform in self._streams.items():
             try:
-                decoded[name] = transform.decode(record)
+                with _as_bad_example(key, f"decode of the stream {name!r}"):
+                    decoded[name] = transform.decode(record)
             except MissingField:
                 if not transform.optional:
                     raise
-        return _Decoded(decoded, joint.forbidden_changes(self._rules, self._streams, record, decoded))
+        with _as_bad_example(key, "the rules of the dataset"):
+            forbidden = joint.forbidden_changes(self._rules, self._streams, record, decoded)
+        return _Decoded(key, decoded, forbidden)
+
+
+_logged: set[tuple[type, str, int]] = set()  # (type, file, line) of the unexpected errors that were logged
+
+
+@contextlib.contextmanager
+def _as_bad_example(key: str, work: str) -> Iterator[None]:
+    """Turns any error of one record into a BadExample: decoders raise too many kinds of errors to list them.
+
+    The first unexpected error of each type and line is logged with its traceback, which shows a programming
+    error of a transform.
+
+    Args:
+        key: of the record.
+        work: what is being done, for the message.
+    """
+    try:
+        yield
+    except (BadExample, InputError, Interrupted):
+        raise
+    except BaseException as error:
+        # Rust libraries, such as tokenizers, raise their panics as a BaseException that cannot be imported.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        _log_once(key, work, error)
+        raise BadExample(key, f"{work} raised {type(error).__name__}: {error}") from error
+
+
+def _log_once(key: str, work: str, error: BaseException) -> None:
+    frames = traceback.extract_tb(error.__traceback__)
+    kind = (type(error), frames[-1].filename, frames[-1].lineno or 0)
+    if kind in _logged:
+        return
+    _logged.add(kind)
+    _LOG.warning(
+        "%s raised %s for the record %s, which is skipped. Later errors of this line are only counted:\n%s",
+        work, one_line(f"{type(error).__name__}: {error}"), one_line(key), "".join(frames.format()),
+    )  # fmt: skip
