@@ -112,6 +112,15 @@ class TextTransform(Transform):
         """All texts of the record, one per line, whichever of them `choose` takes. Raises BadExample."""
         return "\n".join(read_each_path(record, self.field, self._text))
 
+    def reference_text(self, record: Record) -> str:
+        """The record's own text that evaluation takes, neither tokenized nor truncated. Raises BadExample."""
+        read = _joined_words if self.pretokenized else self._text
+        return next(read_each_path(record, self.field, read))
+
     def empty(self) -> Text:
         zeros = np.zeros(self.length, np.int32)
         return Text(zeros, np.zeros(self.length, bool), zeros, zeros - 1)
+
+
+def _joined_words(record: Record, path: str) -> str:
+    return " ".join(lookup_words(record, path))
