@@ -9,9 +9,12 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 
 CHECKSUM_FILE = "sha256.json"
+UNFINISHED = ".orbax-checkpoint-tmp"  # in the names of folders of saves that are in progress or interrupted
+ORBAX_FILES = ("_METADATA", "_sharding", "manifest.ocdbt", "metadata")  # at the top of an item
 ITEMS = ("state", "about")  # Orbax completes its own notes beside them later, so those have no checksums
 
 
@@ -35,8 +38,11 @@ def write_checksums(folder: Path) -> None:
 
 def find_fault(folder: Path, *, verify: bool = True) -> str | None:
     """How a committed step is damaged, or None. With `verify` off, only missing files are noticed."""
+    file = folder / CHECKSUM_FILE
+    if file.exists() and not file.is_file():
+        return f"{CHECKSUM_FILE} is no regular file"
     try:
-        expected = json.loads((folder / CHECKSUM_FILE).read_text("utf-8"))
+        expected = json.loads(file.read_text("utf-8"))
         if not isinstance(expected, dict) or not expected:
             return "its list of checksums is empty"
         found = compute_checksums(folder) if verify else dict.fromkeys(_list_files(folder))
@@ -48,14 +54,25 @@ def find_fault(folder: Path, *, verify: bool = True) -> str | None:
     missing = sorted(expected.keys() - found.keys())
     if missing:
         return f"missing: {_abbreviate(missing)}"
-    changed = sorted(name for name in found if verify and found[name] != expected.get(name))
-    return f"changed: {_abbreviate(changed)}" if changed else None
+    if not verify:
+        return None
+    changed = sorted(name for name in expected if found[name] != expected[name])
+    if changed:
+        return f"changed: {_abbreviate(changed)}"
+    unknown = sorted(name for name in found.keys() - expected.keys() if _is_read(name))
+    return f"without a checksum: {_abbreviate(unknown)}" if unknown else None
+
+
+def _is_read(name: str) -> bool:
+    """Whether Orbax may read a file: not the files that a file manager or a user put beside Orbax's own."""
+    _, *folders, file = name.split("/")
+    return (bool(folders) or file in ORBAX_FILES) and not file.startswith(".")
 
 
 def list_checkpoints(folder: Path, *, verify: bool) -> list[CheckpointInfo]:
     """The committed steps in a run's `checkpoints` folder, oldest first. A run may be training in it."""
     checkpoints = []
-    for path in sorted(_step_folders(folder), key=lambda path: int(path.name)):
+    for path in _step_folders(folder):
         try:
             num_bytes = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
             fault = find_fault(path, verify=verify)
@@ -69,7 +86,7 @@ def list_checkpoints(folder: Path, *, verify: bool) -> list[CheckpointInfo]:
 
 def list_unfinished(folder: Path) -> list[str]:
     """Folder names of saves in progress or interrupted. The next start of training deletes the latter."""
-    return sorted(path.name for path in _subfolders(folder) if not path.name.isdecimal())
+    return sorted(path.name for path in _subfolders(folder) if UNFINISHED in path.name)
 
 
 def compute_checksums(folder: Path) -> dict[str, str]:
@@ -88,7 +105,9 @@ def _sha256(file: Path) -> str:
 
 
 def _step_folders(folder: Path) -> list[Path]:
-    return [path for path in _subfolders(folder) if path.name.isdecimal()]
+    """The folders of committed steps, oldest first. Others, such as "007" and "4 copy", are not Orbax's."""
+    folders = [path for path in _subfolders(folder) if re.fullmatch("0|[1-9][0-9]{0,17}", path.name)]
+    return sorted(folders, key=lambda path: int(path.name))
 
 
 def _subfolders(folder: Path) -> list[Path]:

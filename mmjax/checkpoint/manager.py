@@ -18,6 +18,8 @@ import orbax.checkpoint as ocp
 
 from mmjax.checkpoint import checksums
 from mmjax.checkpoint.checksums import CHECKSUM_FILE
+from mmjax.checkpoint.paths import plain_path
+from mmjax.checkpoint.readback import Expected, find_fault
 from mmjax.checkpoint.retention import RetentionPolicy
 from mmjax.cluster import processes
 from mmjax.errors import InputError
@@ -34,20 +36,24 @@ class Checkpoints:
     experiment: str = ""  # the experiment's text, saved beside the state
     read_only: bool = False  # restores only; creates and deletes nothing
     _last_step: int | None = dataclasses.field(default=None, init=False, repr=False)  # last saved or restored
+    _expected: Expected | None = dataclasses.field(default=None, init=False, repr=False)  # being saved
 
     def __post_init__(self) -> None:
-        self.folder = Path(self.folder).resolve()  # Orbax requires absolute paths
-        if self.read_only:
-            options = ocp.CheckpointManagerOptions(read_only=True)
+        self.folder = Path(self.folder).resolve()
+        if self.read_only:  # not Orbax's `read_only`, with which it logs a warning each time
+            options = ocp.CheckpointManagerOptions(create=False, enable_async_checkpointing=False)
         else:
+            self.folder.mkdir(parents=True, exist_ok=True)
             options = ocp.CheckpointManagerOptions(
-                preservation_policy=_PreservationPolicy(self.retention),
+                preservation_policy=_PreservationPolicy(self.retention, self.folder),
                 cleanup_tmp_directories=True,  # the remains of interrupted saves
-                async_options=ocp.AsyncOptions(post_finalization_callback=self._write_checksums),
+                async_options=ocp.AsyncOptions(post_finalization_callback=self._finish_step),
             )
         handlers = {"state": ocp.StandardCheckpointHandler(), "about": ocp.JsonCheckpointHandler()}
-        with jax.transfer_guard("allow"):
-            self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
+        with contextlib.ExitStack() as on_failure, jax.transfer_guard("allow"):
+            self._path = on_failure.enter_context(plain_path(self.folder))
+            self._manager = ocp.CheckpointManager(self._path, options=options, item_handlers=handlers)
+            self._close_path = on_failure.pop_all().close
 
     def steps(self) -> list[int]:
         """The committed steps, oldest first, damaged ones included."""
@@ -67,20 +73,30 @@ class Checkpoints:
         return True
 
     def _save(self, step: int, state: Any) -> None:
+        self._manager.wait_until_finished()  # Orbax would too, and the save before it is checked by then
         for stale in [s for s in self.steps() if s >= step]:
-            self._manager.wait_until_finished()
             log.warning("deleting checkpoint %d: training resumes from an earlier step", stale)
-            self._manager.delete(stale)
+            self._delete(stale)
         about = {"step": step, "data_position": step, "experiment": self.experiment}
-        items = ocp.args.Composite(
-            state=ocp.args.StandardSave(_array_fields(state)), about=ocp.args.JsonSave(about)
-        )
+        arrays = _array_fields(state)
+        items = ocp.args.Composite(state=ocp.args.StandardSave(arrays), about=ocp.args.JsonSave(about))
         with jax.transfer_guard("allow"):  # the training loop disallows transfers, but this one is intended
+            self._expected = Expected.of(step, arrays)
             saved = self._manager.save(step, args=items, force=True)
         if not saved:
             raise RuntimeError(
                 f"expected Orbax to save step {step}, but it declined; committed steps: {self.steps()}"
             )
+
+    def _delete(self, step: int) -> None:
+        path = self.folder / str(step)
+        if not path.is_symlink():
+            self._manager.delete(step)
+            return
+        if jax.process_index() == 0:  # the files that the link names may be another step's
+            path.unlink()
+        processes.broadcast_from_process_zero(lambda: None)  # the others wait for it
+        self._manager.reload()
 
     def restore(self, abstract: Any, step: int | None = None, *, max_step: int | None = None) -> Any | None:
         """Restores `step`, or the newest undamaged step; None if there is no checkpoint.
@@ -105,8 +121,11 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits as `wait` does, and stops Orbax's threads."""
-        with self._explaining_write_errors():
-            self._manager.close()
+        try:
+            with self._explaining_write_errors():
+                self._manager.close()
+        finally:
+            self._close_path()
 
     @contextlib.contextmanager
     def _explaining_write_errors(self) -> Iterator[None]:
@@ -114,9 +133,14 @@ class Checkpoints:
             yield
         except jax.errors.JaxRuntimeError:  # another process died during the save
             raise
+        except InputError:  # what was written does not open as what was saved
+            self._last_step = None
+            raise
         except Exception as error:  # a full or broken disk: Orbax and TensorStore raise many types
             self._last_step = None
-            reason = f"{type(error).__name__}: {str(error).strip()}"
+            reason = f"{type(error).__name__}: {str(error).strip()}".replace(
+                str(self._path), str(self.folder)
+            )
             raise InputError(
                 f"expected to save in {self.folder}, found that it cannot be written: {reason[-400:]}. "
                 "Earlier checkpoints are intact: free disk space, then run the same command to resume"
@@ -133,9 +157,11 @@ class Checkpoints:
             )
         faults = []
         for candidate in reversed(steps) if step is None else [step]:
-            path = self.folder / str(candidate)
+            path = self._path / str(candidate)
             # Process 0 verifies the files for all: every process reads the same disk.
-            fault = processes.broadcast_from_process_zero(lambda path=path: checksums.find_fault(path))
+            fault = processes.broadcast_from_process_zero(
+                lambda path=path, step=candidate: checksums.find_fault(path) or find_fault(path, step)
+            )
             if fault is None:
                 restored = self._read_undamaged(candidate, read)
                 self._last_step = candidate  # saving this step again would first delete it
@@ -183,15 +209,32 @@ class Checkpoints:
         abstract = jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=device), shapes)
         return jax.tree.map(np.asarray, self._read(step, abstract))
 
-    def _write_checksums(self) -> None:
-        """Called in Orbax's thread, when a step's files are complete and its folder is not yet renamed."""
+    def _finish_step(self) -> None:
+        """Checks what was written, and writes its checksums, before Orbax commits the step.
+
+        Called in Orbax's thread, when a step's files are complete and its folder is not yet renamed. An
+        InputError ends the save before older checkpoints are deleted.
+
+        Raises:
+          InputError: the files do not open as what was saved.
+        """
         if jax.process_index() != 0:
             return
-        for folder in self.folder.iterdir():
+        for folder in self._path.iterdir():
             # A committed step without checksums is damaged: checksums written now would hide the damage.
             committed = folder.name.isdecimal()
-            if not committed and (folder / "state").is_dir() and not (folder / CHECKSUM_FILE).exists():
-                checksums.write_checksums(folder)
+            if committed or not (folder / "state").is_dir() or (folder / CHECKSUM_FILE).exists():
+                continue
+            expected = self._expected
+            if expected is None:
+                raise RuntimeError(f"expected no save in progress, found {folder.name}")
+            if fault := find_fault(folder, expected.step, expected):
+                raise InputError(
+                    f"expected to save step {expected.step} in {self.folder}, found that what was written "
+                    f"does not read back: {fault}. Earlier checkpoints are intact: check the disk, then run the "
+                    "same command to resume"
+                )
+            checksums.write_checksums(folder)
 
 
 def _array_fields(state: Any) -> Any:
@@ -207,7 +250,10 @@ class _PreservationPolicy:
     """Adapts a function of steps to Orbax's PreservationPolicy protocol."""
 
     retention: Callable[[Iterable[int]], set[int]]
+    folder: Path
 
     def should_preserve(self, checkpoints: Any, *, context: Any) -> list[bool]:
-        kept = self.retention([info.step for info in checkpoints])
+        # A user's link to another folder neither counts nor is deleted: its files are not this run's.
+        links = {info.step for info in checkpoints if (self.folder / str(info.step)).is_symlink()}
+        kept = links | self.retention([info.step for info in checkpoints if info.step not in links])
         return [info.step in kept for info in checkpoints]

@@ -34,7 +34,9 @@ def make_parser() -> argparse.ArgumentParser:
 
     verb = verbs.add_parser("checkpoints", help="list a run's checkpoints: step, size, health")
     verb.add_argument("run_dir", metavar="RUN_DIR", type=Path)
-    verb.add_argument("--verify", action="store_true", help="read every file and compare its sha256")
+    verb.add_argument(
+        "--verify", action="store_true", help="compare the sha256 of every file, and open every array"
+    )
     _add_json(verb)
 
     _add_plan(

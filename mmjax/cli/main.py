@@ -172,7 +172,12 @@ def checkpoints(arguments: argparse.Namespace) -> None:
     from mmjax.run.folder import RunFolder
 
     folder = RunFolder(arguments.run_dir).checkpoints
-    entries = checksums.list_checkpoints(folder, verify=arguments.verify)
+    if arguments.verify:
+        from mmjax.checkpoint.readback import list_verified
+
+        entries = list_verified(folder)
+    else:
+        entries = checksums.list_checkpoints(folder, verify=False)
     unfinished = checksums.list_unfinished(folder)
     if arguments.json:
         rows = [dataclasses.asdict(entry) for entry in entries]

@@ -1,5 +1,6 @@
 """Damaged checkpoints are detected without JAX, and `mmjax checkpoints` lists every kind of damage."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -7,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mmjax.checkpoint import checksums
@@ -17,6 +19,7 @@ from mmjax.checkpoint.checksums import (
     list_unfinished,
     write_checksums,
 )  # fmt: skip
+from mmjax.checkpoint.manager import Checkpoints
 from mmjax.cli.main import main
 
 
@@ -64,7 +67,7 @@ def overwrite_checksums(content: bytes):
 DAMAGE = {
     "flipped": (flip, "changed: state/d/data", True),
     "truncated": (lambda path: os.truncate(path / "state/d/data", 7), "changed: state/d/data", True),
-    "added": (lambda path: (path / "state/d/more").touch(), "changed: state/d/more", True),
+    "added": (lambda path: (path / "state/d/more").touch(), "without a checksum: state/d/more", True),
     "file missing": (lambda path: (path / "state/manifest").unlink(), "missing: state/manifest", False),
     "item missing": (
         lambda path: shutil.rmtree(path / "state"), "missing: state/d/data, state/manifest", False,
@@ -113,38 +116,94 @@ def test_a_checkpoint_deleted_during_the_listing_is_left_out(run_dir, monkeypatc
     assert [info.step for info in list_checkpoints(run_dir / "checkpoints", verify=True)] == [10]
 
 
-def test_listing_shows_each_checkpoint_and_unfinished_saves(run_dir, capsys):
-    assert main(["checkpoints", str(run_dir)]) == 0
+@pytest.fixture
+def saved(tmp_path) -> Path:
+    """A run with real checkpoints of steps 2 and 10."""
+    (tmp_path / "experiment.txt").write_text("Experiment()")
+    with contextlib.closing(Checkpoints(tmp_path / "checkpoints")) as checkpoints:
+        for step in (2, 10):
+            checkpoints.save(step, {"step": np.int32(step), "params": {"x": np.arange(6.0)}})
+    return tmp_path
+
+
+def largest_file(folder: Path) -> Path:
+    return max((f for f in (folder / "state").rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)
+
+
+def test_listing_shows_each_checkpoint_and_unfinished_saves(saved, capsys):
+    (saved / "checkpoints" / "12.orbax-checkpoint-tmp").mkdir()
+    (saved / "checkpoints" / "10 copy").mkdir()
+    assert main(["checkpoints", str(saved)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["step", "2", "10", "unfinished:"]
     assert all(line.endswith("complete (--verify reads the files)") for line in lines[1:3])
-    assert main(["checkpoints", str(run_dir), "--verify"]) == 0
+    assert main(["checkpoints", str(saved), "--verify"]) == 0
     assert capsys.readouterr().out.count("verified") == 2
 
 
-def test_listing_of_damage_names_the_step_that_training_would_resume_from(run_dir, capsys):
-    flip(run_dir / "checkpoints" / "10")
-    assert main(["checkpoints", str(run_dir)]) == 0
+def test_listing_of_a_run_without_checkpoints_is_one_line(tmp_path, capsys):
+    (tmp_path / "experiment.txt").write_text("Experiment()")
+    for options in ([], ["--verify"]):
+        assert main(["checkpoints", str(tmp_path), *options]) == 0
+        assert capsys.readouterr().out == "no checkpoints yet\n"
+
+
+def test_listing_of_damage_names_the_step_that_training_would_resume_from(saved, capsys):
+    file = largest_file(saved / "checkpoints" / "10")
+    os.truncate(file, 7)
+    assert main(["checkpoints", str(saved)]) == 0
     capsys.readouterr()
-    assert main(["checkpoints", str(run_dir), "--verify"]) == 2
+    assert main(["checkpoints", str(saved), "--verify"]) == 2
     captured = capsys.readouterr()
-    assert "DAMAGED: changed: state/d/data" in captured.out
+    assert f"DAMAGED: changed: {file.relative_to(saved / 'checkpoints' / '10')}" in captured.out
     assert "found damage in step 10: training and eval would use step 2" in captured.err
-    empty(run_dir / "checkpoints" / "2")
-    assert main(["checkpoints", str(run_dir), "--verify"]) == 2
+    empty(saved / "checkpoints" / "2")
+    assert main(["checkpoints", str(saved), "--verify"]) == 2
     assert "found damage in step 2, 10: no other is left" in capsys.readouterr().err
 
 
-def test_listing_as_json(run_dir, capsys):
-    flip(run_dir / "checkpoints" / "10")
-    assert main(["checkpoints", str(run_dir), "--verify", "--json"]) == 2
+def test_listing_as_json(saved, capsys):
+    os.truncate(largest_file(saved / "checkpoints" / "10"), 7)
+    assert main(["checkpoints", str(saved), "--verify", "--json"]) == 2
     printed = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert printed["verified"] is True and printed["unfinished"] == ["12.orbax-checkpoint-tmp"]
-    assert [(c["step"], c["fault"]) for c in printed["checkpoints"]] == [
-        (2, None),
-        (10, "changed: state/d/data"),
-    ]
+    assert printed["verified"] is True and printed["unfinished"] == []
+    assert [c["step"] for c in printed["checkpoints"]] == [2, 10]
+    assert printed["checkpoints"][0]["fault"] is None
+    assert printed["checkpoints"][1]["fault"].startswith("changed: state/")
     assert printed["checkpoints"][0]["num_bytes"] > 200 and printed["checkpoints"][0]["saved"] > 1e9
+
+
+def test_verified_means_opened(saved, capsys):
+    """The checksums of files that were never complete are right, too."""
+    step = saved / "checkpoints" / "10"
+    largest_file(step).unlink()
+    write_checksums(step)
+    assert main(["checkpoints", str(saved), "--verify"]) == 2
+    assert "DAMAGED: it cannot be opened: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("make", [shutil.copytree, lambda old, new: new.symlink_to(old)])
+def test_a_copy_under_the_name_of_another_step_is_not_that_step(saved, make, capsys):
+    make(saved / "checkpoints" / "10", saved / "checkpoints" / "99")
+    assert main(["checkpoints", str(saved), "--verify"]) == 2
+    assert "DAMAGED: it holds step 10: the folder was copied or renamed" in capsys.readouterr().out
+
+
+def test_files_beside_orbaxs_own_are_no_damage(run_dir):
+    step = run_dir / "checkpoints" / "10"
+    for name in ("notes.txt", "state/README", "state/.DS_Store", "state/d/.nfs0001", "about/x"):
+        (step / name).write_text("x")
+    assert find_fault(step) is None
+    (step / "state" / "_METADATA").write_text("{}")
+    assert find_fault(step) == "without a checksum: state/_METADATA"
+
+
+@pytest.mark.parametrize("name", ["007", "4 copy", "\u0664", "-1", "1e3", "9" * 30, ".hidden"])
+def test_other_folders_are_neither_checkpoints_nor_unfinished_saves(run_dir, name):
+    shutil.copytree(run_dir / "checkpoints" / "10", run_dir / "checkpoints" / name)
+    (run_dir / "checkpoints" / "5").touch()
+    assert [info.step for info in list_checkpoints(run_dir / "checkpoints", verify=True)] == [2, 10]
+    assert list_unfinished(run_dir / "checkpoints") == ["12.orbax-checkpoint-tmp"]
 
 
 def test_listing_rejects_a_folder_without_a_run(tmp_path, capsys):
@@ -157,6 +216,6 @@ def test_listing_needs_neither_jax_nor_numpy(run_dir):
         "import sys; from mmjax.cli.main import main; code = main(sys.argv[1:]); "
         "print(code, sorted({'jax', 'numpy', 'orbax', 'flax'} & set(sys.modules)))"
     )
-    command = [sys.executable, "-c", program, "checkpoints", str(run_dir), "--verify"]
+    command = [sys.executable, "-c", program, "checkpoints", str(run_dir)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], check=False)
     assert done.stdout.splitlines()[-1] == "0 []", done.stderr
