@@ -4,6 +4,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Iterator, Mapping
+from typing import TypeAlias
 
 import numpy as np
 
@@ -32,7 +33,7 @@ class Collective:
     An asynchronous start and its done are one collective. Arrays that XLA combined in one instruction are
     several.
 
-    num_bytes: the payload of one group per execution: the result of an all-gather, one device's operand of an
+    num_bytes: the payload of one group per execution, in the type that the program has: the result of an all-gather, one device's operand of an
       all-reduce or reduce-scatter, one device's shard for an all-to-all or collective-permute.
     is_sliced: an all-reduce of whose result each device keeps only its part. XLA turns it into a
       reduce-scatter on GPUs and TPUs, which is its `kind`, but not on CPUs.
@@ -83,7 +84,11 @@ def find_collectives(text: str | Program, mesh_shape: Mapping[str, int]) -> list
             size = math.prod(mesh_shape[axis] for axis in axes)
         if size == 1:
             continue
-        for values, num_bytes in _results(computation, instruction):
+        for index, (values, num_bytes) in enumerate(_results(computation, instruction)):
+            if kind == "all-reduce":
+                operand = computation[instruction.operands[index]]
+                if all(_is_widened(program, computation, operand, value) for value in values):
+                    num_bytes //= 2
             is_sliced = kind == "all-reduce" and all(
                 _is_sliced(program, computation, value, size) for value in values
             )
@@ -128,23 +133,65 @@ def _first_group(groups: np.ndarray, kind: str) -> tuple[int, ...]:
     return tuple(groups[0].tolist())
 
 
-def _is_sliced(program: Program, computation: Computation, value: Instruction, num_parts: int) -> bool:
-    """Whether every reader of `value` is a dynamic-slice of `1 / num_parts` of it."""
-    if value.is_root or not computation.users[value.name]:
-        return False
+_Caller: TypeAlias = tuple[Computation, Instruction]  # a fusion, and the computation that holds it
+
+
+def _readers(
+    program: Program, computation: Computation, value: Instruction, callers: tuple[_Caller, ...] = ()
+) -> Iterator[tuple[Instruction | None, tuple[Instruction, ...]]]:
+    """Yields each instruction that reads `value`, and the instructions that pass the value on to it.
+
+    Looks into fusions, and behind those that only convert, copy or reshape. The reader is None where the value
+    is a result of the program or of a loop.
+    """
+    if value.is_root and not callers:
+        yield None, ()
+    elif value.is_root:
+        outer, fusion = callers[-1]
+        yield from _readers(program, outer, fusion, callers[:-1])
     for user in computation.users[value.name]:
         if user.opcode in _PASS_THROUGH:
-            if not _is_sliced(program, computation, user, num_parts):
-                return False
+            for reader, path in _readers(program, computation, user, callers):
+                yield reader, (user, *path)
         elif user.opcode == "fusion":
             fused = program.computations[user.called_computations("calls")[0]]
+            inside = (*callers, (computation, user))
             for number, operand in enumerate(user.operands):
-                parameter = fused.parameters[number]
-                if operand == value.name and not _is_sliced(program, fused, parameter, num_parts):
-                    return False
-        elif user.opcode != "dynamic-slice" or user.num_bytes * num_parts != value.num_bytes:
-            return False
-    return True
+                if operand == value.name:
+                    yield from _readers(program, fused, fused.parameters[number], inside)
+        else:
+            yield user, ()
+
+
+def _is_sliced(program: Program, computation: Computation, value: Instruction, num_parts: int) -> bool:
+    """Whether every reader of `value` is a dynamic-slice of `1 / num_parts` of it."""
+    size = math.prod(value.arrays[0].shape)
+    readers = [reader for reader, _ in _readers(program, computation, value)]
+    return bool(readers) and all(
+        reader is not None
+        and reader.opcode == "dynamic-slice"
+        and math.prod(reader.arrays[0].shape) * num_parts == size
+        for reader in readers
+    )
+
+
+def _is_widened(program: Program, computation: Computation, operand: Instruction, value: Instruction) -> bool:
+    """Whether XLA for CPU exchanges float32 where the program has bfloat16 or float16: twice the bytes.
+
+    It converts the operand of an all-reduce to float32, since CPUs cannot add narrow types of several devices,
+    and the result `value` back. Other devices exchange the narrow type.
+    """
+    narrow = ("bf16", "f16")
+    readers = list(_readers(program, computation, value))
+    if operand.opcode == "fusion":
+        computation = program.computations[operand.called_computations("calls")[0]]
+        operand = computation.root
+    return (
+        value.arrays[0].dtype == "f32"
+        and operand.opcode == "convert"
+        and computation[operand.operands[0]].arrays[0].dtype in narrow
+        and all(any(step.arrays[0].dtype in narrow for step in path) for _, path in readers)
+    )
 
 
 def _groups(attributes: str, mesh_shape: Mapping[str, int]) -> np.ndarray:

@@ -16,8 +16,12 @@ from mmjax.run.session import Session
 
 # The compiled code is never run, so it need not be fast.
 FAST_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 11):  # removed in 0.11
-    FAST_COMPILE["xla_cpu_use_fusion_emitters"] = False
+if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 11):
+    FAST_COMPILE["xla_cpu_use_fusion_emitters"] = False  # removed in 0.11
+else:
+    # Without these passes, XLA for CPU keeps and exchanges bfloat16 and float16 as other devices do. Earlier
+    # versions cannot compile products of bfloat16 then.
+    FAST_COMPILE["xla_disable_hlo_passes"] = "float-normalization-bf16,float-normalization-f16"
 # `largest_batch` compiles at most this multiple of the experiment's batch.
 MAX_BATCH_RATIO = 1024
 

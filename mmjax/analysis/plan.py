@@ -96,9 +96,9 @@ class Plan:
     collective_traffic: list[CollectiveTraffic]
     flops: float  # of the model on all devices together, without recomputation
     device_flops: float  # of the matrix products that one device computes, repeated work included
-    memory_traffic: float  # bytes read and written
+    memory_traffic: float  # bytes read and written by the program for CPUs: an estimate, not a minimum
     seconds: dict[str, float]  # the minimum that each resource takes
-    half_precision: bool  # the step uses bfloat16 or float16, which XLA for CPU widens
+    half_precision: bool  # the step uses bfloat16 or float16, which XLA for CPU partly widens
 
     @property
     def bottleneck(self) -> str:
@@ -173,7 +173,7 @@ def make_plan(experiment: Experiment, machine: Machine, devices: Sequence) -> Pl
         flops=flops,
         device_flops=device_flops,
         memory_traffic=memory_traffic,
-        seconds=min_seconds(device, device_flops, memory_traffic, sent_bytes_by_network(collective_traffic)),
+        seconds=min_seconds(device, device_flops, memory, sent_bytes_by_network(collective_traffic)),
         half_precision="bf16[" in text or "f16[" in text,
     )
 
@@ -185,12 +185,15 @@ def sent_bytes_by_network(traffic: Sequence[CollectiveTraffic]) -> dict[str, flo
 
 
 def min_seconds(
-    device: Accelerator, device_flops: float, memory_traffic: float, sent_bytes: Mapping[str, float]
+    device: Accelerator, device_flops: float, memory: Memory, sent_bytes: Mapping[str, float]
 ) -> dict[str, float]:
-    """The time that each resource of a device takes at its peak rate."""
+    """The time that each resource of a device takes at its peak rate, at least.
+
+    The memory must at least be read for the batch, and be read and written for the state.
+    """
     return {
         "compute": device_flops / device.flops,
-        "memory": memory_traffic / device.hbm_bandwidth,
+        "memory": (2 * memory.state + memory.batch) / device.hbm_bandwidth,
         "links": sent_bytes["links"] / device.link_bandwidth,
         "network": sent_bytes["network"] / device.network_bandwidth,
     }

@@ -24,8 +24,8 @@ def format_plan(plan: Plan) -> str:
     ]
     if plan.half_precision:
         lines.append(
-            "note: compiled for CPUs, which widen 16-bit arithmetic to 32: temporaries, bytes sent and "
-            "memory traffic are up to twice what a GPU or TPU needs"
+            "note: compiled for CPUs, which compute in 32 bits: temporaries and memory traffic are up to twice "
+            "what a GPU or TPU needs in 16"
         )
     return "\n".join(lines) + "\n"
 
@@ -71,10 +71,12 @@ def _collective_lines(traffic: list[CollectiveTraffic]) -> list[str]:
 def _time_lines(plan: Plan) -> list[str]:
     share = plan.flops / plan.machine.num_devices
     times = ", ".join(f"{name} {seconds * 1e3:.3g} ms" for name, seconds in plan.seconds.items())
+    traffic_seconds = plan.memory_traffic / plan.machine.accelerator.hbm_bandwidth
     return [
         f"arithmetic: {plan.flops:.3g} FLOPs of the model a step; a device computes {plan.device_flops:.3g}, "
         f"{plan.device_flops / share:.2f} x its share",
         f"minimum time: {times}",
+        f"memory traffic, an estimate: {format_bytes(plan.memory_traffic)}, {traffic_seconds * 1e3:.3g} ms",
         f"limited by {plan.bottleneck}: at best {plan.step_seconds * 1e3:.3g} ms a step, "
         f"{plan.batch_size / plan.step_seconds:,.0f} examples/s, MFU {plan.mfu:.1%}",
     ]

@@ -12,6 +12,7 @@ import pytest
 import tiny
 
 from mmjax.analysis import memory
+from mmjax.analysis.collectives import find_collectives
 from mmjax.analysis.plan import Machine, Plan, make_plan, min_seconds, sent_bytes_by_network
 from mmjax.cli.main import main
 from mmjax.cli.plan import format_plan
@@ -66,8 +67,26 @@ def test_without_rules_parameters_are_replicated_and_half_precision_has_a_note(f
     half = load(file, ["model.encoders.text.trunk.dtype=bfloat16"])
     replicated = make_plan(half, Machine.from_data_sheet(H100, 8), jax.devices())
     assert replicated.memory.groups["heads image"]["parameters"] == 4 * 16 * 8
-    note = "note: compiled for CPUs, which widen 16-bit arithmetic"
+    note = "note: compiled for CPUs, which compute in 32 bits"
     assert note in format_plan(replicated) and note not in format_plan(sharded_plan)
+
+
+@pytest.mark.once
+def test_half_precision_exchanges_half_the_bytes_by_the_same_collectives(file):
+    """Also where XLA for CPU widens them: FSDP's gradients are reduce-scattered in either type."""
+    sent = {}
+    for dtype in ("float32", "bfloat16"):
+        trunks = [f"model.encoders.{stream}.trunk.dtype={dtype}" for stream in ("image", "text")]
+        session = Session.of(load(file, [*SHARDED, *trunks]))
+        program = memory.compile_step(session).as_text()
+        sent[dtype] = {
+            (c.kind, c.source): c.total_bytes
+            for c in find_collectives(program, session.mesh.shape)
+            if "trunk" in c.source and "mlp" in c.source and c.axes == ("fsdp",) and c.kind != "all-gather"
+        }
+    assert {kind for kind, _ in sent["float32"]} == {"reduce-scatter"}
+    assert sum(sent["bfloat16"].values()) == sum(sent["float32"].values()) / 2
+    assert {kind for kind, _ in sent["bfloat16"]} == {"reduce-scatter"}
 
 
 def test_collectives_are_listed_by_axis_and_network(sharded_plan):
@@ -111,10 +130,10 @@ def test_the_bottleneck_is_named(sharded_plan, changes, bottleneck):
     machine = Machine.from_data_sheet(H100, 8, **changes)
     device = machine.accelerator
     sent = sent_bytes_by_network(sharded_plan.collective_traffic)
-    seconds = min_seconds(device, sharded_plan.device_flops, sharded_plan.memory_traffic, sent)
+    seconds = min_seconds(device, sharded_plan.device_flops, sharded_plan.memory, sent)
     assert seconds == {
         "compute": sharded_plan.device_flops / device.flops,
-        "memory": sharded_plan.memory_traffic / device.hbm_bandwidth,
+        "memory": (2 * sharded_plan.memory.state + sharded_plan.memory.batch) / device.hbm_bandwidth,
         "links": sent["links"] / device.link_bandwidth,
         "network": sent["network"] / device.network_bandwidth,
     }
