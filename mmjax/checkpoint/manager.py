@@ -17,7 +17,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from mmjax.checkpoint import checksums
-from mmjax.checkpoint.checksums import CHECKSUM_FILE
+from mmjax.checkpoint.checksums import UNFINISHED
 from mmjax.checkpoint.paths import plain_path
 from mmjax.checkpoint.readback import Expected, find_fault
 from mmjax.checkpoint.retention import RetentionPolicy
@@ -220,19 +220,16 @@ class Checkpoints:
         """
         if jax.process_index() != 0:
             return
-        for folder in self._path.iterdir():
-            # A committed step without checksums is damaged: checksums written now would hide the damage.
-            committed = folder.name.isdecimal()
-            if committed or not (folder / "state").is_dir() or (folder / CHECKSUM_FILE).exists():
-                continue
-            expected = self._expected
-            if expected is None:
-                raise RuntimeError(f"expected no save in progress, found {folder.name}")
+        expected = self._expected
+        if expected is None:
+            raise RuntimeError("expected a save in progress, found none")
+        # Not the committed steps: checksums that are written now would hide damage.
+        for folder in self._path.glob(f"{expected.step}{UNFINISHED}*"):
             if fault := find_fault(folder, expected.step, expected):
                 raise InputError(
                     f"expected to save step {expected.step} in {self.folder}, found that what was written "
-                    f"does not read back: {fault}. Earlier checkpoints are intact: check the disk, then run the "
-                    "same command to resume"
+                    f"does not read back: {fault}. Earlier checkpoints are intact: check the disk, then run "
+                    "the same command to resume"
                 )
             checksums.write_checksums(folder)
 

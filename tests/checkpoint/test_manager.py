@@ -18,7 +18,8 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from mmjax.checkpoint import manager
-from mmjax.checkpoint.manager import CHECKSUM_FILE, Checkpoints
+from mmjax.checkpoint.checksums import CHECKSUM_FILE
+from mmjax.checkpoint.manager import Checkpoints
 from mmjax.checkpoint.readback import Expected, find_fault, list_verified
 from mmjax.checkpoint.retention import RetentionPolicy
 from mmjax.errors import InputError

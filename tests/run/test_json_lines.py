@@ -9,6 +9,7 @@ from mmjax.run.folder import RunFolder
 from mmjax.run.json_lines import append_row, mend_end, read_rows, write_rows
 
 ROW = b'{"step": 1, "loss": 0.5}'
+HALVES = [b'{"st', b'{"step": 2, "loss": 0.2', b'"', b"\0" * 50, b"\xff\xfe", b"[1]"]
 LONG = b'{"step": 3, "name": "' + b"x" * 200_000  # longer than what is read at once
 
 
