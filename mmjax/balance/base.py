@@ -10,6 +10,7 @@ from flax import struct
 from jaxtyping import Float32
 
 from mmjax.batch import Array
+from mmjax.spec import Spec
 
 
 @struct.dataclass
@@ -33,7 +34,7 @@ class BalanceOutput:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Balance(abc.ABC):
+class Balance(Spec, abc.ABC):
     """How the losses of several objectives become one update. The objectives' own weights apply before it.
 
     shared_params: path prefixes of the parameters on which gradients are compared, such as ("model/fusion",

@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float32, Int32
 from mmjax.balance.base import Balance, BalanceInputs, BalanceOutput
 from mmjax.balance.solvers import TINY, minimize_over_simplex, nash_bargaining, project_conflicts
 from mmjax.errors import InputError
+from mmjax.ranges import Count, Fraction, NonNegative
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,7 +65,7 @@ class MGDA(Surgery):
     To first order, no loss increases. Objectives with small gradients get large weights.
     """
 
-    num_iterations: int = 100
+    num_iterations: Count = 100
 
     def coefficients(self, gram, valid, key):
         zeros = jnp.zeros(gram.shape[0])
@@ -79,8 +80,8 @@ class CAGrad(Surgery):
       approaches MGDA.
     """
 
-    c: float = 0.4
-    num_iterations: int = 100
+    c: NonNegative = 0.4
+    num_iterations: Count = 100
 
     def __post_init__(self):
         if not 0 <= self.c:
@@ -102,7 +103,7 @@ class NashMTL(Surgery):
     sum to the number of objectives. The direction of the update does not depend on the scale of any loss.
     """
 
-    num_iterations: int = 30
+    num_iterations: Count = 30
 
     def coefficients(self, gram, valid, key):
         norms = jnp.sqrt(jnp.where(valid, jnp.diagonal(gram), 1.0))
@@ -134,7 +135,7 @@ class Interpolate(Surgery):
     """Interpolates between the plain sum of gradients (`amount` 0) and `surgery` (`amount` 1)."""
 
     surgery: Surgery = PCGrad()
-    amount: float = 0.5
+    amount: Fraction = 0.5
 
     def __post_init__(self):
         if not isinstance(self.surgery, Surgery) or self.surgery.shared_params is not None:

@@ -15,6 +15,7 @@ import optax
 
 from mmjax.balance.base import Balance, BalanceInputs, BalanceOutput, weigh_losses
 from mmjax.errors import InputError
+from mmjax.ranges import Count, NonNegative, Positive, Rate, Whole
 
 MIN_WEIGHT = 1e-3  # of GradNorm; a negative weight would maximize the loss
 # b2 is lower than usual: a large first gradient (from a loss of 1000, say) must not keep later steps small.
@@ -29,7 +30,7 @@ class Scheduled(Balance):
     kind: between points, "linear" interpolates and "constant" keeps the weight. Both are constant outside.
     """
 
-    schedules: Mapping[str, tuple[tuple[int, float], ...]]
+    schedules: Mapping[str, tuple[tuple[Whole, NonNegative], ...]]
     kind: Literal["linear", "constant"] = "linear"
 
     def __post_init__(self):
@@ -68,8 +69,8 @@ class Uncertainty(Balance):
     Weights exp(-s) start at 1 and converge to 1 / (2 loss). max_log_variance: s is clipped to +- this value.
     """
 
-    learning_rate: float = 0.01
-    max_log_variance: float = 5.0
+    learning_rate: Rate = 0.01
+    max_log_variance: Positive = 5.0
 
     def init(self, num_objectives: int) -> Any:
         zeros = jnp.zeros(num_objectives, jnp.float32)
@@ -93,8 +94,8 @@ class DynamicWeightAverage(Balance):
     that of the window before, and 1 until both are known. In the paper a window is an epoch.
     """
 
-    window: int = 100
-    temperature: float = 2.0
+    window: Count = 100
+    temperature: Positive = 2.0
 
     def __post_init__(self):
         if self.window < 1 or self.temperature <= 0:
@@ -131,8 +132,8 @@ class GradNorm(Balance):
     larger values give more weight to objectives that learn slowly; 0 makes all norms equal.
     """
 
-    alpha: float = 1.5
-    learning_rate: float = 0.025
+    alpha: NonNegative = 1.5
+    learning_rate: Rate = 0.025
 
     reads_gradients: ClassVar[bool] = True
 

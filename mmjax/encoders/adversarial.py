@@ -13,6 +13,7 @@ from mmjax.encoders.base import Encoder
 from mmjax.encoders.convolutional import ConvSpectrogram
 from mmjax.encoders.spectrogram import LogMel, SpecAugment
 from mmjax.layers import Conv2d, Einsum, LayerNorm
+from mmjax.ranges import Kernel, Size
 
 
 class SpectrogramGenerator(nn.Module):
@@ -25,8 +26,8 @@ class SpectrogramGenerator(nn.Module):
     final tanh, since a normalised log-mel is unbounded.
     """
 
-    channels: tuple[int, ...] = (128, 64, 32)
-    kernel_size: int = 3
+    channels: tuple[Size, ...] = (128, 64, 32)
+    kernel_size: Kernel = 3
     dtype: str = "float32"
 
     @nn.compact
@@ -66,8 +67,8 @@ class AdversarialSpectrogram(Encoder):
     mel: LogMel
     generator: SpectrogramGenerator
     discriminator: ConvSpectrogram
-    width: int
-    noise_dim: int = 64
+    width: Size
+    noise_dim: Size = 64
     augment: SpecAugment | None = None
 
     @nn.compact

@@ -13,6 +13,7 @@ from mmjax.encoders.projection import project
 from mmjax.encoders.spectrogram import LogMel, SpecAugment
 from mmjax.encoders.visible import gather_visible, insert_mask_token
 from mmjax.layers import Conv1d, LearnedPositions, Transformer
+from mmjax.ranges import Depth, Kernel, NonNegative, Size
 from mmjax.sharding import param_axes
 
 
@@ -22,8 +23,8 @@ class FramePatches(nn.Module):
     frames, mels: the size of a patch; `mels` None: the whole mel axis.
     """
 
-    frames: int
-    mels: int | None = None
+    frames: Size
+    mels: Size | None = None
     dtype: str = "float32"
 
     @nn.compact
@@ -56,9 +57,9 @@ def split_frames(
 class ConvFrames(nn.Module):
     """`depth` convolutions over time with GELU, as the stem of Whisper's encoder (Radford et al. 2022)."""
 
-    depth: int = 2
-    kernel_size: int = 5
-    stride: int = 2
+    depth: Depth = 2
+    kernel_size: Kernel = 5
+    stride: Kernel = 2
     dtype: str = "float32"
 
     @nn.compact
@@ -84,7 +85,7 @@ class SpectrogramTransformer(Encoder):
     stem: FramePatches | ConvFrames | ConvSpectrogram
     trunk: Transformer
     augment: SpecAugment | None = None
-    position_init_std: float = 1.0
+    position_init_std: NonNegative = 1.0
     mask_token: bool = False
 
     @property

@@ -7,13 +7,14 @@ from jaxtyping import Float
 
 from mmjax.encoders.projection import project
 from mmjax.layers import Conv2d, DepthwiseConv2d, Einsum, LayerNorm
+from mmjax.ranges import Depth, NonNegative, Size
 from mmjax.sharding import param_axes
 
 
 class ConvNeXtBlock(nn.Module):
     """Depthwise 7 x 7 convolution, norm, MLP of 4 C, layer scale, residual (Liu et al. 2022, figure 4)."""
 
-    layer_scale_init: float
+    layer_scale_init: NonNegative
     dtype: str
 
     @nn.compact
@@ -44,10 +45,10 @@ class ConvNeXtStem(nn.Module):
     layer_scale_init: the initial layer scale of the blocks.
     """
 
-    patch: int = 4
-    channels: tuple[int, ...] = (96,)
-    blocks: tuple[int, ...] = (3,)
-    layer_scale_init: float = 1e-6
+    patch: Size = 4
+    channels: tuple[Size, ...] = (96,)
+    blocks: tuple[Depth, ...] = (3,)
+    layer_scale_init: NonNegative = 1e-6
     dtype: str = "float32"
 
     @nn.compact

@@ -11,6 +11,7 @@ from mmjax.encoders.base import Encoder
 from mmjax.encoders.projection import project
 from mmjax.encoders.spectrogram import LogMel, SpecAugment
 from mmjax.layers import ACTIVATIONS, Conv2d, LayerNorm
+from mmjax.ranges import Kernel, Size
 
 
 class ConvSpectrogram(nn.Module):
@@ -21,8 +22,8 @@ class ConvSpectrogram(nn.Module):
     token covers `2 ** len(channels)` frames.
     """
 
-    channels: tuple[int, ...] = (32, 64, 128)
-    kernel_size: int = 3
+    channels: tuple[Size, ...] = (32, 64, 128)
+    kernel_size: Kernel = 3
     activation: str = "relu"
     dtype: str = "float32"
 
@@ -49,7 +50,7 @@ class SpectrogramCNN(Encoder):
 
     mel: LogMel
     stem: ConvSpectrogram
-    width: int
+    width: Size
     augment: SpecAugment | None = None
 
     @nn.compact

@@ -12,13 +12,14 @@ from mmjax.encoders.convnext import ConvNeXtStem
 from mmjax.encoders.projection import project
 from mmjax.encoders.visible import gather_visible, insert_mask_token
 from mmjax.layers import Conv2d, LearnedPositions, Transformer
+from mmjax.ranges import Kernel, NonNegative, Size, SizeOrZero
 from mmjax.sharding import param_axes
 
 
 class LinearPatches(nn.Module):
     """Maps each patch linearly to a token (Dosovitskiy et al. 2021, eq. 1)."""
 
-    patch: tuple[int, int]
+    patch: tuple[Size, Size]
     dtype: str = "float32"
 
     @nn.compact
@@ -37,10 +38,10 @@ class ConvPatches(nn.Module):
     For patches that are images themselves, such as the frames of a clip arranged in tiles.
     """
 
-    patch: tuple[int, int]
-    channels: tuple[int, ...] = (16, 32)
-    kernel_size: int = 3
-    stride: int = 2
+    patch: tuple[Size, Size]
+    channels: tuple[Size, ...] = (16, 32)
+    kernel_size: Kernel = 3
+    stride: Kernel = 2
     dtype: str = "float32"
 
     @nn.compact
@@ -74,8 +75,8 @@ class ViT(Encoder):
 
     stem: LinearPatches | ConvPatches | ConvNeXtStem
     trunk: Transformer
-    num_registers: int = 0
-    position_init_std: float = 1.0
+    num_registers: SizeOrZero = 0
+    position_init_std: NonNegative = 1.0
     mask_token: bool = False
 
     @property

@@ -8,6 +8,7 @@ from mmjax.encoders.base import Encoder
 from mmjax.encoders.packing import Packing
 from mmjax.encoders.projection import project
 from mmjax.layers import Transformer
+from mmjax.ranges import NonNegative
 from mmjax.sharding import gather_table, param_axes
 
 
@@ -22,7 +23,7 @@ class NaViT(Encoder):
 
     trunk: Transformer
     packing: Packing | None = None
-    position_init_std: float = 1.0
+    position_init_std: NonNegative = 1.0
     dtype: str = "float32"
 
     @nn.compact

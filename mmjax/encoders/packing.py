@@ -9,6 +9,8 @@ from jaxtyping import Bool
 
 from mmjax.batch import Encoded
 from mmjax.layers import Transformer
+from mmjax.ranges import Size
+from mmjax.spec import Spec
 
 
 class PackedLayout(NamedTuple):
@@ -21,7 +23,7 @@ class PackedLayout(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Packing:
+class Packing(Spec):
     """Packs consecutive examples into one row (NaViT, Dehghani et al. 2023, section 2.1).
 
     Attention stays within an example. Positions that do not fit are masked, from the end of the row's last
@@ -31,8 +33,8 @@ class Packing:
     row_length: M, between the length L of one example and G L, which fits everything but saves no compute.
     """
 
-    examples_per_row: int
-    row_length: int
+    examples_per_row: Size
+    row_length: Size
 
     def layout(self, mask: Bool[jax.Array, "B L"]) -> PackedLayout:
         """Moves the valid positions of each row to its front, in order."""

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from mmjax.batch import Encoded, Image
 from mmjax.encoders.base import Encoder
 from mmjax.layers import Conv2d, GroupNorm
+from mmjax.ranges import Depth, Kernel, Size
 from mmjax.sharding import shard
 
 # Without a bias, since a norm with a bias follows.
@@ -27,10 +28,10 @@ class ResidualBlock(nn.Module):
     stride: that of the first 3 x 3 convolution, as in later implementations.
     """
 
-    width: int
+    width: Size
     kind: Literal["basic", "bottleneck"]
-    stride: int
-    num_groups: int
+    stride: Kernel
+    num_groups: Size
     dtype: str
 
     @nn.compact
@@ -65,11 +66,11 @@ class ResNet(Encoder):
       of about 32 pixels (section 4.2).
     """
 
-    stages: tuple[int, ...] = (2, 2, 2, 2)
+    stages: tuple[Depth, ...] = (2, 2, 2, 2)
     block: Literal["basic", "bottleneck"] = "basic"
-    width: int = 64
+    width: Size = 64
     stem: Literal["large", "small"] = "large"
-    num_groups: int = 32
+    num_groups: Size = 32
     dtype: str = "float32"
 
     @nn.compact

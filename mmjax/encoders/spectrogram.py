@@ -7,11 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Float32
 
+from mmjax.ranges import Count, Decay, NonNegative, Positive, Size, Whole
 from mmjax.sharding import map_batch_shards
+from mmjax.spec import Spec
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LogMel:
+class LogMel(Spec):
     """A log-mel spectrogram of Hann windows, with area-normalised triangular filters on Slaney's mel scale.
 
     Frame t is centred on sample `t * hop`; there are `samples // hop` frames (Whisper's convention). Each
@@ -22,13 +24,13 @@ class LogMel:
     floor: added to the power before the logarithm.
     """
 
-    sample_rate_hz: int
-    num_mels: int = 80
-    window_seconds: float = 0.025
-    hop_seconds: float = 0.010
-    low_hz: float = 0.0
-    high_hz: float | None = None
-    floor: float = 1e-6
+    sample_rate_hz: Count
+    num_mels: Size = 80
+    window_seconds: Positive = 0.025
+    hop_seconds: Positive = 0.010
+    low_hz: NonNegative = 0.0
+    high_hz: Positive | None = None
+    floor: NonNegative = 1e-6
 
     def sizes(self) -> tuple[int, int, int]:
         """(window, hop, FFT length) in samples."""
@@ -100,12 +102,12 @@ class SpecAugment:
     mel_stretch: the same for the mel axis (vocal tract length perturbation, Jaitly & Hinton 2013).
     """
 
-    num_time_masks: int = 0
-    max_mask_frames: int = 8
-    num_mel_masks: int = 0
-    max_mask_mels: int = 8
-    time_stretch: float = 0.0
-    mel_stretch: float = 0.0
+    num_time_masks: Whole = 0
+    max_mask_frames: Whole = 8
+    num_mel_masks: Whole = 0
+    max_mask_mels: Whole = 8
+    time_stretch: Decay = 0.0
+    mel_stretch: Decay = 0.0
 
     def __call__(
         self, mel: Float[jax.Array, "B frames mels"], mask: Bool[jax.Array, "B frames"], key: jax.Array

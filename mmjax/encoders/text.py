@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int, Int32
 from mmjax.batch import Encoded, Text
 from mmjax.encoders.base import Encoder
 from mmjax.layers import LearnedPositions, Transformer, Trunk
+from mmjax.ranges import Count, NonNegative, Size, Vocab
 from mmjax.sharding import gather_table, param_axes
 
 
@@ -24,10 +25,10 @@ class TextEncoder(Encoder):
     num_token_types: the number of sentence types.
     """
 
-    vocab: int
+    vocab: Vocab
     trunk: Trunk
     _: dataclasses.KW_ONLY
-    num_token_types: int = 2
+    num_token_types: Size = 2
 
     def setup(self):
         width = self.trunk.width
@@ -65,10 +66,10 @@ class TextTransformer(TextEncoder):
     """
 
     trunk: Transformer
-    max_length: int = 512
-    hash_ngrams: tuple[int, ...] = ()
-    hash_buckets: int = 4096
-    position_init_std: float = 1.0
+    max_length: Size = 512
+    hash_ngrams: tuple[Count, ...] = ()
+    hash_buckets: Vocab = 4096
+    position_init_std: NonNegative = 1.0
 
     def setup(self):
         super().setup()

@@ -12,6 +12,7 @@ from mmjax.encoders.image import ViT
 from mmjax.encoders.projection import project
 from mmjax.encoders.resnet import ResNet
 from mmjax.layers import Einsum, LearnedPositions, Transformer
+from mmjax.ranges import NonNegative, Size
 
 
 class FactorisedVideo(Encoder):
@@ -27,7 +28,7 @@ class FactorisedVideo(Encoder):
     space: ViT | ResNet
     time: Transformer
     pooling: str = "mean"
-    position_init_std: float = 1.0
+    position_init_std: NonNegative = 1.0
     dtype: str = "float32"
 
     @nn.compact
@@ -46,8 +47,8 @@ class FactorisedVideo(Encoder):
 class Tubelets(nn.Module):
     """Maps boxes of frames x height x width linearly to tokens (Arnab et al. 2021, section 3.2, figure 3)."""
 
-    frames: int
-    patch: tuple[int, int]
+    frames: Size
+    patch: tuple[Size, Size]
     dtype: str = "float32"
 
     @nn.compact
@@ -81,7 +82,7 @@ class TubeletTransformer(Encoder):
 
     stem: Tubelets
     trunk: Transformer
-    position_init_std: float = 1.0
+    position_init_std: NonNegative = 1.0
 
     @nn.compact
     def __call__(self, video: Video, train: bool = False) -> Encoded:

@@ -9,6 +9,7 @@ from mmjax.batch import Audio, Encoded
 from mmjax.encoders.base import Encoder
 from mmjax.encoders.projection import project
 from mmjax.layers import Conv1d, LayerNorm, LearnedPositions, Transformer
+from mmjax.ranges import Kernel, NonNegative, Size
 
 
 class ConvWaveform(nn.Module):
@@ -21,9 +22,9 @@ class ConvWaveform(nn.Module):
     kernel_sizes, strides: those of each convolution.
     """
 
-    channels: int = 512
-    kernel_sizes: tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
-    strides: tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
+    channels: Size = 512
+    kernel_sizes: tuple[Kernel, ...] = (10, 3, 3, 3, 3, 2, 2)
+    strides: tuple[Kernel, ...] = (5, 2, 2, 2, 2, 2, 2)
     dtype: str = "float32"
 
     @nn.compact
@@ -61,7 +62,7 @@ class WaveformTransformer(Encoder):
 
     stem: ConvWaveform
     trunk: Transformer
-    position_init_std: float = 1.0
+    position_init_std: NonNegative = 1.0
 
     @nn.compact
     def __call__(self, audio: Audio, train: bool = False) -> Encoded:

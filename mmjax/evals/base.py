@@ -11,6 +11,8 @@ import numpy as np
 from mmjax import data
 from mmjax.batch import Batch, is_present
 from mmjax.errors import InputError, NonFiniteError
+from mmjax.ranges import Count, Size, Whole
+from mmjax.spec import Spec
 from mmjax.views import View
 
 # Writes one PNG to the given path. A function, because not every evaluation of a run is drawn.
@@ -38,7 +40,7 @@ class Result:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Eval(abc.ABC):
+class Eval(Spec, abc.ABC):
     """A measurement of a model on one dataset. Missing and bad examples and padding rows are never counted.
 
     every: steps between evaluations; 0 evaluates only at the end.
@@ -47,9 +49,9 @@ class Eval(abc.ABC):
     """
 
     data: data.Dataset
-    batch_size: int = 64
-    every: int = 0
-    limit: int | None = None
+    batch_size: Size = 64
+    every: Whole = 0
+    limit: Count | None = None
     subsets_of: tuple[str, ...] = ()
 
     @abc.abstractmethod

@@ -25,6 +25,7 @@ from mmjax.errors import InputError
 from mmjax.evals import base, baseline, pictures
 from mmjax.evals.base import DrawPicture, HeadEval, Predictor, Result, has_streams, interval_metrics
 from mmjax.evals.subsets import keep_only, subset_name, subsets
+from mmjax.ranges import Count
 from mmjax.views import Identity
 
 
@@ -77,7 +78,7 @@ class Classification(LabelEval):
     labels: str = "label"
     classes: tuple[str, ...] | None = None
     train: data.Dataset | None = None
-    train_limit: int | None = 20_000
+    train_limit: Count | None = 20_000
 
     def __post_init__(self):
         super().__post_init__()

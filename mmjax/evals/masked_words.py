@@ -23,6 +23,7 @@ from mmjax.evals import pictures
 from mmjax.evals.base import DrawPicture, HeadEval, Predictor, Result, check_finite, has_streams
 from mmjax.evals.baseline import most_common
 from mmjax.evals.subsets import keep_only, subset_name, subsets
+from mmjax.ranges import Count, PositiveFraction
 from mmjax.views import Identity
 
 
@@ -46,9 +47,9 @@ class MaskedWords(HeadEval):
     context: tuple[str, ...] = ()
     slots: tuple[str, ...] | None = None
     all_masked: bool = False
-    rate: float = 0.15
+    rate: PositiveFraction = 0.15
     train: data.Dataset | None = None
-    train_limit: int | None = 20_000
+    train_limit: Count | None = 20_000
 
     def __post_init__(self):
         self.check_streams(self.stream, *self.context)

@@ -18,6 +18,7 @@ from mmjax.errors import InputError
 from mmjax.evals import baseline, gallery
 from mmjax.evals.base import DrawPicture, EmbeddingEval, Predictor, Result, interval_metrics
 from mmjax.evals.ranking import Relevance, chance_recall, rank_queries
+from mmjax.ranges import Count, Whole
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,10 +31,10 @@ class Retrieval(EmbeddingEval):
     """
 
     pairs: tuple[tuple[str, str], ...] | None = None
-    ks: tuple[int, ...] = (1, 5, 10)
+    ks: tuple[Count, ...] = (1, 5, 10)
     train: data.Dataset | None = None
-    train_limit: int | None = 20_000
-    num_shown: int = 5
+    train_limit: Count | None = 20_000
+    num_shown: Whole = 5
 
     def __post_init__(self):
         streams = tuple(self.heads_by_stream())

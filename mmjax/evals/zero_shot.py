@@ -15,6 +15,7 @@ from mmjax.errors import InputError
 from mmjax.evals import base, baseline, pictures
 from mmjax.evals.base import DrawPicture, EmbeddingEval, Predictor, Result, has_streams
 from mmjax.evals.classification import confusion_counts
+from mmjax.ranges import Count
 from mmjax.views import Identity
 
 
@@ -34,7 +35,7 @@ class ZeroShot(EmbeddingEval):
     classes: tuple[str, ...] | None = None
     templates: tuple[str, ...] = ("{}",)
     train: data.Dataset | None = None
-    train_limit: int | None = 20_000
+    train_limit: Count | None = 20_000
 
     def __post_init__(self):
         streams = tuple(self.heads_by_stream())

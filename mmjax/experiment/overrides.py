@@ -10,7 +10,7 @@ from typing import Any
 
 from mmjax.errors import InputError
 from mmjax.experiment import serialize
-from mmjax.experiment.serialize import fields
+from mmjax.spec import fields
 
 
 def split(assignment: str) -> tuple[list[str], str]:

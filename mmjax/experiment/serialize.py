@@ -11,22 +11,15 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mmjax.errors import InputError
+from mmjax.spec import fields
 
 WIDTH = 100  # characters; a value that fits is printed on one line
+# The packages whose frozen values and modules experiments hold. Text can construct no others.
+VALUE_PACKAGES = (
+    "data", "views", "objectives", "balance", "evals", "training", "sharding", "experiment", "layers",
+    "encoders", "fusion", "heads", "model",
+)  # fmt: skip
 DTYPES = ("float32", "bfloat16", "float16", "float64", "int32", "int8", "uint8", "bool_")
-
-
-def is_module(value: Any) -> bool:
-    """Whether a value is a linen module, or a class of modules. Does not import flax."""
-    bases = (value if isinstance(value, type) else type(value)).__mro__
-    return any(base.__module__.startswith("flax.linen") and base.__name__ == "Module" for base in bases)
-
-
-def fields(value: Any) -> tuple[dataclasses.Field, ...]:
-    """A dataclass's fields, those of linen (`parent`, `name`) left out and keyword-only ones last."""
-    hidden = {"parent", "name"} if is_module(value) else set()
-    shown = [f for f in dataclasses.fields(value) if f.init and f.name not in hidden]
-    return tuple(sorted(shown, key=lambda f: f.kw_only))
 
 
 def to_text(value: Any, *, defaults: bool = True) -> str:
@@ -249,24 +242,17 @@ def _resolve(parts: list[str]) -> Any:
     return found
 
 
-def differences(old: str, new: str, ignore: tuple[str, ...] = ()) -> list[str]:
-    """The differences of two texts, one line each: "model.trunk.depth: 2 -> 5".
+def changed_fields(old: str, new: str) -> dict[str, tuple[str, str]]:
+    """The fields in which two texts differ: {"model.trunk.depth": ("2", "5")}; "(absent)" where a text has none.
 
     A field that a text lacks counts as its default: an older version, which did not have it, wrote the text.
-
-    Args:
-      ignore: names of top-level fields.
 
     Raises:
       InputError: a text is damaged.
     """
     before, after = (dict(_flatten(_with_defaults(_parse(text)))) for text in (old, new))
-    paths = [path for path in {**before, **after} if path.split(".")[0] not in ignore]
-    return [
-        f"{path}: {before.get(path, '(absent)')} -> {after.get(path, '(absent)')}"
-        for path in paths
-        if before.get(path) != after.get(path)
-    ]
+    pairs = {path: (before.get(path, "(absent)"), after.get(path, "(absent)")) for path in {**before, **after}}
+    return {path: (was, becomes) for path, (was, becomes) in pairs.items() if was != becomes}
 
 
 def _parse(text: str) -> ast.expr:

@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mmjax.errors import InputError
-from mmjax.experiment.serialize import fields, is_module
+from mmjax.experiment.rows import refuse_lonely_rows, refuse_unused_datasets
 from mmjax.experiment.value import Experiment
+from mmjax.spec import fields, is_module
 
 
 def validate(experiment: Experiment, num_devices: int | None = None) -> None:
@@ -40,6 +41,8 @@ def validate(experiment: Experiment, num_devices: int | None = None) -> None:
     _refuse_incompatible_objectives(experiment)
     _refuse_useless_retention(experiment)
     _refuse_unusable_balance(experiment)
+    refuse_lonely_rows(experiment)
+    refuse_unused_datasets(experiment)
 
     sizes = dataclasses.asdict(experiment.mesh)
     if num_devices is not None:

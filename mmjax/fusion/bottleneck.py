@@ -10,6 +10,7 @@ from mmjax.errors import InputError
 from mmjax.fusion import ops
 from mmjax.fusion.base import SingleResultFusion
 from mmjax.layers import Block, LayerNorm
+from mmjax.ranges import Decay, Depth, Size, Whole
 
 
 class Bottleneck(SingleResultFusion):
@@ -24,13 +25,13 @@ class Bottleneck(SingleResultFusion):
     updated_stream: None updates all streams, and the tokens become the stream `new_stream`.
     """
 
-    depth: int
-    width: int
-    num_heads: int
-    mlp_width: int
-    num_bottlenecks: int = 4
-    first_fusion_layer: int = 0
-    dropout: float = 0.0
+    depth: Depth
+    width: Size
+    num_heads: Size
+    mlp_width: Size
+    num_bottlenecks: Size = 4
+    first_fusion_layer: Whole = 0
+    dropout: Decay = 0.0
     dtype: str = "float32"
 
     @nn.compact

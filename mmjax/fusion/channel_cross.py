@@ -4,6 +4,7 @@ import einops
 
 from mmjax.fusion.features import FeatureFusion
 from mmjax.layers import Einsum
+from mmjax.ranges import Depth, Size
 from mmjax.sharding import shard
 
 
@@ -16,8 +17,8 @@ class ChannelCross(FeatureFusion):
     rank: each W_l is a product of two matrices of this rank (eq. 2). None: W_l is a full matrix.
     """
 
-    depth: int = 2
-    rank: int | None = None
+    depth: Depth = 2
+    rank: Size | None = None
 
     def combine(self, vectors, mask):
         start = x = einops.rearrange(vectors, "B L S D -> B L (S D)")

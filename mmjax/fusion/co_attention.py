@@ -6,6 +6,7 @@ from mmjax.batch import Encoded
 from mmjax.fusion import ops
 from mmjax.fusion.base import Fusion
 from mmjax.layers import Block, LayerNorm
+from mmjax.ranges import Decay, Depth, Size
 
 
 class CoAttention(Fusion):
@@ -22,13 +23,13 @@ class CoAttention(Fusion):
       al. 2017, section 3.1) or a captioner (Yu et al. 2022, CoCa).
     """
 
-    depth: int
-    width: int
-    num_heads: int
-    mlp_width: int
+    depth: Depth
+    width: Size
+    num_heads: Size
+    mlp_width: Size
     updated_streams: tuple[str, ...] | None = None
     causal_streams: tuple[str, ...] = ()
-    dropout: float = 0.0
+    dropout: Decay = 0.0
     dtype: str = "float32"
 
     def is_causal_for(self, stream: str) -> bool:

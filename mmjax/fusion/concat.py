@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from mmjax.fusion.features import FeatureFusion
 from mmjax.layers import ACTIVATIONS, Einsum
+from mmjax.ranges import Depth, Size
 from mmjax.sharding import shard
 
 
@@ -17,8 +18,8 @@ class ConcatMlp(FeatureFusion):
     depth: the number of hidden layers of `hidden_width`; 0 is one linear map.
     """
 
-    depth: int = 1
-    hidden_width: int = 256
+    depth: Depth = 1
+    hidden_width: Size = 256
 
     def combine(self, vectors, mask):
         x = einops.rearrange(vectors, "B L S D -> B L (S D)")

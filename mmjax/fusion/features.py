@@ -10,6 +10,7 @@ from mmjax.errors import InputError
 from mmjax.fusion import ops
 from mmjax.fusion.base import SingleResultFusion
 from mmjax.layers import LayerNorm, Transformer, mean_pool
+from mmjax.ranges import Decay, Size, SizeOrZero
 
 
 class FeatureFusion(SingleResultFusion):
@@ -23,10 +24,10 @@ class FeatureFusion(SingleResultFusion):
     trunk: transforms the combined sequence. None: a LayerNorm only.
     """
 
-    width: int
-    mlp_width: int = 0
+    width: Size
+    mlp_width: SizeOrZero = 0
     trunk: Transformer | None = None
-    dropout: float = 0.0
+    dropout: Decay = 0.0
     dtype: str = "float32"
 
     def is_causal_for(self, stream: str) -> bool:

@@ -11,6 +11,7 @@ from mmjax.errors import InputError
 from mmjax.fusion import ops
 from mmjax.fusion.base import SingleResultFusion
 from mmjax.layers import Block, LayerNorm
+from mmjax.ranges import Decay, Depth, Size
 
 
 class Hierarchical(SingleResultFusion):
@@ -24,11 +25,11 @@ class Hierarchical(SingleResultFusion):
     updated_stream: None: a learned token attends to all streams instead.
     """
 
-    depth: int
-    width: int
-    num_heads: int
-    mlp_width: int
-    dropout: float = 0.0
+    depth: Depth
+    width: Size
+    num_heads: Size
+    mlp_width: Size
+    dropout: Decay = 0.0
     dtype: str = "float32"
 
     @nn.compact

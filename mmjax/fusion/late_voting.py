@@ -11,6 +11,7 @@ from mmjax.batch import Encoded, is_present
 from mmjax.fusion import ops
 from mmjax.fusion.base import Fusion
 from mmjax.layers import Block, Einsum, LayerNorm
+from mmjax.ranges import Decay, Depth, Size
 from mmjax.sharding import param_axes
 
 
@@ -30,15 +31,15 @@ class LateVoting(Fusion):
       cross-attention. None: one learned query.
     """
 
-    num_classes: int
-    width: int
-    num_heads: int
-    mlp_width: int
-    depth: int = 1
+    num_classes: Size
+    width: Size
+    num_heads: Size
+    mlp_width: Size
+    depth: Depth = 1
     vote: Literal["mean", "confidence", "product"] = "mean"
     query_stream: str | None = None
     new_stream: str = "votes"
-    dropout: float = 0.0
+    dropout: Decay = 0.0
     dtype: str = "float32"
 
     def made_streams(self) -> tuple[str, ...]:

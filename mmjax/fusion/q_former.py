@@ -10,6 +10,7 @@ from mmjax.errors import InputError
 from mmjax.fusion import ops
 from mmjax.fusion.base import SingleResultFusion
 from mmjax.layers import LayerNorm, MultiHeadAttention
+from mmjax.ranges import Decay, Depth, Size
 from mmjax.sharding import shard
 
 
@@ -25,14 +26,14 @@ class QFormer(SingleResultFusion):
       to queries only (the mask of image-grounded text generation).
     """
 
-    depth: int
-    width: int
-    num_heads: int
-    mlp_width: int
-    num_queries: int = 8
-    cross_every: int = 2
+    depth: Depth
+    width: Size
+    num_heads: Size
+    mlp_width: Size
+    num_queries: Size = 8
+    cross_every: Depth = 2
     causal: bool = False
-    dropout: float = 0.0
+    dropout: Decay = 0.0
     dtype: str = "float32"
 
     def is_causal_for(self, stream: str) -> bool:

@@ -9,6 +9,7 @@ from mmjax.batch import Encoded
 from mmjax.fusion import ops
 from mmjax.fusion.base import SingleResultFusion
 from mmjax.layers import Block, LayerNorm, Mlp, MultiHeadAttention
+from mmjax.ranges import Decay, Depth, Size
 from mmjax.sharding import param_axes, shard
 
 
@@ -23,13 +24,13 @@ class Resampler(SingleResultFusion):
       latents of all streams are the result.
     """
 
-    depth: int
-    width: int
-    num_heads: int
-    mlp_width: int
-    num_latents: int = 8
-    cross_attention_depth: int = 1
-    dropout: float = 0.0
+    depth: Depth
+    width: Size
+    num_heads: Size
+    mlp_width: Size
+    num_latents: Size = 8
+    cross_attention_depth: Depth = 1
+    dropout: Decay = 0.0
     dtype: str = "float32"
 
     @nn.compact

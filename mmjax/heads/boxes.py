@@ -10,6 +10,7 @@ from mmjax.batch import Encoded
 from mmjax.errors import InputError
 from mmjax.heads.base import Head
 from mmjax.layers import Block, Einsum, LayerNorm, MultiHeadAttention
+from mmjax.ranges import Depth, Size
 from mmjax.sharding import param_axes, shard
 
 
@@ -27,12 +28,12 @@ class Boxes(Head):
       themselves). None: queries are learned only.
     """
 
-    num_classes: int
-    query_grid: tuple[int, int]
-    token_grid: tuple[int, int] | None = None
-    depth: int = 2
-    num_heads: int = 4
-    mlp_width: int = 256
+    num_classes: Size
+    query_grid: tuple[Size, Size]
+    token_grid: tuple[Size, Size] | None = None
+    depth: Depth = 2
+    num_heads: Size = 4
+    mlp_width: Size = 256
     dtype: str = "float32"
 
     @nn.compact

@@ -12,12 +12,13 @@ from mmjax.batch import Encoded
 from mmjax.heads.base import Head
 from mmjax.heads.pooling import pool
 from mmjax.layers import Einsum
+from mmjax.ranges import Size
 
 
 class Classes(Head):
     """Class logits of the pooled stream after a tanh layer (BERT's pooler)."""
 
-    num_classes: int
+    num_classes: Size
     pooling: Literal["mean", "first"] = "first"
     after: Literal["encoder", "fusion"] = dataclasses.field(default="fusion", kw_only=True)
 

@@ -12,6 +12,7 @@ from mmjax.errors import InputError
 from mmjax.heads.base import Head
 from mmjax.heads.pooling import pool
 from mmjax.layers import Einsum
+from mmjax.ranges import Size, Whole
 
 
 class PooledEmbedding(Head):
@@ -24,9 +25,9 @@ class PooledEmbedding(Head):
     use_bias: for features that are not centred (`mmjax.evals.cca`).
     """
 
-    dim: int
+    dim: Size
     pooling: Literal["mean", "first", "last"] = "mean"
-    hidden_state: int | None = None
+    hidden_state: Whole | None = None
     use_bias: bool = False
 
     @nn.compact

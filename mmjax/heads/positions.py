@@ -9,12 +9,13 @@ from jaxtyping import Float32
 from mmjax.batch import Array, Encoded
 from mmjax.heads.base import Head
 from mmjax.layers import Einsum
+from mmjax.ranges import Size, Vocab
 
 
 class PositionClasses(Head):
     """Class logits of each position, by a linear map (Devlin et al. 2019, 5.3)."""
 
-    num_classes: int
+    num_classes: Size
 
     @nn.compact
     def __call__(self, encoded: Encoded, table: jax.Array | None = None) -> Float32[jax.Array, "B L classes"]:
@@ -39,7 +40,7 @@ class FrameLogits(Head):
     vocab: the number of tokens. The blank is one of them: [PAD], which occurs in no text.
     """
 
-    vocab: int
+    vocab: Vocab
 
     @nn.compact
     def __call__(self, encoded: Encoded, table: jax.Array | None = None) -> MaskedLogits:

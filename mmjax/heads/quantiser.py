@@ -9,6 +9,7 @@ from jaxtyping import Float, Int32
 from mmjax.batch import Array, Encoded
 from mmjax.heads.base import Head
 from mmjax.layers import Einsum, LearnedPositions, Transformer
+from mmjax.ranges import Size
 from mmjax.sharding import param_axes
 
 
@@ -34,9 +35,9 @@ class PatchQuantiser(Head):
     trunk: the decoder.
     """
 
-    num_codes: int
-    code_dim: int
-    patch_dim: int
+    num_codes: Size
+    code_dim: Size
+    patch_dim: Size
     trunk: Transformer
 
     @nn.compact

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Float32, Int
 from mmjax.batch import Array, Encoded
 from mmjax.heads.base import Head
 from mmjax.layers import Einsum, LearnedPositions, Transformer
+from mmjax.ranges import NonNegative, Size
 from mmjax.sharding import param_axes
 
 
@@ -22,10 +23,10 @@ class Reconstruction(Head):
       section 2.3).
     """
 
-    num_patches: int
-    patch_dim: int
+    num_patches: Size
+    patch_dim: Size
     trunk: Transformer | None = None
-    position_init_std: float = 1.0
+    position_init_std: NonNegative = 1.0
 
     @nn.compact
     def __call__(self, encoded: Encoded, table: jax.Array | None = None) -> Float32[jax.Array, "B L P"]:

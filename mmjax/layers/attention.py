@@ -5,6 +5,7 @@ import jax
 from jaxtyping import Bool, Float
 
 from mmjax.layers.einsum import Einsum, stacked_projection
+from mmjax.ranges import Size
 from mmjax.sharding import shard
 
 PROJECTION_AXES = ("act_batch", "act_length", "act_heads", "act_head_width")
@@ -18,7 +19,7 @@ class MultiHeadAttention(nn.Module):
     A query whose keys are all masked attends to them uniformly: its output is not NaN, but must be masked.
     """
 
-    num_heads: int
+    num_heads: Size
     causal: bool = False
     use_bias: bool = True
     dtype: str = "float32"

@@ -7,6 +7,7 @@ import jax
 from jaxtyping import Bool, Float
 
 from mmjax.batch import Encoded
+from mmjax.ranges import Depth, Size
 
 
 class Trunk(nn.Module):
@@ -17,10 +18,10 @@ class Trunk(nn.Module):
     taps: the layers, 1 to `depth` - 1, whose outputs `encode` returns as `hidden_states`.
     """
 
-    depth: int
-    width: int
+    depth: Depth
+    width: Size
     _: dataclasses.KW_ONLY
-    taps: tuple[int, ...] = ()
+    taps: tuple[Depth, ...] = ()
 
     @property
     def is_causal(self) -> bool:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from mmjax.layers.einsum import Einsum
+from mmjax.ranges import Kernel, Size
 from mmjax.sharding import param_axes
 
 
@@ -33,9 +34,9 @@ def extract_windows(x: jax.Array, kernel_size: int, stride: int, axis: int) -> j
 class Conv1d(nn.Module):
     """Convolution over positions: "B L C" -> "B ceil(L / stride) D"."""
 
-    width: int
-    kernel_size: int
-    stride: int = 1
+    width: Size
+    kernel_size: Kernel
+    stride: Kernel = 1
     dtype: str = "float32"
 
     @nn.compact
@@ -56,9 +57,9 @@ class Conv2d(nn.Module):
     axes: the logical axes of the kernel "P D", where P are the features of a window.
     """
 
-    width: int
-    kernel_size: int
-    stride: int = 1
+    width: Size
+    kernel_size: Kernel
+    stride: Kernel = 1
     use_bias: bool = True
     implementation: Literal["windows", "xla"] = "windows"
     axes: tuple[str | None, str | None] = ("patch", "embed")
@@ -91,7 +92,7 @@ class DepthwiseConv2d(nn.Module):
     XLA's grouped convolution, forward and backward, for 7 x 7 kernels and 64 channels (jax 0.10).
     """
 
-    kernel_size: int
+    kernel_size: Kernel
     dtype: str = "float32"
 
     @nn.compact

@@ -5,6 +5,7 @@ import jax
 from jaxtyping import Float
 
 from mmjax.layers.einsum import Einsum
+from mmjax.ranges import Size
 from mmjax.sharding import shard
 
 ACTIVATIONS = {
@@ -19,7 +20,7 @@ ACTIVATIONS = {
 class Mlp(nn.Module):
     """`activation(x W1 + b1) W2 + b2` at each position."""
 
-    mlp_width: int
+    mlp_width: Size
     activation: str = "gelu_tanh"
     use_bias: bool = True
     dtype: str = "float32"

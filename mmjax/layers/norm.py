@@ -5,13 +5,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from mmjax.ranges import Positive, Size
 from mmjax.sharding import param_axes
 
 
 class LayerNorm(nn.Module):
     """Normalises the last axis (Ba, Kiros & Hinton 2016), with statistics in float32 for every dtype."""
 
-    epsilon: float = 1e-6
+    epsilon: Positive = 1e-6
     use_bias: bool = True
     dtype: str = "float32"
 
@@ -36,8 +37,8 @@ class GroupNorm(nn.Module):
     averages beside the parameters. Statistics are float32 for every dtype.
     """
 
-    num_groups: int = 32
-    epsilon: float = 1e-5
+    num_groups: Size = 32
+    epsilon: Positive = 1e-5
     dtype: str = "float32"
 
     @nn.compact

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Float32
 
+from mmjax.ranges import NonNegative, Positive, Vocab
 from mmjax.sharding import param_axes
 
 
@@ -17,8 +18,8 @@ class LearnedPositions(nn.Module):
       inputs of unit scale it is too small: models of short sequences then learn the order late or never.
     """
 
-    length: int
-    init_std: float = 1.0
+    length: Vocab
+    init_std: NonNegative = 1.0
 
     @nn.compact
     def __call__(self, x: Float[jax.Array, "B L D"]) -> Float[jax.Array, "B L D"]:
@@ -34,7 +35,7 @@ class LearnedPositions(nn.Module):
 class SinusoidalPositions(nn.Module):
     """Adds fixed sines and cosines (Vaswani et al. 2017, section 3.5, with the sines before the cosines)."""
 
-    max_period: float = 10_000.0
+    max_period: Positive = 10_000.0
 
     @nn.compact
     def __call__(self, x: Float[jax.Array, "B L D"]) -> Float[jax.Array, "B L D"]:

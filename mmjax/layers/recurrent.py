@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from mmjax.batch import Encoded
 from mmjax.layers.base import Trunk
 from mmjax.layers.einsum import Einsum
+from mmjax.ranges import Decay, Size
 from mmjax.sharding import shard
 
 NUM_GATES = {"lstm": 4, "gru": 3}
@@ -28,7 +29,7 @@ class RecurrentLayer(nn.Module):
     W x is computed for all positions at once; the state is float32. Axis letters: G gates, M units.
     """
 
-    width: int
+    width: Size
     cell: Literal["lstm", "gru"] = "lstm"
     reverse: bool = False
     dtype: str = "float32"
@@ -91,7 +92,7 @@ class Recurrent(Trunk):
 
     cell: Literal["lstm", "gru"] = "lstm"
     bidirectional: bool = True
-    dropout: float = 0.0
+    dropout: Decay = 0.0
     dtype: str = "float32"
 
     @property

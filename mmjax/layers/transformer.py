@@ -11,6 +11,7 @@ from mmjax.layers.attention import MultiHeadAttention
 from mmjax.layers.base import Trunk
 from mmjax.layers.mlp import Mlp
 from mmjax.layers.norm import LayerNorm
+from mmjax.ranges import Decay, Positive, Size
 from mmjax.sharding import shard
 from mmjax.sharding.annotate import LAYERS_METADATA
 
@@ -24,14 +25,14 @@ REMAT_POLICIES = {
 class Block(nn.Module):
     """Self-attention and an MLP with residuals; pre-norm (GPT-2, ViT) or post-norm (BERT)."""
 
-    num_heads: int
-    mlp_width: int
+    num_heads: Size
+    mlp_width: Size
     norm: Literal["pre", "post"] = "pre"
     activation: str = "gelu_tanh"
     causal: bool = False
     use_bias: bool = True
-    epsilon: float = 1e-6
-    dropout: float = 0.0
+    epsilon: Positive = 1e-6
+    dropout: Decay = 0.0
     dtype: str = "float32"
 
     @nn.compact
@@ -72,14 +73,14 @@ class Transformer(Trunk):
       the input of each block.
     """
 
-    num_heads: int
-    mlp_width: int
+    num_heads: Size
+    mlp_width: Size
     norm: Literal["pre", "post"] = "pre"
     activation: str = "gelu_tanh"
     causal: bool = False
     use_bias: bool = True
-    epsilon: float = 1e-6
-    dropout: float = 0.0
+    epsilon: Positive = 1e-6
+    dropout: Decay = 0.0
     scan: bool = True
     remat: Literal["none", "dots", "full"] = "none"
     dtype: str = "float32"

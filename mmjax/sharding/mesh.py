@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import math
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -11,13 +11,15 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from mmjax.batch import Batch
 from mmjax.errors import InputError
+from mmjax.ranges import Size
 from mmjax.sharding.annotate import axis_rules, logical_specs, to_mesh_sharding, unbox
 from mmjax.sharding.axes import MESH_AXES
 from mmjax.sharding.rules import Rules
+from mmjax.spec import Spec
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MeshShape:
+class MeshShape(Spec):
     """The number of devices along each axis of the mesh. At most one may be -1: all remaining devices.
 
     data: splits the batch.
@@ -27,11 +29,11 @@ class MeshShape:
     slices: splits the batch over TPU slices or nodes, whose links are slower than those inside one.
     """
 
-    data: int = -1
-    fsdp: int = 1
-    tensor: int = 1
-    sequence: int = 1
-    slices: int = 1
+    data: Literal[-1] | Size = -1
+    fsdp: Literal[-1] | Size = 1
+    tensor: Literal[-1] | Size = 1
+    sequence: Literal[-1] | Size = 1
+    slices: Literal[-1] | Size = 1
 
     def resolve(self, num_devices: int) -> dict[str, int]:
         """{mesh axis: size}, outermost first. Raises InputError unless they use exactly `num_devices`.

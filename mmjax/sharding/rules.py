@@ -4,12 +4,13 @@ import dataclasses
 
 from mmjax.errors import InputError
 from mmjax.sharding.axes import KNOWN_AXES, MESH_AXES
+from mmjax.spec import Spec
 
 MeshAxes = str | tuple[str, ...] | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Rules:
+class Rules(Spec):
     """The mesh axes that split each logical axis (`axes.py` describes these); None: replicated.
 
     optimizer_embed: replaces `embed` for the optimizer's state and for gradients, unless it is None.

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from mmjax.batch import is_present
 from mmjax.errors import InputError
+from mmjax.ranges import Fraction
 from mmjax.views.base import View
 
 
@@ -24,7 +25,7 @@ class DropStreams(View):
       number was closest to keeping it. At equal rates, all streams are kept equally often.
     """
 
-    rates: tuple[tuple[str, float], ...]
+    rates: tuple[tuple[str, Fraction], ...]
     keep_one: bool = False
 
     def __post_init__(self):

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float32
 
 from mmjax.batch import Audio, Image, Stream
 from mmjax.errors import InputError
+from mmjax.ranges import Count, OpenFraction, Size
 from mmjax.views.base import View
 
 NUM_RECTANGLES = 16  # sampled per example for block masking; the first few cover most of what is masked
@@ -34,10 +35,10 @@ class MaskPatches(View):
     """
 
     stream: str
-    grid: tuple[int, int]
-    rate: float = 0.75
+    grid: tuple[Size, Size]
+    rate: OpenFraction = 0.75
     unit: Literal["patch", "block"] = "patch"
-    samples_per_patch: int | None = None
+    samples_per_patch: Count | None = None
     unmasked_stream: str | None = None
 
     def __post_init__(self):

@@ -9,6 +9,7 @@ from mmjax.data.augment.base import Augmentation, check_fractions
 from mmjax.data.sources.base import Reader, Source, threadsafe_cache
 from mmjax.data.transform import Transform
 from mmjax.errors import InputError
+from mmjax.ranges import Finite, Fraction, Positive
 
 
 class AudioAugmentation(Augmentation):
@@ -27,8 +28,8 @@ class AudioAugmentation(Augmentation):
 class Noise(AudioAugmentation):
     """Adds white noise at a random signal-to-noise ratio from `snr_db`, (min, max) in decibels."""
 
-    snr_db: tuple[float, float] = (5.0, 30.0)
-    probability: float = 0.5
+    snr_db: tuple[Finite, Finite] = (5.0, 30.0)
+    probability: Fraction = 0.5
 
     def __post_init__(self):
         _check_noise("Noise", self.snr_db, self.probability)
@@ -54,8 +55,8 @@ class Background(AudioAugmentation):
 
     source: Source
     transform: Transform
-    snr_db: tuple[float, float] = (5.0, 20.0)
-    probability: float = 0.5
+    snr_db: tuple[Finite, Finite] = (5.0, 20.0)
+    probability: Fraction = 0.5
 
     def __post_init__(self):
         _check_noise("Background", self.snr_db, self.probability)
@@ -77,8 +78,8 @@ class Background(AudioAugmentation):
 class Speed(AudioAugmentation):
     """Resamples (by soxr) to play faster or slower, which changes the pitch too (Ko et al. 2015)."""
 
-    min_factor: float = 0.9
-    max_factor: float = 1.1
+    min_factor: Positive = 0.9
+    max_factor: Positive = 1.1
 
     def __post_init__(self):
         if not 0 < self.min_factor <= self.max_factor:

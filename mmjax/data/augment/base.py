@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeVar, get_args
 import numpy as np
 
 from mmjax.errors import InputError
+from mmjax.spec import Spec
 
 # The kinds of changes that `ForbidChanges` can forbid for examples whose text they would contradict.
 Change = Literal[
@@ -30,7 +31,7 @@ GEOMETRY: frozenset[str] = frozenset({"flip", "rotate", "shift", "crop", "speed"
 T = TypeVar("T", bound="Augmentation")
 
 
-class Augmentation(abc.ABC):
+class Augmentation(Spec, abc.ABC):
     """A random change of one stream; a frozen value. Subclasses per stream type declare `__call__`."""
 
     @abc.abstractmethod

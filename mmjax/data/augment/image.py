@@ -4,13 +4,15 @@ import abc
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from annotated_types import Interval
 
 from mmjax.data.augment.base import Augmentation, check_fractions
 from mmjax.data.pillow_image import to_array, to_pillow
 from mmjax.errors import InputError
+from mmjax.ranges import Fraction, OpenFraction, Pixel, Positive
 
 
 class ImageAugmentation(Augmentation):
@@ -29,11 +31,11 @@ class ColorJitter(ImageAugmentation):
     colour circle. Only brightness and contrast apply to grey images.
     """
 
-    brightness: float = 0.4
-    contrast: float = 0.4
-    saturation: float = 0.4
-    hue: float = 0.1
-    probability: float = 1.0
+    brightness: Fraction = 0.4
+    contrast: Fraction = 0.4
+    saturation: Fraction = 0.4
+    hue: Annotated[float, Interval(ge=0, le=0.5)] = 0.1
+    probability: Fraction = 1.0
 
     def __post_init__(self):
         check_fractions(
@@ -97,10 +99,10 @@ class RandomErasing(ImageAugmentation):
     fill: "noise", or a grey level from 0 to 255.
     """
 
-    probability: float = 0.5
-    area: tuple[float, float] = (0.02, 0.4)
-    aspect: tuple[float, float] = (0.3, 1 / 0.3)
-    fill: Literal["noise"] | int = "noise"
+    probability: Fraction = 0.5
+    area: tuple[OpenFraction, OpenFraction] = (0.02, 0.4)
+    aspect: tuple[Positive, Positive] = (0.3, 1 / 0.3)
+    fill: Literal["noise"] | Pixel = "noise"
 
     def __post_init__(self):
         check_fractions("RandomErasing", probability=self.probability)

@@ -13,6 +13,7 @@ from mmjax.data.augment.base import CHANGES, Augmentation, Change
 from mmjax.data.records import Record
 from mmjax.data.transform import Transform
 from mmjax.errors import InputError
+from mmjax.spec import Spec
 
 SIDE_WORDS = ("left", "right", "leftwards", "rightwards", "clockwise", "counterclockwise", "anticlockwise")
 COLOR_WORDS = (
@@ -48,7 +49,7 @@ class HasText(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class ForbidChanges:
+class ForbidChanges(Spec):
     """Forbids changes of a stream in examples whose text contains certain words.
 
     `ForbidChanges("image", ("flip",), text_stream="text", phrases=SIDE_WORDS)` never flips an image whose
@@ -86,7 +87,7 @@ class ForbidChanges:
 
 
 @dataclasses.dataclass(frozen=True)
-class ShareGeometry:
+class ShareGeometry(Spec):
     """Crops, flips, rotates and shifts several streams alike, such as an image and its depth map.
 
     Their other augmentations may differ, e.g. colour jitter of one of them.

@@ -2,11 +2,14 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import Interval
 
 from mmjax.data.augment.base import check_fractions
 from mmjax.data.augment.image import ImageAugmentation, apply_jointly, apply_per_frame
 from mmjax.errors import InputError
+from mmjax.ranges import Depth, Finite, Fraction, Pixel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +23,7 @@ class Operation:
 
     changes: frozenset[str]
     apply: Callable[[Any, float, Any], Any]
-    max_amount: float = 0.0
+    max_amount: Finite = 0.0
     is_signed: bool = False
     is_spatial: bool = False
 
@@ -108,11 +111,11 @@ class RandAugment(ImageAugmentation):
     operations: names in `OPERATIONS` to sample from. fill: grey level of pixels from outside the image.
     """
 
-    num_operations: int = 2
-    magnitude: float = 9.0
+    num_operations: Depth = 2
+    magnitude: Annotated[float, Interval(ge=0, le=30)] = 9.0
     operations: tuple[str, ...] = tuple(OPERATIONS)
-    fill: int = 128
-    probability: float = 1.0
+    fill: Pixel = 128
+    probability: Fraction = 1.0
 
     def __post_init__(self):
         check_fractions("RandAugment", probability=self.probability)

@@ -2,14 +2,16 @@
 
 import abc
 import dataclasses
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 import numpy as np
+from annotated_types import Interval
 
 from mmjax.batch import Text
 from mmjax.data.augment.base import Augmentation, check_fractions
 from mmjax.data.vocabulary import Vocabulary
 from mmjax.errors import InputError
+from mmjax.ranges import Count, Fraction
 
 Replacement = Literal["mask", "unknown", "nothing"]
 
@@ -31,7 +33,7 @@ class WordDropout(TextAugmentation):
       replaced tokens, so that masked language modelling does not mask them again.
     """
 
-    rate: float = 0.1
+    rate: Fraction = 0.1
     replace_with: Replacement = "mask"
 
     def __post_init__(self):
@@ -54,9 +56,9 @@ class SpanDropout(TextAugmentation):
     replace_with: see `WordDropout`.
     """
 
-    rate: float = 0.15
-    mean_length: float = 3.0
-    max_length: int = 10
+    rate: Fraction = 0.15
+    mean_length: Annotated[float, Interval(ge=1, le=1e6)] = 3.0
+    max_length: Count = 10
     replace_with: Replacement = "mask"
 
     def __post_init__(self):

@@ -8,10 +8,11 @@ import numpy as np
 from mmjax.data.records import BadExample, Record, lookup
 from mmjax.data.sources.base import Reader, Source, threadsafe_cache
 from mmjax.errors import InputError
+from mmjax.spec import Spec
 
 
 @dataclasses.dataclass(frozen=True)
-class ConsecutiveSentences(Source):
+class ConsecutiveSentences(Spec, Source):
     """Each pair of consecutive sentences of a document is a record, in order.
 
     Opening reads every document once, to count its sentences.
