@@ -1,9 +1,9 @@
 """Texts that a causal text stream generates given images, audio or nothing.
 
-audio+image/next_token          accuracy of the next token given the true tokens before it (teacher forcing)
-audio+image/exact               fraction of texts that are decoded without an error
-audio+image/word_error_rate     insertions, deletions and substitutions by the number of true words
-audio+image/token_error_rate    the same by tokens
+audio+image/next_token          accuracy of the next token given the true tokens before it (teacher forcing);
+                                a true [UNK] counts as wrong
+audio+image/exact, /word_error_rate, /character_error_rate, /token_error_rate
+                                of the decoded text against the record's own (text_errors.py)
 most_common/exact, ...          always the most common training text
 nearest/image/exact, ...        the text of the training example with the nearest image in raw features
 """
@@ -14,17 +14,16 @@ import itertools
 
 import numpy as np
 
-from mmjax import data
 from mmjax.batch import Batch, Text
 from mmjax.errors import InputError
-from mmjax.evals.base import HeadEval, Predictor, Result, check_finite, has_streams
+from mmjax.evals.base import Predictor, Result, check_finite, has_streams
 from mmjax.evals.subsets import keep_only, subset_name, subsets
-from mmjax.evals.text_errors import baseline_metrics, text_metrics, token_ids_by_row
+from mmjax.evals.text_errors import TextEval
 from mmjax.views import Identity
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Captions(HeadEval):
+class Captions(TextEval):
     """Greedy decoding by a head that `objectives.CausalLanguage` trains.
 
     It is slow, because nothing is cached: each token runs the whole model, encoders included. `limit` bounds
@@ -32,14 +31,10 @@ class Captions(HeadEval):
 
     context: other streams that the head can read.
     subsets: evaluate with each subset of `context`, the others missing.
-    train: training data for the baselines; None: no baselines.
     """
 
-    stream: str = "text"
     context: tuple[str, ...] = ()
     subsets: bool = False
-    train: data.Dataset | None = None
-    train_limit: int | None = 20_000
 
     def __post_init__(self):
         self.check_streams(self.stream, *self.context)
@@ -50,38 +45,40 @@ class Captions(HeadEval):
         measured = subsets(self.context) if self.subsets else [self.context]
         predicted: dict[str, list[list[int]]] = collections.defaultdict(list)
         hits: dict[str, list[np.ndarray]] = collections.defaultdict(list)
-        targets: list[list[int]] = []
-        for batch in self.batches():
+        references: list[str] = []
+        for number, batch in enumerate(self.batches()):
             rows = has_streams(batch, self.stream, *self.context)
             if not rows.any():
                 continue
-            targets += itertools.compress(token_ids_by_row(batch[self.stream]), rows)
+            references += self.references(number, rows)
             for subset in measured:
                 name, inputs = subset_name(subset), keep_only(batch, self.context, subset)
-                hits[name].append(self._next_token_hits(predictor, inputs, rows))
+                unknown = tokenizer.special_ids.get("unk", -1)
+                hits[name].append(self._next_token_hits(predictor, inputs, rows, unknown))
                 predicted[name] += self._decode(predictor, inputs, rows, tokenizer.sep_id)
-        if not targets:
+        if not references:
             raise InputError(f"captions: no example of the data has {[self.stream, *self.context]}")
+        errors = self.text_errors(references)
         metrics: dict[str, float] = {}
         for name, texts in predicted.items():
             metrics[f"{name}/next_token"] = float(np.concatenate(hits[name]).mean())
-            scores = text_metrics(texts, targets, tokenizer)
-            metrics |= {f"{name}/{metric}": value for metric, value in scores.items()}
+            metrics |= {f"{name}/{metric}": value for metric, value in errors.of_ids(texts).items()}
         if self.train is not None:
-            metrics |= baseline_metrics(
-                self, self.train, self.train_limit, self.stream, self.context, targets, tokenizer
-            )
-        return Result(metrics | {"num_examples": float(len(targets))})
+            metrics |= self.baseline_metrics(self.train, self.context, errors)
+        return Result(metrics | {"num_examples": float(len(references))})
 
     def _logits(self, predictor: Predictor, batch: Batch, text: Text, rows: np.ndarray) -> np.ndarray:
         outputs, _ = predictor(batch | {self.stream: text}, Identity(), (self.head,))
         return check_finite(self.head, outputs[self.head][rows])
 
-    def _next_token_hits(self, predictor: Predictor, batch: Batch, rows: np.ndarray) -> np.ndarray:
-        """Whether each next token is predicted right: bool, the rows concatenated."""
+    def _next_token_hits(
+        self, predictor: Predictor, batch: Batch, rows: np.ndarray, unknown: int
+    ) -> np.ndarray:
+        """Whether each next token is predicted right: bool, the rows concatenated. [UNK] is never right."""
         text: Text = batch[self.stream]  # type: ignore[assignment]  # streams are named by the user
         tokens, mask = np.asarray(text.tokens)[rows], np.asarray(text.mask)[rows]
         hits = self._logits(predictor, batch, text, rows)[:, :-1].argmax(axis=-1) == tokens[:, 1:]
+        hits &= tokens[:, 1:] != unknown
         return hits[mask[:, :-1] & mask[:, 1:]]
 
     def _decode(self, predictor: Predictor, batch: Batch, rows: np.ndarray, sep_id: int) -> list[list[int]]:

@@ -3,7 +3,11 @@
 Classification:
 accuracy, /low, /high      with a 95 % bootstrap interval
 accuracy/majority          always the most common class of the training labels, or of these without `train`
-f1                         mean over the classes of the harmonic mean of precision and recall (macro F1)
+f1                         mean over the classes that occur as truth or prediction of the harmonic mean of
+                           precision and recall (macro F1)
+top5_accuracy              with more than five classes: the true class is among the five of the highest scores
+auroc                      mean over the classes that occur of the area under the ROC curve against the others
+calibration_error          |accuracy - confidence| in 15 bins of confidence (ECE)
 recall/rooster             of one class
 audio/accuracy, ...        with `subsets`, given only these streams: audio, image, audio+image
 
@@ -11,8 +15,12 @@ MultiLabel:
 mean_average_precision     mean over the classes of the area under the precision-recall curve
 /chance                    of a random ranking: the fraction of positive labels
 average_precision/rooster  of one class
+auroc                      mean over the classes of the area under the ROC curve
 f1                         over all classes together, where a logit above 0 predicts the class (micro F1)
 audio/f1, ...              with `subsets`
+
+class_scores.py defines them; they equal scikit-learn's. A metric that the data do not define is left out: the
+AUROC where the data have one class, the average precision of a class that no example has.
 """
 
 import dataclasses
@@ -22,7 +30,7 @@ import numpy as np
 
 from mmjax import data
 from mmjax.errors import InputError
-from mmjax.evals import base, baseline, pictures
+from mmjax.evals import base, baseline, class_scores, pictures
 from mmjax.evals.base import DrawPicture, HeadEval, Predictor, Result, has_streams, interval_metrics
 from mmjax.evals.subsets import keep_only, subset_name, subsets
 from mmjax.ranges import Count
@@ -102,9 +110,10 @@ class Classification(LabelEval):
         drawn: dict[str, DrawPicture] = {}
         for subset, values in logits.items():
             predicted, prefix = values.argmax(axis=1), self.prefix(subset)
-            counts = confusion_counts(labels, predicted, num_classes)
+            counts = class_scores.confusion_counts(labels, predicted, num_classes)
             accuracy = interval_metrics(f"{prefix}accuracy", predicted == labels)
-            metrics |= accuracy | {f"{prefix}f1": macro_f1(counts)}
+            scores = {"f1": class_scores.macro_f1(counts)} | probability_metrics(values, labels)
+            metrics |= accuracy | {f"{prefix}{name}": value for name, value in scores.items()}
             metrics |= {
                 f"{prefix}recall/{names[n]}": float(counts[n, n] / counts[n].sum())
                 for n in np.flatnonzero(counts.sum(axis=1))
@@ -166,7 +175,7 @@ class MultiLabel(LabelEval):
     def scores(
         self, logits: np.ndarray, labels: np.ndarray, known: np.ndarray, names: tuple[str, ...]
     ) -> dict[str, float]:
-        """Metrics over the classes with a positive label.
+        """Metrics over the classes with a positive label; the AUROC over those with a negative label too.
 
         Args:
           logits, labels, known: "N classes"; `known` is whether the example's label for the class is known.
@@ -175,36 +184,29 @@ class MultiLabel(LabelEval):
         if not len(classes):
             raise InputError(f"multi-label: no example of the data has a class and all of {[*self.streams]}")
         columns = [(logits[known[:, n], n], labels[known[:, n], n]) for n in classes]
-        precisions = [average_precision(*column) for column in columns]
+        precisions = [class_scores.average_precision(*column) for column in columns]
+        areas = [area for area in (class_scores.auroc(*column) for column in columns) if area is not None]
         predicted = (logits > 0) & known
-        return {
-            "mean_average_precision": float(np.mean(precisions)),
-            "mean_average_precision/chance": float(np.mean([positive.mean() for _, positive in columns])),
-            "f1": float(2 * (predicted & labels).sum() / max(1, predicted.sum() + (labels & known).sum())),
-        } | {f"average_precision/{names[n]}": value for n, value in zip(classes, precisions, strict=True)}
+        metrics = {"auroc": float(np.mean(areas))} if areas else {}
+        return (
+            metrics
+            | {
+                "mean_average_precision": float(np.mean(precisions)),
+                "mean_average_precision/chance": float(np.mean([positive.mean() for _, positive in columns])),
+                "f1": float(
+                    2 * (predicted & labels).sum() / max(1, predicted.sum() + (labels & known).sum())
+                ),
+            }
+            | {f"average_precision/{names[n]}": value for n, value in zip(classes, precisions, strict=True)}
+        )
 
 
-def confusion_counts(targets: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
-    """Number of examples by class, int "target predicted", of class numbers "N"."""
-    counts = np.zeros((num_classes, num_classes), np.int64)
-    np.add.at(counts, (targets, predicted), 1)
-    return counts
-
-
-def macro_f1(counts: np.ndarray) -> float:
-    """Mean over the classes that occur of `2 right / (true + predicted)`; `counts` is "target predicted"."""
-    true, predicted = counts.sum(axis=1), counts.sum(axis=0)
-    return float(np.mean((2 * np.diag(counts) / np.maximum(true + predicted, 1))[true > 0]))
-
-
-def average_precision(scores: np.ndarray, labels: np.ndarray) -> float:
-    """The sum over thresholds of (increase of recall) * precision, without interpolation.
-
-    Args:
-      scores: "N". Equal scores pass a threshold together, so that their order has no influence.
-      labels: bool "N".
-    """
-    order = np.argsort(-scores, kind="stable")
-    last = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)  # of each group of equal scores
-    hits = np.cumsum(labels[order])[last]
-    return float((np.diff(hits, prepend=0) * hits / (last + 1)).sum() / hits[-1])
+def probability_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Top-5 accuracy, AUROC and calibration error of logits "N classes"; those that `labels` "N" define."""
+    probabilities = class_scores.softmax(logits)
+    scores = {
+        "top5_accuracy": class_scores.top_k_accuracy(logits, labels),
+        "auroc": class_scores.macro_auroc(probabilities, labels),
+        "calibration_error": class_scores.expected_calibration_error(probabilities, labels),
+    }
+    return {name: value for name, value in scores.items() if value is not None}

@@ -1,6 +1,7 @@
 """Zero-shot classification: the class whose prompt has the nearest embedding (Radford et al. 2021, CLIP).
 
 audio/accuracy, /low, /high       of each stream but the text, with a 95 % bootstrap interval
+audio/top5_accuracy               with more than five classes
 audio/accuracy/majority           always the most common class
 audio/accuracy/raw_neighbour      class of the nearest training example in raw features, if `train` is given
 """
@@ -12,9 +13,8 @@ import numpy as np
 
 from mmjax import data
 from mmjax.errors import InputError
-from mmjax.evals import base, baseline, pictures
+from mmjax.evals import base, baseline, class_scores, pictures
 from mmjax.evals.base import DrawPicture, EmbeddingEval, Predictor, Result, has_streams
-from mmjax.evals.classification import confusion_counts
 from mmjax.ranges import Count
 from mmjax.views import Identity
 
@@ -50,22 +50,25 @@ class ZeroShot(EmbeddingEval):
         heads = {stream: head for stream, head in self.heads_by_stream().items() if stream != self.text}
         names = self.class_names()
         prompts = self.prompt_embeddings(predictor, names)
-        parts = {stream: ([], [], []) for stream in heads}  # predicted, targets, raw features of each batch
+        parts = {stream: ([], [], []) for stream in heads}  # scores, targets, raw features of each batch
         for batch in self.batches():
             outputs, _ = predictor(batch, Identity(), tuple(heads.values()))
             for stream, head in heads.items():
                 rows = has_streams(batch, stream, self.labels)
                 embeddings = base.check_finite(head, np.where(rows[:, None], outputs[head], 0))
-                predicted, targets, raw = parts[stream]
-                predicted.append((embeddings @ prompts.T).argmax(axis=1)[rows])
+                scores, targets, raw = parts[stream]
+                scores.append((embeddings @ prompts.T)[rows])
                 targets.append(np.asarray(batch[self.labels].values)[rows])
                 if self.train is not None:
                     raw.append(baseline.raw_features(batch[stream], self.data.streams[stream])[rows])
         metrics: dict[str, float] = {}
         drawn: dict[str, DrawPicture] = {}
-        for stream, (predicted, targets, raw) in parts.items():
-            predicted, targets = np.concatenate(predicted), np.concatenate(targets)
+        for stream, (scores, targets, raw) in parts.items():
+            scores, targets = np.concatenate(scores), np.concatenate(targets)
             self._check_targets(stream, targets, names)
+            predicted = scores.argmax(axis=1)
+            top5 = class_scores.top_k_accuracy(scores, targets)
+            metrics |= {} if top5 is None else {f"{stream}/top5_accuracy": top5}
             accuracy = base.interval_metrics(f"{stream}/accuracy", predicted == targets)
             metrics |= accuracy | {f"{stream}/accuracy/majority": baseline.majority_accuracy(targets)}
             if self.train is not None:
@@ -77,7 +80,7 @@ class ZeroShot(EmbeddingEval):
                 title=f"Zero-shot classes of each {stream}",
                 subtitle=f"{len(targets)} examples, {mean:.1%} right [{low:.1%}, {high:.1%}]",
                 classes=names,
-                counts=confusion_counts(targets, predicted, len(names)),
+                counts=class_scores.confusion_counts(targets, predicted, len(names)),
             )
         return Result(metrics, drawn)
 

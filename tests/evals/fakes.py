@@ -28,11 +28,15 @@ class RecordSource:
 
 
 @dataclasses.dataclass(frozen=True)
-class TwoTokensPerWord:
-    """A tokenizer, its spec and its vocabulary in one: word n is the tokens 5 + 2 n and 6 + 2 n."""
+class TwoTokensPerWord(data.TokenizerSpec, data.Vocabulary):
+    """A tokenizer, its spec and its vocabulary in one: word n is the tokens 5 + 2 n and 6 + 2 n.
+
+    A word that it lacks is [UNK]; commas are words of their own, as in WordPiece.
+    """
 
     words: tuple[str, ...]
-    pad_id, cls_id, sep_id, mask_id = data.PAD_ID, data.CLS_ID, data.SEP_ID, data.MASK_ID
+    special_ids = {"pad": data.PAD_ID, "unk": data.UNK_ID, "cls": data.CLS_ID, "sep": data.SEP_ID,
+                   "mask": data.MASK_ID}  # fmt: skip
 
     @property
     def vocab_size(self):
@@ -43,13 +47,20 @@ class TwoTokensPerWord:
     def open(self):
         return self
 
+    def digest(self):
+        return " ".join(self.words)
+
     def encode(self, text):
-        indices = [self.words.index(word) for word in text.split()]
-        ids = [token for index in indices for token in (5 + 2 * index, 6 + 2 * index)]
-        return ids, [n // 2 for n in range(len(ids))]
+        ids, numbers = [], []
+        for number, word in enumerate(text.lower().replace(",", " , ").split()):
+            first = 5 + 2 * self.words.index(word) if word in self.words else None
+            ids += [data.UNK_ID] if first is None else [first, first + 1]
+            numbers += [number] * (1 if first is None else 2)
+        return ids, numbers
 
     def decode(self, ids):
-        return " ".join(self.words[(token - 5) // 2] for token in ids if token >= 5 and token % 2)
+        tokens = [token for token in ids if token == data.UNK_ID or (token >= 5 and token % 2)]
+        return " ".join("[UNK]" if token == data.UNK_ID else self.words[(token - 5) // 2] for token in tokens)
 
 
 def dataset(

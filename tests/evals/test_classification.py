@@ -8,8 +8,8 @@ from fakes import NAMES, RATE_HZ, RecordSource, dataset
 
 from mmjax import data
 from mmjax.errors import InputError
-from mmjax.evals import Classification, MultiLabel
-from mmjax.evals.classification import average_precision
+from mmjax.evals import Classification, MultiLabel, class_scores
+from mmjax.evals.class_scores import average_precision
 
 
 class ScriptedClassifier:
@@ -42,13 +42,13 @@ def test_accuracy_recall_and_f1_equal_a_loop():
     assert metrics["accuracy/low"] <= metrics["accuracy"] <= metrics["accuracy/high"]
     assert metrics["accuracy/majority"] == pytest.approx(3 / 5)
     f1 = []
-    for label in (0, 1):
+    for label in (0, 1):  # class 2 is predicted once, and never true: its F1 is 0
         hits = sum(predicted[row] == label for row in labels if labels[row] == label)
         precision = hits / sum(predicted[row] == label for row in labels)
         recall = hits / sum(other == label for other in labels.values())
         assert metrics[f"recall/{('zero', 'one')[label]}"] == pytest.approx(recall)
         f1.append(2 * precision * recall / (precision + recall))
-    assert metrics["f1"] == pytest.approx(np.mean(f1))
+    assert metrics["f1"] == pytest.approx(sum(f1) / 3)
     assert "recall/two" not in metrics, "no counted example has this class"
 
 
@@ -194,3 +194,43 @@ def test_multi_label_refuses_a_head_with_another_number_of_classes():
         MultiLabel(data=multi_label_dataset(), head="x", streams=("image",))(
             lambda batch, *_, seed=0: ({"x": np.zeros((len(batch["image"].mask), 2), np.float32)}, {})
         )
+
+
+def test_auroc_is_the_fraction_of_ordered_pairs():
+    rng = np.random.default_rng(0)
+    scores, labels = rng.integers(0, 6, 40), rng.uniform(size=40) < 0.4
+    pairs = [(p > n) + 0.5 * (p == n) for p in scores[labels] for n in scores[~labels]]
+    assert class_scores.auroc(scores, labels) == pytest.approx(np.mean(pairs))
+    # The example in scikit-learn's documentation of roc_auc_score.
+    scores, labels = np.array([0.1, 0.4, 0.35, 0.8]), np.array([False, False, True, True])
+    assert class_scores.auroc(scores, labels) == 0.75
+    assert class_scores.auroc(scores, labels | True) is None
+    assert class_scores.macro_auroc(np.eye(3), np.array([1, 1, 1])) is None
+
+
+def test_top_5_accuracy_counts_equal_scores_as_wrong():
+    scores = np.array([[6, 5, 4, 3, 2, 1], [1, 2, 3, 4, 5, 6], [7, 7, 7, 7, 7, 7]])
+    assert class_scores.top_k_accuracy(scores, np.array([4, 0, 0])) == 1 / 3
+    assert class_scores.top_k_accuracy(scores[:, :5], np.array([4, 0, 0])) is None
+
+
+def test_calibration_error_equals_a_loop():
+    rng = np.random.default_rng(0)
+    probabilities, targets = class_scores.softmax(rng.normal(size=(200, 4))), rng.integers(0, 4, 200)
+    error = 0.0
+    for number in range(15):
+        in_bin = [n for n, row in enumerate(probabilities) if number / 15 < row.max() <= (number + 1) / 15]
+        hits = sum(probabilities[n].argmax() == targets[n] for n in in_bin)
+        error += abs(hits - sum(probabilities[n].max() for n in in_bin)) / 200
+    assert class_scores.expected_calibration_error(probabilities, targets) == pytest.approx(error)
+    certain = np.array([[1.0, 0.0], [1.0, 0.0]])
+    assert class_scores.expected_calibration_error(certain, np.array([0, 1])) == 0.5
+
+
+def test_data_of_one_class_have_no_auroc():
+    examples = dataset(NAMES[:1])  # label 0
+    evaluation = Classification(data=examples, head="x", streams=("image", "audio"))
+    metrics = evaluation(ScriptedClassifier({"audio+image": [0]})).metrics
+    assert (
+        "auroc" not in metrics and metrics["accuracy"] == metrics["accuracy/majority"] == metrics["f1"] == 1
+    )

@@ -9,8 +9,8 @@ from fakes import RecordSource, TwoTokensPerWord, dataset
 from mmjax import data
 from mmjax.errors import InputError
 from mmjax.evals import Captions, Tags, Transcripts
-from mmjax.evals.tags import extract_entities, tag_metrics
-from mmjax.evals.text_errors import edit_distance, error_rate, text_metrics
+from mmjax.evals.tags import entity_metrics, extract_entities
+from mmjax.evals.text_errors import TextErrors, decode_like, edit_distance, error_rate, normalise
 from mmjax.evals.transcripts import decode_best_path
 from mmjax.heads import MaskedLogits
 
@@ -45,14 +45,59 @@ def test_edit_distance_equals_the_recursion():
 
 def test_text_metrics_count_words_and_tokens_of_all_examples_together():
     tokenizer = TwoTokensPerWord(("red", "fox", "cat"))
-    encode = lambda text: tokenizer.encode(text)[0]  # noqa: E731
-    predicted = [encode("red fox"), encode("cat"), encode("red"), []]
-    targets = [encode("red fox"), encode("red cat"), encode("fox"), encode("red red red")]
-    metrics = text_metrics(predicted, targets, tokenizer)
+    predicted = [tokenizer.encode(text)[0] for text in ("red fox", "cat", "red", "")]
+    references = ["red fox", "red cat", "fox", "red red red"]
+    metrics = TextErrors(references, tokenizer).of_ids(predicted)
     assert metrics["exact"] == 1 / 4
     assert metrics["word_error_rate"] == (0 + 1 + 1 + 3) / (2 + 2 + 1 + 3)
+    assert metrics["character_error_rate"] == (0 + 4 + 3 + 11) / (7 + 7 + 3 + 11)
     assert metrics["token_error_rate"] == (0 + 2 + 2 + 6) / 16
+    assert TextErrors(references, tokenizer).of_texts(["red fox", "cat", "red", ""]) == metrics
     assert error_rate([[1, 1, 1]], [[2]]) == 3
+    assert error_rate(["abc", "ab"], ["", "ab"]) == 3 / 2, "an empty target adds insertions"
+    with pytest.raises(InputError, match="found only empty ones"):
+        error_rate(["abc"], [""])
+
+
+def test_unknown_words_are_errors_although_the_ids_are_equal():
+    tokenizer = TwoTokensPerWord(("red", "fox"))
+    metrics = TextErrors(["red zebra"], tokenizer).of_ids([tokenizer.encode("red zebra")[0]])
+    assert metrics["exact"] == 0 and metrics["word_error_rate"] == 1 / 2
+    assert metrics["token_error_rate"] == 1 / 3
+
+
+def test_texts_are_compared_without_case_and_punctuation_but_by_choice():
+    tokenizer = TwoTokensPerWord(("red", "fox", ",", "cat"))
+    predicted = tokenizer.encode("red, fox")[0]
+    assert tokenizer.decode(predicted) == "red , fox"
+    assert TextErrors(["Red, fox!"], tokenizer).of_ids([predicted])["word_error_rate"] == 0
+    errors = TextErrors(["red, fox"], tokenizer, ignore_punctuation=False)
+    assert errors.of_ids([predicted])["word_error_rate"] == 0, "the comma is spaced as in the reference"
+    errors = TextErrors(["Red, fox"], tokenizer, ignore_case=False)
+    assert errors.of_ids([predicted])["word_error_rate"] == 1 / 2
+    assert errors.of_texts(["Red fox"])["word_error_rate"] == 0
+    with pytest.raises(InputError, match="found only punctuation"):
+        TextErrors(["!", "?!"], tokenizer)
+    assert normalise("Cafe\u0301  [UNK]") == "caf\xe9 \N{REPLACEMENT CHARACTER}"
+
+
+def test_words_are_spaced_as_in_the_reference():
+    texts = ["i don't like u.s. red-haired foxes", "it's 3.5, he said"]
+    spec = data.WordPiece(data.Arrays({"text": texts}), ("text",), vocab_size=56)
+    vocabulary = spec.open()
+    for text in texts:
+        ids = vocabulary.encode(text)[0]
+        assert vocabulary.decode(ids) != text and decode_like(ids, text, vocabulary) == text
+    assert TextErrors(texts, vocabulary).of_ids([vocabulary.encode(x)[0] for x in texts])["exact"] == 1
+
+
+def test_words_beyond_the_length_are_errors():
+    """Of the six words, the stream has room for three."""
+    examples = dataset(("red fox blue cat grey wolf",))
+    evaluation = Captions(data=examples, head="caption", batch_size=2)
+    metrics = evaluation(NextTokenPredictor(evaluation)).metrics
+    assert metrics["nothing/next_token"] == 1
+    assert metrics["nothing/word_error_rate"] == 3 / 6 and metrics["nothing/exact"] == 0
 
 
 def test_best_path_drops_repetitions_blanks_and_padding():
@@ -74,6 +119,7 @@ def predict_first_word(batch, view, heads, seed=0):
 def test_transcripts_of_frames():
     evaluation = Transcripts(data=dataset(NAMES, missing=((1, "audio"),)), head="frames", batch_size=4)
     metrics = evaluation(predict_first_word).metrics
+    assert metrics.pop("character_error_rate") == pytest.approx(16 / (7 + 7 + 8 + 7))
     assert metrics == {"exact": 0, "word_error_rate": 1 / 2, "token_error_rate": 1 / 2, "num_examples": 4}
 
 
@@ -151,43 +197,78 @@ def test_data_without_an_example_or_a_stream_are_refused():
         ("B-a I-b I-b O I-b", [("a", 0, 1), ("b", 1, 3), ("b", 4, 5)]),
     ],
 )
-def test_entities_of_tags(tags, expected):
+def test_entities_of_tags_as_conll_counts(tags, expected):
+    assert extract_entities(tags.split(), strict=False) == expected
+
+
+@pytest.mark.parametrize(
+    "tags, expected",
+    [
+        ("B-a I-a O B-b", [("a", 0, 2), ("b", 3, 4)]),
+        ("O I-a I-a I-b", []),
+        ("B-a I-b I-b O I-b", [("a", 0, 1)]),
+        ("B-a I-a I-b I-a", [("a", 0, 2)]),
+    ],
+)
+def test_entities_of_tags_begin_with_b(tags, expected):
     assert extract_entities(tags.split()) == expected
 
 
 def test_entities_need_the_right_words_and_kind():
     targets = ["B-a I-a O B-b".split(), "O B-a O O".split()]
-    predicted = ["B-a O O B-b".split(), "O B-b O B-a".split()]  # too short, right; wrong kind, spurious
-    metrics = tag_metrics(predicted, targets)
-    assert metrics["accuracy"] == 5 / 8
+    predicted = ["B-a O O B-b".split(), "O B-c O B-a".split()]  # too short, right; wrong kind, spurious
+    metrics = entity_metrics(predicted, targets)
     assert (metrics["entity_precision"], metrics["entity_recall"]) == (1 / 4, 1 / 3)
     assert metrics["entity_f1"] == pytest.approx(2 / 7)
-    assert tag_metrics([["NOUN"]], [["VERB"]]) == {"accuracy": 0}
-    assert tag_metrics([["O"]], [["O"]])["entity_f1"] == 0, "without entities F1 is 0"
+    assert (metrics["entity_f1/a"], metrics["entity_f1/b"]) == (0, 1)
+    assert metrics["entity_f1/c"] == 0, "a kind that only the predictions have"
+    assert metrics["entity_macro_f1"] == 1 / 3
+    assert (metrics["num_entities"], metrics["num_entities/a"], metrics["num_entities/c"]) == (3, 2, 0)
+    assert entity_metrics([["O"]], [["O"]]) == {}, "without any entity nothing is defined"
 
 
 CLASSES = ("O", "B-a", "I-a")
 
 
-def tagged_dataset(rows: tuple[tuple[str, str], ...]) -> data.Dataset:
-    words = data.TextTransform(
-        "words", TwoTokensPerWord(("red", "blue", "fox", "cat")), length=10, pretokenized=True, optional=True
-    )
+def tagged_dataset(rows: tuple[tuple[str, str], ...], length=10, classes=CLASSES) -> data.Dataset:
+    tokenizer = TwoTokensPerWord(("red", "blue", "fox", "cat"))
+    words = data.TextTransform("words", tokenizer, length=length, pretokenized=True, optional=True)
     records = [{"__key__": str(n), "words": text, "tags": tags} for n, (text, tags) in enumerate(rows)]
     return data.Dataset(
         RecordSource(tuple(records)),
-        {"text": words, "tags": data.TagTransform("tags", text=words, classes=CLASSES)},
+        {"text": words, "tags": data.TagTransform("tags", text=words, classes=classes)},
     )
+
+
+def predict_b_a(batch, view, heads, seed=0):
+    logits = np.zeros((*batch["text"].tokens.shape, 3), np.float32)
+    logits[..., 1] = 1
+    return {"kinds": logits}, {}
+
+
+def test_words_beyond_the_length_and_unknown_words_are_counted():
+    """There is room for two words of four."""
+    rows = (("red cat fox red", "O B-a I-a B-a"),)
+    metrics = Tags(data=tagged_dataset(rows, length=6), head="kinds", batch_size=1)(predict_b_a).metrics
+    assert metrics["num_words"] == 4 and metrics["num_untagged_words"] == 2
+    assert metrics["accuracy"] == 1 / 4 and metrics["entity_recall"] == 0
+    # The two unknown words are two words for the lookup.
+    train = tagged_dataset((("zebra lion lion red", "B-a O O O"),))
+    test = tagged_dataset((("zebra lion red", "B-a O O"),))
+    assert Tags(data=test, head="kinds", train=train)(predict_b_a).metrics["lookup/accuracy"] == 1
+
+
+def test_entities_depend_on_the_classes_and_not_on_the_true_tags():
+    """The truth holds only O, whether the classes are tags of entities or not."""
+    metrics = Tags(data=tagged_dataset((("red cat", "O O"),)), head="kinds")(predict_b_a).metrics
+    assert metrics["entity_f1"] == metrics["num_entities"] == 0
+    other = tagged_dataset((("red cat", "O O"),), classes=("O", "NOUN", "VERB"))
+    assert not any("entity" in name for name in Tags(data=other, head="kinds")(predict_b_a).metrics)
 
 
 def test_tags_and_their_baselines():
     train = tagged_dataset((("red fox", "O B-a"), ("blue fox", "O B-a"), ("fox red", "O O")))
     test = tagged_dataset((("red cat", "O B-a"), ("fox fox", "B-a I-a")))
-
-    def predict_b_a(batch, view, heads, seed=0):
-        logits = np.zeros((*batch["text"].tokens.shape, 3), np.float32)
-        logits[..., 1] = 1
-        return {"kinds": logits}, {}
 
     metrics = Tags(data=test, head="kinds", train=train, batch_size=3)(predict_b_a).metrics
     assert metrics["num_words"] == 4 and metrics["accuracy"] == 2 / 4
