@@ -3,7 +3,7 @@
 Exactly one phase is active at any time, so the phases add up to the wall time of the run's processes:
 
     restart      from the start of the process to the first step, and rollbacks to a checkpoint
-    compile      the first step of a process
+    compile      the first step of a process, and its first step with a conflict report
     step         the steps, and everything else that the loop does; only this counts as training
     input_wait   the loop waits for the next batch
     save_stall   the loop waits for a checkpoint

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
 from jax.sharding import Mesh
@@ -25,6 +26,21 @@ class TrainState:
     opt_state: optax.OptState
     key: Array  # uint32 "2", of the run; each step folds in its number
     balance: Any = ()  # the balance's state, replicated
+
+    def __repr__(self) -> str:
+        """One short line; the arrays of a state may print as a million characters."""
+        params, everything = jax.tree.leaves(self.params), jax.tree.leaves(self)
+        step = int(self.step) if _is_known(self.step) else "?"
+        num_params = sum(np.size(x) for x in params)
+        num_bytes = sum(np.size(x) * np.dtype(x.dtype).itemsize for x in everything if hasattr(x, "dtype"))
+        return f"TrainState(step={step}, {num_params:,} parameters, {num_bytes / 1e6:,.1f} MB)"
+
+
+def _is_known(scalar: Any) -> bool:
+    """Whether a scalar has a value: it is neither traced nor only a shape, and not donated to a step."""
+    if isinstance(scalar, jax.Array) and not isinstance(scalar, jax.core.Tracer):
+        return not scalar.is_deleted() and scalar.is_fully_replicated
+    return isinstance(scalar, np.ndarray | np.generic | int)
 
 
 def init_state(
