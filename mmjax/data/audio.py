@@ -1,7 +1,6 @@
 """One record -> a mono waveform of static length. The encoder computes the spectrogram, on the device."""
 
 import dataclasses
-import io
 import math
 from typing import Any
 
@@ -11,34 +10,46 @@ from mmjax.batch import Audio
 from mmjax.data import augment
 from mmjax.data.augment.base import GEOMETRY, check_kind, with_generators, without
 from mmjax.data.records import BadExample, Record, lookup, read_each_path
+from mmjax.data.sound import read_array, read_file
 from mmjax.data.transform import Transform, choose
 from mmjax.errors import InputError
+from mmjax.ranges import Count, NonNegative, Positive
 
 # Decoded audio is kept as int16: half the memory of float32, with an inaudible rounding error.
 _FULL_SCALE = 32767.0
+_MAX_SAMPLES = 2**28  # of one example: 1 GiB
 
 
 @dataclasses.dataclass(frozen=True)
 class AudioTransform(Transform):
     """Decodes the first `seconds` of audio, mixes to mono, resamples, and pads with masked silence.
 
-    field: path to an encoded file (WAV, FLAC, Ogg Vorbis and Opus, MP3, ...) or to an array sampled at
-        `sample_rate_hz`. Of several paths, training takes a random one and evaluation the first.
+    Only the part that any shift and speed can reach is decoded, however long the recording is. Truncated
+    files, samples that are not finite, and unknown scales make bad examples. A recording with peaks of up to
+    twice full scale, which lossy decoders give, is scaled down rather than clipped.
+
+    field: path to an encoded file (WAV, FLAC, Ogg Vorbis and Opus, MP3, ...) or to an array, "samples" or
+        "samples channels", sampled at `sample_rate_hz`. Of several paths, training takes a random one and
+        evaluation the first.
     sample_rate_hz: sample rate of the result.
     seconds: duration of the result.
     shift_seconds: training starts up to this much earlier (masked silence) or later.
     gain_db: training changes the volume by up to this much, up or down.
     optional: the record may lack all paths; the example then lacks this stream.
     augmentations: further augmentations of training, in order, before shift, gain and cut.
+    full_scale: the value of the loudest possible sample of an array, e.g. 32768. None: 1 for floats, the
+        range of int8, uint8 and int16, and for wider integers that of 16 bits, which TFDS gives as int64, or
+        of 32 bits, whichever the samples fill.
     """
 
     field: str | tuple[str, ...]
-    sample_rate_hz: int
-    seconds: float
-    shift_seconds: float = 0.0
-    gain_db: float = 0.0
+    sample_rate_hz: Count
+    seconds: Positive
+    shift_seconds: NonNegative = 0.0
+    gain_db: NonNegative = 0.0
     optional: bool = False
     augmentations: tuple[augment.AudioAugmentation, ...] = ()
+    full_scale: Positive | None = None
 
     def __post_init__(self):
         check_kind(self.augmentations, augment.AudioAugmentation, "AudioTransform")
@@ -48,13 +59,10 @@ class AudioTransform(Transform):
                     "expected a Background whose transform is an AudioTransform of "
                     f"{self.sample_rate_hz} Hz, found {other}"
                 )
-        if self.sample_rate_hz <= 0 or self.seconds * self.sample_rate_hz < 1:
+        if not 1 <= self.seconds * self.sample_rate_hz <= _MAX_SAMPLES:
             raise InputError(
-                f"expected at least one sample, found {self.seconds} s at {self.sample_rate_hz} Hz"
+                f"expected 1 to {_MAX_SAMPLES:,} samples, found {self.seconds} s at {self.sample_rate_hz} Hz"
             )
-        if self.shift_seconds < 0 or self.gain_db < 0:
-            found = f"{self.shift_seconds} s and {self.gain_db} dB"
-            raise InputError(f"expected shift_seconds and gain_db >= 0, found {found}")
 
     @property
     def num_samples(self) -> int:
@@ -79,16 +87,24 @@ class AudioTransform(Transform):
         """Returns int16 "samples" for each path that the record has, long enough for any shift and speed."""
         return list(read_each_path(record, self.field, self._decode))
 
+    def locate(self, record: Record) -> None:
+        next(read_each_path(record, self.field, lookup))
+
     def _decode(self, record: Record, path: str) -> np.ndarray:
         key, value = record["__key__"], lookup(record, path)
         seconds = self.seconds + self.shift_seconds
         seconds *= math.prod(max(augmentation.input_ratio(), 1.0) for augmentation in self.augmentations)
-        samples, rate = _read(key, path, value, self.sample_rate_hz, seconds)
-        if not samples.size:
+        # A little longer than the result, since the resampler's filter reaches past the last sample.
+        margin = 0.1
+        if isinstance(value, np.ndarray):
+            rate = self.sample_rate_hz
+            mono = read_array(key, path, value, rate, seconds + margin, self.full_scale)
+        elif isinstance(value, bytes):
+            mono, rate = read_file(key, path, value, seconds + margin)
+        else:
+            raise BadExample(key, f"expected encoded audio in {path!r}, found a {type(value).__name__}")
+        if not mono.size:
             raise BadExample(key, f"expected audio in {path!r}, found no samples")
-        if num_bad := samples.size - int(np.isfinite(samples).sum()):
-            raise BadExample(key, f"expected finite samples in {path!r}, found {num_bad} NaN or infinite")
-        mono = samples.mean(axis=1) if samples.ndim == 2 else samples
         if rate != self.sample_rate_hz:
             mono = _resample(key, path, mono, rate, self.sample_rate_hz)
         mono = mono[: max(round(seconds * self.sample_rate_hz), 1)]
@@ -96,7 +112,7 @@ class AudioTransform(Transform):
             raise BadExample(
                 key, f"expected audio in {path!r}, found less than one sample at {self.sample_rate_hz} Hz"
             )
-        return np.round(np.clip(mono, -1.0, 1.0) * _FULL_SCALE).astype(np.int16)
+        return np.round(mono * (_FULL_SCALE / max(float(np.abs(mono).max()), 1.0))).astype(np.int16)
 
     def augment(self, decoded: list[np.ndarray], rng: np.random.Generator | None) -> Audio:
         clip, start, scale = choose(decoded, rng), 0, 1.0 / _FULL_SCALE
@@ -134,30 +150,3 @@ def _resample(key: str, path: str, mono: np.ndarray, rate: int, target_rate: int
     except (ValueError, RuntimeError) as error:
         expected = f"expected a sample rate in {path!r} that can be converted to {target_rate} Hz"
         raise BadExample(key, f"{expected}, found {rate} Hz: {error}") from error
-
-
-def _read(key: str, path: str, value: Any, array_rate_hz: int, seconds: float) -> tuple[np.ndarray, int]:
-    """Reads float32 "samples" or "samples channel", and the rate; decodes only `seconds` of a long file."""
-    if isinstance(value, np.ndarray):
-        if value.ndim not in (1, 2) or value.dtype.kind not in "fi":
-            found = f"{value.dtype} {value.shape}"
-            raise BadExample(
-                key, f"expected an array of samples, or samples x channels, in {path!r}, found {found}"
-            )
-        scale = 1.0 / np.iinfo(value.dtype).max if value.dtype.kind == "i" else 1.0
-        return value.astype(np.float32) * np.float32(scale), array_rate_hz
-    if not isinstance(value, bytes):
-        raise BadExample(key, f"expected encoded audio in {path!r}, found a {type(value).__name__}")
-    if not value:
-        raise BadExample(key, f"expected audio in {path!r}, found an empty file")
-    import soundfile
-
-    try:
-        with soundfile.SoundFile(io.BytesIO(value)) as file:
-            # A little longer than the result, since the resampler's filter reaches past the last sample.
-            frames = math.ceil((seconds + 0.1) * file.samplerate)
-            return file.read(frames, dtype="float32", always_2d=True), file.samplerate
-    except (soundfile.SoundFileError, RuntimeError, ValueError, TypeError) as error:
-        raise BadExample(
-            key, f"expected audio in {path!r} that libsndfile can decode, found {error}"
-        ) from error
