@@ -1,9 +1,10 @@
 """One record -> token ids of static length."""
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
+from annotated_types import Interval
 
 from mmjax.batch import Text
 from mmjax.data import augment
@@ -11,7 +12,26 @@ from mmjax.data.augment.base import check_kind, with_generators, without
 from mmjax.data.records import BadExample, Record, lookup, lookup_text, lookup_words, read_each_path
 from mmjax.data.transform import Transform, choose
 from mmjax.data.vocabulary import TokenizerSpec
-from mmjax.errors import InputError
+from mmjax.errors import InputError, excerpt
+
+# A longer text is cut before it is tokenized, which bounds the time. A token stands for at most 200 letters,
+# so that the cut text still fills all positions.
+_CHARACTERS_PER_TOKEN = 256
+_MAX_CHARACTERS = 2**20
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenCounts:
+    """How much of a text its tokens hold.
+
+    tokens: the number of tokens, without special ones; of a text that is cut, those before the cut.
+    unknown: how many of them are [UNK].
+    truncated: how many do not fit into the stream's positions.
+    """
+
+    tokens: int
+    unknown: int
+    truncated: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +52,7 @@ class TextTransform(Transform):
 
     field: str | tuple[str, ...]
     tokenizer: TokenizerSpec
-    length: int
+    length: Annotated[int, Interval(ge=3, le=2**20)]
     choose: Literal["first", "random"] = "first"
     join: str = ", "
     classes: tuple[str, ...] | None = None
@@ -42,10 +62,6 @@ class TextTransform(Transform):
 
     def __post_init__(self):
         check_kind(self.augmentations, augment.TextAugmentation, "TextTransform")
-        if self.length < 3:
-            raise InputError(
-                f"expected a length of at least 3, for [CLS], a token and [SEP], found {self.length}"
-            )
         if self.choose not in ("first", "random"):
             raise InputError(f"expected choose='first' or 'random', found {self.choose!r}")
         if self.pretokenized and self.classes is not None:
@@ -55,6 +71,9 @@ class TextTransform(Transform):
         """Returns a text for each path that the record has; with `choose="first"`, one."""
         texts = read_each_path(record, self.field, self._decode)
         return [next(texts)] if self.choose == "first" else list(texts)
+
+    def locate(self, record: Record) -> None:
+        self.reference_text(record)  # without opening the tokenizer
 
     def _decode(self, record: Record, path: str) -> Text:
         if self.pretokenized:
@@ -66,7 +85,7 @@ class TextTransform(Transform):
             return lookup_text(record, path, self.join)
         key, value = record["__key__"], lookup(record, path)
         if not (np.ndim(value) == 0 and np.issubdtype(np.asarray(value).dtype, np.integer)):
-            raise BadExample(key, f"expected a class number in {path!r}, found {value!r}")
+            raise BadExample(key, f"expected a class number in {path!r}, found {excerpt(value)}")
         if not 0 <= int(value) < len(self.classes):
             raise BadExample(
                 key, f"expected a class from 0 to {len(self.classes) - 1} in {path!r}, found {value}"
@@ -74,21 +93,50 @@ class TextTransform(Transform):
         return self.classes[int(value)]
 
     def encode(self, text: str, key: str = "text") -> Text:
-        """Tokenizes any text, such as a prompt. Raises BadExample if it has no token."""
-        return self._frame(*self.tokenizer.open().encode(text), text, key)
+        """Tokenizes any text, such as a prompt. Raises BadExample if it has no token that is known."""
+        return self._frame(*self._tokenize(text, key), text, key)
+
+    def count(self, text: str, key: str = "text") -> TokenCounts:
+        """How many tokens of a text are unknown, and how many are cut off."""
+        ids, unknown = self._tokenize(text, key)[0], self.tokenizer.open().special_ids.get("unk")
+        return TokenCounts(len(ids), ids.count(unknown), max(len(ids) - (self.length - 2), 0))
+
+    def _tokenize(self, text: str, key: str) -> tuple[list[int], list[int]]:
+        """(ids, word indices), of which the first `length` are those of the whole text."""
+        vocabulary, size = self.tokenizer.open(), _CHARACTERS_PER_TOKEN * self.length
+        while True:
+            part = text[:size]
+            try:
+                part.encode("utf-8")
+            except UnicodeEncodeError as error:  # tokenizers would raise a TypeError without a reason
+                found = f"{part[error.start]!r} at {error.start}"
+                raise BadExample(key, f"expected text that UTF-8 can encode, found {found}") from error
+            ids, words = vocabulary.encode(part)
+            if len(ids) >= self.length or size >= min(len(text), _MAX_CHARACTERS):
+                return ids, words
+            size *= 4  # a long run of spaces, or of characters that the tokenizer drops
 
     def _encode_words(self, words: list[str], key: str) -> Text:
-        vocabulary = self.tokenizer.open()
-        ids = [vocabulary.encode(word)[0] for word in words]
-        indices = [index for index, tokens in enumerate(ids) for _ in tokens]
-        return self._frame([token for tokens in ids for token in tokens], indices, " ".join(words), key)
+        ids, indices = [], []
+        for index, word in enumerate(words):
+            tokens = self._tokenize(word, key)[0]
+            ids += tokens
+            indices += [index] * len(tokens)
+            if len(ids) >= self.length:
+                break
+        return self._frame(ids, indices, " ".join(words[:8]), key)
 
     def _frame(self, ids: list[int], words: list[int], text: str, key: str) -> Text:
         """Adds [CLS] and [SEP], truncates and pads."""
         vocabulary = self.tokenizer.open()
         if not ids:
             raise BadExample(
-                key, f"expected text, found {text[:40]!r}, for which the tokenizer gives no token"
+                key, f"expected text, found {excerpt(text)}, for which the tokenizer gives no token"
+            )
+        if all(token == vocabulary.special_ids.get("unk") for token in ids):
+            raise BadExample(
+                key,
+                f"expected text that the tokenizer knows, found {excerpt(text)}, in which no word is known",
             )
         size = min(len(ids), self.length - 2)
         tokens = np.full(self.length, vocabulary.pad_id, np.int32)

@@ -11,10 +11,23 @@ from typing import Any
 
 from mmjax.data.records import BadExample, lookup_text
 from mmjax.data.sources.base import Source, threadsafe_cache
-from mmjax.errors import InputError
+from mmjax.data.sources.files import FileStamp, fingerprint
+from mmjax.errors import InputError, excerpt, one_line
+from mmjax.ranges import Count, Vocab
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # in the order of their ids
 PAD_ID, UNK_ID, CLS_ID, SEP_ID, MASK_ID = range(len(SPECIAL_TOKENS))
+# Longer words are split into words of this length, since the time of WordPiece grows with its cube.
+_MAX_WORD = 200
+_JSON_OBJECTS = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "config.json",
+    "vocab.json",
+)
+_MAX_SAVED_BYTES = 2**28  # of a tokenizer.json
+_REMEDY = "restore its folder from a copy of the run, or delete it, to train the tokenizer on the data again"
 
 
 class Vocabulary(abc.ABC):
@@ -67,6 +80,14 @@ class Vocabulary(abc.ABC):
     def digest(self) -> str:
         """Returns a hash, equal for two vocabularies exactly if every token has the same id in both."""
 
+    def save(self, folder: Path) -> bool:
+        """Writes files to an empty folder from which a `SavedTokenizer` opens an equal vocabulary.
+
+        Returns:
+          False: this kind of vocabulary cannot be saved, and the folder stays empty.
+        """
+        return False
+
 
 class TokenizerSpec(abc.ABC):
     """A frozen value that describes a vocabulary; making one reads no data.
@@ -85,8 +106,8 @@ class TokenizerSpec(abc.ABC):
 class WordPiece(TokenizerSpec):
     """Trains a WordPiece vocabulary, as BERT's, on a source. Equal data give equal ids in every process.
 
-    A word is a run of letters and digits, or one punctuation mark. Training ends early when every word is one
-    token. If `vocab_size` is larger than that, the error names the size to set.
+    A word is a run of up to 200 letters and digits, or one punctuation mark. Training ends early when every
+    word is one token. If `vocab_size` is larger than that, the error names the size to set.
 
     source: the training records. Records without text are ignored.
     fields: paths to text; a list of texts is joined.
@@ -99,10 +120,10 @@ class WordPiece(TokenizerSpec):
 
     source: Source
     fields: tuple[str, ...]
-    vocab_size: int
+    vocab_size: Vocab
     lowercase: bool = True
-    min_frequency: int = 1
-    max_alphabet: int = 1000
+    min_frequency: Count = 1
+    max_alphabet: Count = 1000
 
     def open(self) -> Vocabulary:
         return _train(self, self.source.open())
@@ -112,17 +133,36 @@ class WordPiece(TokenizerSpec):
 class Pretrained(TokenizerSpec):
     """Loads a fast tokenizer from a transformers folder (`tokenizer.json`, `vocab.txt`), without the network.
 
-    If the tokenizer lacks [CLS], [SEP] or [PAD], its begin-of-text and end-of-text tokens replace them.
+    If the tokenizer lacks [CLS], [SEP] or [PAD], its begin-of-text and end-of-text tokens replace them. Code
+    in the folder is never run. Names of special tokens in a text, such as "[MASK]", are read as text. Apart
+    from that the ids are those of the tokenizer: BERT's makes one [UNK] of a word of more than 100 letters.
 
     directory: the folder.
-    vocab_size: the exact number of tokens, including added ones.
+    vocab_size: the highest id + 1. Without gaps, that is the number of tokens, including added ones.
     """
 
     directory: str
-    vocab_size: int
+    vocab_size: Vocab
 
     def open(self) -> Vocabulary:
         return _load(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class SavedTokenizer(TokenizerSpec):
+    """A vocabulary that `Vocabulary.save` wrote, such as that of a run whose training data are gone.
+
+    folder: the folder, with `tokenizer.json`; that of a `Pretrained` also has transformers' files.
+    vocab_size: the exact number of tokens.
+    """
+
+    folder: str
+    vocab_size: Vocab
+
+    def open(self) -> Vocabulary:
+        if (Path(self.folder) / "tokenizer_config.json").exists():
+            return Pretrained(self.folder, self.vocab_size).open()
+        return _load_word_pieces(fingerprint([_saved_file(Path(self.folder))]), self.vocab_size)
 
 
 @threadsafe_cache
@@ -156,7 +196,8 @@ def _train(spec: WordPiece, records: Any) -> Vocabulary:
     raw = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     raw.train_from_iterator((word for word in sorted(words) for _ in range(words[word])), trainer)
     _check_size(f"the vocabulary trained on {list(spec.fields)}", raw.get_vocab_size(), spec.vocab_size)
-    tokenizer = _pipeline(Tokenizer(models.WordPiece(raw.get_vocab(), unk_token="[UNK]")), spec.lowercase)
+    model = models.WordPiece(raw.get_vocab(), unk_token="[UNK]", max_input_chars_per_word=_MAX_WORD)
+    tokenizer = _pipeline(Tokenizer(model), spec.lowercase)
     tokenizer.decoder = decoders.WordPiece(cleanup=False)
     return _WordPieces(tokenizer)
 
@@ -185,7 +226,9 @@ def _pipeline(tokenizer: Any, lowercase: bool) -> Any:
         clean_text=True, handle_chinese_chars=True, strip_accents=False, lowercase=lowercase
     )
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), bert])
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.BertPreTokenizer(), pre_tokenizers.FixedLength(_MAX_WORD)]
+    )
     return tokenizer
 
 
@@ -218,6 +261,42 @@ class _WordPieces(_TokenizerVocabulary):
         special = range(len(SPECIAL_TOKENS))
         return self._tokenizer.decode([int(i) for i in ids if int(i) not in special or int(i) == UNK_ID])
 
+    def save(self, folder: Path) -> bool:
+        self._tokenizer.save(str(folder / "tokenizer.json"))
+        return True
+
+
+def _saved_file(folder: Path) -> Path:
+    file = folder / "tokenizer.json"
+    if not file.is_file() or file.stat().st_size > _MAX_SAVED_BYTES:
+        raise InputError(
+            f"expected the saved tokenizer {file} of at most {_MAX_SAVED_BYTES:,} bytes, found "
+            f"{'a larger file' if file.is_file() else 'no such file'}: {_REMEDY}"
+        )
+    return file
+
+
+@threadsafe_cache
+def _load_word_pieces(files: tuple[FileStamp, ...], vocab_size: int) -> Vocabulary:
+    from tokenizers import Tokenizer, models
+
+    file = files[0].path
+    try:
+        tokenizer = Tokenizer.from_str(Path(file).read_text("utf-8"))
+    except Exception as error:  # the tokenizers library raises no other type for files that it cannot read
+        raise InputError(
+            f"expected a tokenizer as the tokenizers library writes it in {file}, found other text: "
+            f"{one_line(str(error))}: {_REMEDY}"
+        ) from error
+    ids = {token: tokenizer.token_to_id(token) for token in SPECIAL_TOKENS}
+    if not isinstance(tokenizer.model, models.WordPiece) or list(ids.values()) != list(range(len(ids))):
+        raise InputError(
+            f"expected a WordPiece with {list(SPECIAL_TOKENS)} as its first ids in {file}, found "
+            f"{type(tokenizer.model).__name__} with {ids}: {_REMEDY}"
+        )
+    _check_size(file, tokenizer.get_vocab_size(), vocab_size)
+    return _WordPieces(tokenizer)
+
 
 @threadsafe_cache
 def _load(spec: Pretrained) -> Vocabulary:
@@ -226,29 +305,57 @@ def _load(spec: Pretrained) -> Vocabulary:
         raise InputError(
             f"expected a tokenizer's folder, found none at {directory.absolute()}. Download it first."
         )
+    _check_files(directory)
     from transformers import AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             str(directory), local_files_only=True, trust_remote_code=False
         )
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # the tokenizers library raises no other type for files that it cannot read
         raise InputError(
-            f"expected a tokenizer that transformers can load in {directory}, found none: {error}"
+            f"expected a tokenizer that transformers can load in {directory}, found none: "
+            f"{type(error).__name__}: {one_line(str(error))}"
         ) from error
     if not tokenizer.is_fast:
         raise InputError(
             f"expected a fast tokenizer (it gives each token's word) in {directory}, found "
             f"{type(tokenizer).__name__}"
         )
-    _check_size(str(directory), len(tokenizer), spec.vocab_size)
+    ids = tokenizer.get_vocab().values()
+    if (size := max(ids, default=-1) + 1) > len(ids) and size != spec.vocab_size:
+        raise InputError(
+            f"expected vocab_size={spec.vocab_size}, found {len(ids)} tokens with ids up to {size - 1} in "
+            f"{directory}. Put vocab_size={size}."
+        )
+    _check_size(str(directory), size, spec.vocab_size)
     return _PretrainedVocabulary(tokenizer, str(directory))
+
+
+def _check_files(directory: Path) -> None:
+    """Raises InputError unless a tokenizer's files are regular, not too large, and valid JSON."""
+    for file in sorted(directory.iterdir()):
+        if file.suffix not in (".json", ".txt", ".model"):
+            continue
+        if not file.is_file() or file.stat().st_size > _MAX_SAVED_BYTES:
+            found = "a larger one" if file.is_file() else "no regular file"
+            raise InputError(
+                f"expected a tokenizer's file of at most {_MAX_SAVED_BYTES:,} bytes at {file}, found {found}"
+            )
+        if file.suffix != ".json":
+            continue
+        try:
+            value = json.loads(file.read_bytes())
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"expected JSON in {file}, found other text: {one_line(str(error))}") from error
+        if file.name in _JSON_OBJECTS and not isinstance(value, dict):
+            raise InputError(f"expected a JSON object in {file}, found {excerpt(value)}")
 
 
 class _PretrainedVocabulary(_TokenizerVocabulary):
     def __init__(self, tokenizer: Any, name: str):
         self._tokenizer = tokenizer
-        self.size = len(tokenizer)
+        self.size = max(tokenizer.get_vocab().values()) + 1
         substitutes = {"pad": ("eos",), "unk": (), "cls": ("bos", "eos"), "sep": ("eos",), "mask": ()}
         self.special_ids = {}
         for kind, others in substitutes.items():
@@ -261,8 +368,14 @@ class _PretrainedVocabulary(_TokenizerVocabulary):
                 raise InputError(f"{expected} in the tokenizer of {name}, found none")
 
     def encode(self, text: str) -> tuple[list[int], list[int]]:
-        encoding = self._tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)
+        encoding = self._tokenizer(
+            text, add_special_tokens=False, truncation=False, split_special_tokens=True, verbose=False
+        )
         return encoding["input_ids"], encoding.word_ids()
 
     def decode(self, ids: Sequence[int]) -> str:
         return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=True)
+
+    def save(self, folder: Path) -> bool:
+        self._tokenizer.save_pretrained(str(folder))
+        return True

