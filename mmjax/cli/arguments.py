@@ -47,6 +47,7 @@ def make_parser() -> argparse.ArgumentParser:
     verb.add_argument("run_dir", metavar="RUN_DIR", type=Path)
     verb.add_argument("file", metavar="FILE.safetensors", type=Path)
     verb.add_argument("--step", metavar="N", type=int, help="step of the checkpoint (default: the newest)")
+    verb.add_argument("--force", action="store_true", help="overwrite an existing file")
 
     verb = verbs.add_parser("doctor", help="check this machine, JAX and the launcher, and suggest remedies")
     verb.add_argument("--data", metavar="FILE_OR_DIR", type=Path, help="measure how fast it can be read")

@@ -236,7 +236,9 @@ def export(arguments: argparse.Namespace) -> None:
 
     from mmjax.run.export import export
 
-    num_arrays, num_parameters, step = export(arguments.run_dir, arguments.file, step=arguments.step)
+    num_arrays, num_parameters, step = export(
+        arguments.run_dir, arguments.file, step=arguments.step, overwrite=arguments.force
+    )
     print(f"{arguments.file}: {num_parameters:,} parameters in {num_arrays} arrays, of step {step}")
 
 

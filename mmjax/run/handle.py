@@ -80,13 +80,13 @@ class Run:
         """The parameters by readable name, such as "encoders.image.positions.table"."""
         return {name: np.asarray(value) for name, value in sorted(flatten(self.state.params))}
 
-    def save(self, file: str | Path) -> None:
+    def save(self, file: str | Path, *, overwrite: bool = False) -> None:
         """Writes the parameters to `file`, which ends in .safetensors.
 
         Raises:
-          InputError: another ending, or the file cannot be written.
+          InputError: another ending, a file that exists while `overwrite` is off or that cannot be written.
         """
-        save_parameters(self.parameters(), file, self.step)
+        save_parameters(self.parameters(), file, self.step, overwrite=overwrite)
 
     def evaluate(
         self, evaluation: str | evals.Eval, data: data.Dataset | str | Path | None = None, **fields: Any

@@ -4,8 +4,6 @@ import contextlib
 import dataclasses
 from pathlib import Path
 
-from tqdm import tqdm
-
 from mmjax import training
 from mmjax.checkpoint.manager import Checkpoints
 from mmjax.checkpoint.retention import RetentionPolicy
@@ -20,7 +18,7 @@ from mmjax.run.files import METRICS
 from mmjax.run.folder import RunFolder
 from mmjax.run.goodput import Goodput
 from mmjax.run.input import TrainInput
-from mmjax.run.report import progress
+from mmjax.run.report import Progress
 from mmjax.run.rollback import roll_back
 from mmjax.run.session import Session
 from mmjax.run.signals import StopSignal
@@ -142,12 +140,11 @@ class Trainer:
     def train_until_nonfinite(self, state: training.TrainState, steps: Steps) -> training.TrainState:
         """Steps with logs, checkpoints and evaluations, up to the last one or to the first NonFiniteError."""
         experiment, first_step, num_steps = self.experiment, int(state.step), self.experiment.num_steps
-        options = dict(desc=experiment.name, unit="step", dynamic_ncols=True, disable=not self.folder.writes)
         counts, stop_flag = self.counts(), processes.SharedStopFlag()
         train_input = TrainInput(self.session, first_step, counts["bad_examples"])
         steps.meter.reset()
-        bar = tqdm(total=num_steps, initial=first_step, **options)
-        with contextlib.closing(train_input), bar:
+        bar = Progress(experiment.name, first_step, num_steps, shows=self.folder.writes)
+        with contextlib.closing(train_input), contextlib.closing(bar):
             for step in range(first_step + 1, num_steps + 1):
                 if due_evaluations(experiment, step - 1):  # also after a resume from a kill during it
                     with self.goodput.during("evaluation"):
@@ -156,17 +153,18 @@ class Trainer:
                 with self.goodput.during("input_wait"):
                     batch, waited = train_input.next()
                 state = steps.take(step, state, batch, waited, self.goodput)
-                bar.update()
+                bar.advance()
                 is_last, is_stopping = step == num_steps, stop_flag(self.stop.requested)
                 # A state is saved before it is evaluated, so that evaluations may be interrupted.
                 saves = is_last or is_stopping or step % experiment.save_every == 0
                 saves = saves or bool(due_evaluations(experiment, step))
                 if is_last:
                     train_input.counter.check()
-                if saves or step == 1 or is_last or step % experiment.log_every == 0:
+                is_due = step == 1 or is_last or step % experiment.log_every == 0
+                if saves or is_due:
                     # Read before saving: a non-finite state must never become the newest checkpoint.
                     row = self.log(step, steps, train_input.num_bad(), counts["rollbacks"])
-                    bar.set_postfix_str(progress(row), refresh=False)
+                    bar.show(step, row, line=is_due)
                 if saves:
                     with self.goodput.during("save_stall"):
                         self.checkpoints.save(step, state)

@@ -23,6 +23,7 @@ class Steps:
     measure_conflicts: Callable[[training.TrainState, Batch], dict]
     conflict_every: int
     meter: Meter
+    conflicts_compiled: bool = False  # whether this process has measured conflicts
     conflicts: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # since the last log line
 
     @classmethod
@@ -39,24 +40,30 @@ class Steps:
         )
         conflicts = training.jit_conflicts(session.learner, session.abstract, session.mesh, experiment.rules)
         flops = train_flops(session.learner, session.abstract.params, experiment.data.spec())
-        meter = Meter(experiment.data.batch_size, flops, num_skipped=num_skipped)
+        devices = list(session.mesh.devices.flat)
+        meter = Meter(experiment.data.batch_size, flops, num_skipped, devices)
         return cls(train_step, conflicts, experiment.conflict_every, meter)
 
     def take(
         self, step: int, state: training.TrainState, batch: Batch, waited: float, goodput: Goodput
     ) -> training.TrainState:
-        """One step: the next state. Its metrics stay on the device. The first step of a process compiles.
+        """One step: the next state. Its metrics stay on the device.
+
+        The first step of a process compiles, and so does its first conflict report.
 
         Args:
           waited: seconds that the loop waited for the batch.
         """
-        goodput.enter("step" if self.meter.compiled else "compile")
+        measures_conflicts = self.conflict_every and step % self.conflict_every == 0
+        compiles = not self.meter.compiled or (measures_conflicts and not self.conflicts_compiled)
+        goodput.enter("compile" if compiles else "step")
         with jax.transfer_guard("disallow"):
-            if self.conflict_every and step % self.conflict_every == 0:
+            if measures_conflicts:
                 self.conflicts.append(self.measure_conflicts(state, batch))
+                self.conflicts_compiled = True
             state, metrics = self.train_step(state, batch)
         self.meter.add(metrics, waited)
-        if not self.meter.compiled:
+        if compiles:
             self.meter.restart_clock()
             goodput.enter("step")
         return state

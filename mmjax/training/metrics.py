@@ -1,6 +1,7 @@
 """Means of the steps' metrics, throughput, and the fraction of time spent waiting for input."""
 
 import time
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -13,12 +14,25 @@ class Meter:
     """Averages the metrics of the steps between two log lines, and measures their speed.
 
     Metrics stay on the device until `read`, so that steps between two log lines do not wait for the device.
-    The first step of a process compiles; calling `restart_clock` after it leaves it out of the speeds.
+    The first step of a process compiles, and so does its first step with a conflict report: calling
+    `restart_clock` after a step leaves it, and those before it, out of the speeds.
     """
 
-    def __init__(self, batch_size: int, flops_per_step: float, num_skipped: int = 0):
-        """num_skipped: skipped steps of the run before this process."""
+    def __init__(
+        self,
+        batch_size: int,
+        flops_per_step: float,
+        num_skipped: int = 0,
+        devices: Sequence[jax.Device] | None = None,
+    ):
+        """Starts the clock.
+
+        Args:
+          num_skipped: skipped steps of the run before this process.
+          devices: that the run uses; None: all.
+        """
         self.batch_size, self.flops_per_step = batch_size, flops_per_step
+        self.devices = jax.devices() if devices is None else list(devices)
         self.num_skipped, self.num_consecutive_skips = num_skipped, 0
         self.compiled = False  # whether this process has compiled, that is, run its first step
         self.reset()
@@ -61,7 +75,7 @@ class Meter:
             row["steps_per_second"] = num_timed / seconds
             row["input_wait_share"] = min(1.0, self.wait_seconds / seconds)
             row["flops_per_second"] = flops_per_second
-            utilization = mfu(flops_per_second, jax.devices())
+            utilization = mfu(flops_per_second, self.devices)
             row |= {} if utilization is None else {"mfu": utilization}
         self.reset()
         return row

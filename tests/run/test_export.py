@@ -7,8 +7,9 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from mmjax.checkpoint.manager import Checkpoints
+from mmjax.cli.main import main
 from mmjax.errors import InputError
-from mmjax.run.export import export, readable_name
+from mmjax.run.export import export, readable_name, save_parameters
 from mmjax.run.folder import RunFolder
 
 
@@ -60,6 +61,53 @@ def test_export_refuses(run_dir, tmp_path):
     RunFolder.claim(tmp_path / "new", "Experiment()\n").close()
     with pytest.raises(InputError, match="expected a checkpoint in .*, found none yet"):
         export(tmp_path / "new", tmp_path / "x.safetensors")
+
+
+def test_a_round_trip_keeps_shapes_types_and_values(tmp_path):
+    arrays = {
+        "scalar": np.float32(1.5),
+        "device scalar": jnp.float32(2.5),
+        "one": np.ones(1, np.float32),
+        "empty": np.zeros((0, 3), np.int32),
+        "transposed": np.arange(6.0).reshape(2, 3).T,
+        "fortran": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+        "bfloat16": jnp.arange(4, dtype=jnp.bfloat16),
+        "bool": np.array([True, False]),
+    }
+    save_parameters(arrays, tmp_path / "x.safetensors", 3)
+    with safe_open(tmp_path / "x.safetensors", "flax") as file:
+        for name, value in arrays.items():
+            found = np.asarray(file.get_tensor(name))
+            assert found.shape == np.shape(value), name
+            np.testing.assert_array_equal(found, value)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["x.safetensors"]
+
+
+def test_an_existing_file_is_overwritten_only_with_force(run_dir, tmp_path, capsys):
+    file = tmp_path / "thesis.safetensors"
+    file.write_text("three years")
+    with pytest.raises(InputError, match="expected a new file, found .*thesis.safetensors: choose"):
+        export(run_dir, file)
+    assert main(["export", str(run_dir), str(file)]) == 2 and file.read_text() == "three years"
+    assert main(["export", str(run_dir), str(file), "--force"]) == 0  # as the message says
+    assert load_file(file)["objectives.pairs.log_scale"].shape == ()
+    export(run_dir, file, overwrite=True)
+    (tmp_path / "folder.safetensors").mkdir()
+    with pytest.raises(InputError, match="expected a new file"):
+        export(run_dir, tmp_path / "folder.safetensors", overwrite=True)
+
+
+def test_a_failed_export_keeps_the_file_that_is_there(run_dir, tmp_path, monkeypatch):
+    def fails(arrays, file, **_):
+        file.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    export(run_dir, tmp_path / "x.safetensors")
+    before = (tmp_path / "x.safetensors").read_bytes()
+    monkeypatch.setattr("mmjax.run.export.save_file", fails)
+    with pytest.raises(InputError, match="cannot be written: .*No space left"):
+        export(run_dir, tmp_path / "x.safetensors", overwrite=True)
+    assert [file.read_bytes() for file in tmp_path.iterdir()] == [before]
 
 
 @pytest.mark.parametrize(

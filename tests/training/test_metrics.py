@@ -1,11 +1,13 @@
 """Means of metrics, speeds by a fake clock, and errors at non-finite steps."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from mmjax.errors import NonFiniteError
 from mmjax.training import metrics
+from mmjax.training.flops import PEAK_FLOPS
 from mmjax.training.metrics import Meter
 
 FINE = {"loss": 3.0, "loss/words": 1.0, "loss/pairs": 2.0, "pairs/temperature": 0.1, "grad_norm": 0.5}
@@ -86,3 +88,13 @@ def test_other_metrics_may_be_infinite():
     meter = Meter(batch_size=8, flops_per_step=1.0)
     meter.add(on_device(**FINE | {"pairs/temperature": np.inf}), wait_seconds=0.0)
     assert meter.read(last_step=1)["pairs/temperature"] == np.inf
+
+
+def test_mfu_counts_the_devices_that_the_run_uses(clock, monkeypatch):
+    devices = jax.devices()
+    monkeypatch.setitem(PEAK_FLOPS, devices[0].device_kind, 1e6)
+    for used, expected in ((devices[:1], 2.0), (devices[:2], 1.0), (devices, 2.0 / len(devices))):
+        meter = Meter(batch_size=8, flops_per_step=1e6, devices=used)
+        clock.now += 0.5
+        meter.add(on_device(loss=1.0), wait_seconds=0.0)
+        assert meter.read(last_step=1)["mfu"] == pytest.approx(expected)
