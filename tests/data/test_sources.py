@@ -55,7 +55,7 @@ def test_webdataset_index_is_cached_next_to_the_shard_and_renewed_when_it_change
     path = sample_tar(make)
     data.WebDataset(path).open()
     sidecar = f"{path}.index.json"
-    index = json.loads(Path(sidecar).read_text())
+    index = json.loads(Path(sidecar).read_text().splitlines()[0])
     assert index["size"] == os.path.getsize(path)
     make.tar({"z.txt": b"z"})  # another file at the same path
     assert data.WebDataset(path).open()[0]["__key__"] == "z"
@@ -107,7 +107,7 @@ def test_webdataset_refuses_a_damaged_header(make):
     with open(path, "rb+") as file:
         file.seek(1024)
         file.write(b"?" * 512)
-    assert "truncated or damaged: no end-of-archive block at byte 1024" in open_error(data.WebDataset(path))
+    assert "truncated or damaged: invalid header at byte 1024" in open_error(data.WebDataset(path))
 
 
 def test_webdataset_refuses_a_compressed_tar(make):
@@ -129,7 +129,7 @@ def test_webdataset_detects_truncation_after_opening(make):
     reader = data.WebDataset(path).open()
     with open(path, "rb+") as file:
         file.truncate(600)
-    with pytest.raises(InputError, match="expected 300 bytes at 512 of .*, found 88: the file has changed"):
+    with pytest.raises(InputError, match="10240 bytes.*has changed .600 bytes"):
         reader[0]["txt"]
 
 
@@ -186,8 +186,8 @@ def test_invalid_jsonl_lines_are_bad_examples(make):
             reader[index]
         reasons.append(str(caught.value))
     assert reasons[0].startswith("lines.jsonl:3: expected UTF-8, found the byte 0xff at 10")
-    assert reasons[1].startswith("lines.jsonl:4: expected a JSON object, found b'{broken'")
-    assert reasons[2] == "lines.jsonl:5: expected a JSON object, found a list"
+    assert reasons[1].startswith("lines.jsonl:4: expected JSON, found b'{broken'")
+    assert reasons[2] == "lines.jsonl:5: expected a JSON object, found a list: b'[1]'"
 
 
 def test_arrays_and_npz_read_rows(make):

@@ -2,12 +2,13 @@
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from mmjax.data.records import BadExample, Record
 from mmjax.data.sources.base import FileSource, Reader, threadsafe_cache
-from mmjax.data.sources.paths import FileStamp, identify
-from mmjax.errors import InputError
+from mmjax.data.sources.files import FileStamp, identify
+from mmjax.errors import InputError, one_line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,22 +33,31 @@ def pack(record: Mapping[str, Any]) -> bytes:
 
 
 @threadsafe_cache
-def _open(files: tuple[FileStamp, ...], field: str) -> Reader:
-    return _Entries(files, field)
+def _open(stamps: tuple[FileStamp, ...], field: str) -> Reader:
+    return _Entries(stamps, field)
+
+
+def explain(error: Exception) -> str:
+    """What the ArrayRecord library says of a damaged file, without the hashes that it lists."""
+    return one_line(str(error).partition(" (")[0]) or "no ArrayRecord, or a truncated one"
 
 
 class _Entries:
     def __init__(self, stamps: tuple[FileStamp, ...], field: str):
         from array_record.python.array_record_data_source import ArrayRecordDataSource
 
-        files = [path for path, _, _ in stamps]
+        for stamp in stamps:
+            if not stamp.size:  # its library would retry
+                raise InputError(f"expected an ArrayRecord file, found {stamp.shown} empty. Fetch it again.")
         try:
-            self._entries = ArrayRecordDataSource(files)
+            self._entries = ArrayRecordDataSource([stamp.path for stamp in stamps])
             self._size = len(self._entries)
         except (RuntimeError, ValueError, IndexError) as error:
-            raise InputError(f"expected ArrayRecord files, found {files}: {error}") from error
-        self._name, self._field = files[0].rpartition("/")[2], field
-        self._stamps = stamps
+            found = f"{[stamp.shown for stamp in stamps[:3]]}: {explain(error)}"
+            raise InputError(f"expected ArrayRecord files, found {found}") from error
+        if not self._size:
+            raise InputError(f"expected entries in {stamps[0].shown}, found none. Fetch the data again.")
+        self._name, self._field, self._stamps = Path(stamps[0].path).name, field, stamps
 
     def __len__(self) -> int:
         return self._size
@@ -59,7 +69,10 @@ class _Entries:
         import msgpack
 
         key = f"{self._name}[{index}]"
-        entry = self._entries[index]
+        try:
+            entry = self._entries[index]
+        except (RuntimeError, ValueError) as error:  # a damaged chunk
+            raise BadExample(key, f"expected an entry, found a damaged one: {explain(error)}") from error
         if self._field:
             return {"__key__": key, self._field: entry}
         try:

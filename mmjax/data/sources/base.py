@@ -8,8 +8,10 @@ from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 from mmjax.data.records import Record
-from mmjax.data.sources.paths import FileStamp, find_files, fingerprint
+from mmjax.data.sources.files import FileStamp, fingerprint
+from mmjax.data.sources.paths import find_files
 from mmjax.errors import InputError
+from mmjax.spec import Spec
 
 
 @runtime_checkable
@@ -39,7 +41,7 @@ class Source(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class FileSource(Source):
+class FileSource(Spec, Source):
     """The base of sources that read files.
 
     path: a file, a folder (all its files with the format's suffix), a glob, or a tuple of those.
@@ -50,8 +52,19 @@ class FileSource(Source):
     hint: str = dataclasses.field(default="", kw_only=True)
 
     def find(self, suffix: str) -> tuple[FileStamp, ...]:
-        """(path, size, modification time) of each file; `suffix` selects files in folders."""
+        """The stamp of each file; `suffix` selects files in folders."""
         return fingerprint(find_files(self.path, suffix, self.hint))
+
+
+def spread_indices(size: int, most: int) -> list[int]:
+    """At most `most` indices below `size`, spread evenly, the first and last included: a sample of records.
+
+    >>> spread_indices(10, 4), spread_indices(2, 4), spread_indices(0, 4)
+    ([0, 3, 6, 9], [0, 1], [])
+    """
+    if size <= most:
+        return list(range(size))
+    return [round(number * (size - 1) / (most - 1)) for number in range(most)] if most > 1 else [0][:most]
 
 
 _LOCK = threading.RLock()  # re-entrant: opening a tokenizer opens its source

@@ -1,30 +1,32 @@
 """WebDataset shards: uncompressed tar files with random access by offset."""
 
+import bisect
 import dataclasses
-import hashlib
-import json
-import os
-import stat
-import tarfile
+import posixpath
+import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path, PurePosixPath
-from typing import Any, TypeAlias
+from pathlib import PurePosixPath
+from typing import Any
 
-from mmjax.data.records import Record
+from mmjax.data.records import MAX_FIELD_BYTES, BadExample, Record
+from mmjax.data.sources import tar_index
 from mmjax.data.sources.base import FileSource, Reader, threadsafe_cache
-from mmjax.data.sources.paths import FileStamp, identify
-from mmjax.errors import InputError
+from mmjax.data.sources.files import FileStamp, identify, open_unchanged, read_at
+from mmjax.data.sources.tar import Member, read_members
+from mmjax.data.sources.tar_index import Sample, Span
+from mmjax.errors import InputError, excerpt
 
-_Fields: TypeAlias = dict[str, tuple[int, int]]  # field -> (offset, size) in bytes
-_BLOCK = 512  # bytes; a tar file is a sequence of blocks that ends with a block of zeros
+_MAX_LINKS = 40  # symbolic links that lead to one file, as in Linux
+_METADATA = re.compile(r"__[^/]*__(/|$)")  # names that the webdataset library keeps for itself
 
 
 @dataclasses.dataclass(frozen=True)
 class WebDataset(FileSource):
     """Tar files whose members are grouped into samples by their names up to the first dot.
 
-    `a/7.noto.png` is the field `noto.png` of the sample `a/7`. A member is read when a transform accesses its
-    field. Opening indexes the shards, or loads the index that an earlier run saved.
+    `a.b/7.noto.PNG` is the field `noto.png` of the sample `a.b/7`: only dots of the file name count, and
+    fields are in lower case, as in the webdataset library. Links are followed within the tar file. A member
+    is read when a transform accesses its field. Opening indexes the shards, or loads a saved index.
 
     path, hint: see `FileSource`; the suffix is `.tar`.
     """
@@ -34,14 +36,17 @@ class WebDataset(FileSource):
 
 
 @threadsafe_cache
-def _open(files: tuple[FileStamp, ...]) -> Reader:
-    return _Shards(
-        files, [(path, *sample) for path, size, mtime in files for sample in _index(Path(path), size, mtime)]
-    )
+def _open(stamps: tuple[FileStamp, ...]) -> Reader:
+    return _Shards(stamps, [(stamp, *sample) for stamp in stamps for sample in _index(stamp)])
 
 
 class _Shards:
-    def __init__(self, stamps: tuple[FileStamp, ...], samples: list[tuple[str, str, _Fields]]):
+    def __init__(self, stamps: tuple[FileStamp, ...], samples: list[tuple[FileStamp, str, dict[str, Span]]]):
+        if not samples:
+            raise InputError(
+                f"expected members such as '7.jpg' (KEY.FIELD) in {stamps[0].shown}, found no sample in "
+                f"{len(stamps)} tar file(s). Correct the path, or pack the data again."
+            )
         self._stamps, self._samples = stamps, samples
 
     def __len__(self) -> int:
@@ -57,22 +62,26 @@ class _Shards:
 class _Sample(Mapping[str, Any]):
     """One sample, whose fields are read on access."""
 
-    def __init__(self, path: str, key: str, fields: _Fields):
-        self._path, self._key, self._fields = path, key, fields
+    def __init__(self, stamp: FileStamp, key: str, fields: dict[str, Span]):
+        self._stamp, self._key, self._fields = stamp, key, fields
 
     def __getitem__(self, field: str) -> Any:
         if field == "__key__":
             return self._key
-        offset, size = self._fields[field]
-        # Opened for each read (10 us), since there may be more shards than file descriptors.
-        file = os.open(self._path, os.O_RDONLY)
-        try:
-            data = os.pread(file, size, offset)
-        finally:
-            os.close(file)
+        offset, size, _ = span = self._fields[field]
+        if size > MAX_FIELD_BYTES:
+            limit = f"expected at most {MAX_FIELD_BYTES} bytes in {field!r}"
+            raise BadExample(self._key, f"{limit}, found {size}")
+        with open_unchanged(self._stamp) as file:
+            if not tar_index.is_member(file, self._key, field, span):
+                raise InputError(
+                    f"expected {field!r} of {excerpt(self._key)} at byte {offset} of {self._stamp.shown}, "
+                    "found another member: the saved index is of another file. Delete it (.index.json)."
+                )
+            data = read_at(file, size, offset)
         if len(data) != size:
             raise InputError(
-                f"expected {size} bytes at {offset} of {self._path}, found {len(data)}: the file has changed"
+                f"expected {size} bytes at {offset} of {self._stamp.shown}, found {len(data)}: it has changed"
             )
         return data
 
@@ -80,101 +89,81 @@ class _Sample(Mapping[str, Any]):
         yield "__key__"
         yield from self._fields
 
+    def __contains__(self, field: object) -> bool:  # Mapping's own would read the field
+        return field == "__key__" or field in self._fields
+
     def __len__(self) -> int:
         return 1 + len(self._fields)
 
 
-def _index(path: Path, size: int, mtime_ns: int) -> list[tuple[str, _Fields]]:
-    """The samples of one shard, from the cached index if it belongs to this version of the file."""
-    identity = {"version": 1, "size": size, "mtime_ns": mtime_ns}
-    cache = _cache_file(path)
-    if (saved := _load(cache)) and {name: saved.get(name) for name in identity} == identity:
-        return [
-            (key, {field: tuple(span) for field, span in fields.items()}) for key, fields in saved["samples"]
-        ]
-    samples = _scan(path, size)
-    _save(cache, identity | {"samples": samples})
+def _index(stamp: FileStamp) -> list[Sample]:
+    """The samples of one shard, from the saved index if it belongs to this version of the file."""
+    if (samples := tar_index.load(stamp)) is None:
+        with open_unchanged(stamp) as file:
+            samples = _group(list(read_members(file, stamp)), stamp)
+        tar_index.save(stamp, samples)
     return samples
 
 
-def _cache_file(path: Path) -> Path:
-    """Next to the shard, or in the user's cache folder if the shard's folder is read-only."""
-    folder = path.parent
-    # os.access is always true for root, so check the mode bits too.
-    if folder.stat().st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH) and os.access(folder, os.W_OK):
-        return folder / f"{path.name}.index.json"
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return caches / "mmjax" / f"{path.name}.{hashlib.sha256(str(path).encode()).hexdigest()[:16]}.index.json"
-
-
-def _load(cache: Path) -> dict[str, Any] | None:
-    try:
-        return json.loads(cache.read_bytes())
-    except (OSError, ValueError):  # absent or damaged: the shard is scanned again
-        return None
-
-
-def _save(cache: Path, index: dict[str, Any]) -> None:
-    part = cache.with_name(f"{cache.name}.{os.getpid()}.part")
-    try:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return  # cannot cache: the next run scans again
-    try:
-        part.write_text(json.dumps(index))
-        part.replace(cache)  # atomic: several processes may index the same shard at once
-    except OSError:
-        part.unlink(missing_ok=True)  # full disk: leave no partial index
-
-
-def _scan(path: Path, size: int) -> list[tuple[str, _Fields]]:
-    samples: dict[str, _Fields] = {}
-    end = 0
-    try:
-        with tarfile.open(path, mode="r:") as tar:
-            for member in tar:
-                end = member.offset_data
-                _add(samples, member, path)
-            end = tar.offset
-    except tarfile.ReadError as error:
-        if end == 0:
-            raise InputError(f"expected a plain, uncompressed tar file, found {path}: {error}") from error
-        raise _truncated(path, size, f"{error} after byte {end}") from error
-    _check_end(path, size, end)
+def _group(members: list[Member], stamp: FileStamp) -> list[Sample]:
+    # A file that is packed twice is a link to itself the second time.
+    members = [m for m in members if not (m.kind == "hard link" and m.target == m.name)]
+    names = {_name_inside(member, stamp): member for member in members}
+    in_order = sorted(names)
+    samples: dict[str, dict[str, Span]] = {}
+    for member in members:
+        name = PurePosixPath(member.name)
+        stem, dot, field = name.name.partition(".")
+        if not stem or not dot or _METADATA.match(member.name):
+            continue  # a file outside any sample (README, .DS_Store), or metadata of the shard
+        file = _follow(member, names, in_order, stamp)
+        if file.kind != "file":
+            continue  # a folder, or a device
+        key, field = _printable(str(name.with_name(stem))), _printable(field.lower())
+        fields = samples.setdefault(key, {})
+        if field in fields or field == "__key__":
+            found = f"{excerpt(member.name)} {'twice' if field in fields else 'as its key'}"
+            raise InputError(
+                f"expected one {field!r} per sample, found {found} in {stamp.shown}. Pack it again."
+            )
+        fields[field] = (file.offset, file.size, tar_index.checksum(key, field, file.header))
     return list(samples.items())
 
 
-def _check_end(path: Path, size: int, end: int) -> None:
-    """Checks the end-of-archive block: tarfile ignores truncation between members and damaged headers."""
-    with path.open("rb") as file:
-        file.seek(max(end - _BLOCK, 0))
-        tail = file.read(2 * _BLOCK)
-    if bytes(_BLOCK) not in (tail[:_BLOCK], tail[_BLOCK:]):
-        raise _truncated(path, size, f"no end-of-archive block at byte {end}")
-
-
-def _truncated(path: Path, size: int, found: str) -> InputError:
-    return InputError(
-        f"expected a whole tar file, found {path} truncated or damaged: {found} of {size}. Fetch it again."
-    )
-
-
-def _add(samples: dict[str, _Fields], member: tarfile.TarInfo, path: Path) -> None:
+def _name_inside(member: Member, stamp: FileStamp) -> str:
+    """The member's name without `.` parts. Raises InputError if it leads out of the archive."""
     name = PurePosixPath(member.name)
     if name.is_absolute() or ".." in name.parts or "\\" in member.name:
         raise InputError(
-            f"expected names inside the archive, found {member.name!r} in {path}. Do not trust this file."
+            f"expected names inside the archive, found {excerpt(member.name)} in {stamp.shown}. "
+            "Do not trust this file."
         )
-    stem, dot, field = name.name.partition(".")
-    if not member.isfile() or not stem or not dot:
-        return  # folders, links, and files outside any sample (README, .DS_Store)
-    if member.issparse():
-        raise InputError(
-            f"expected no sparse members, found {member.name!r} in {path}. Pack it without --sparse."
-        )
-    fields = samples.setdefault(str(name.with_name(stem)), {})
-    if field in fields:
-        raise InputError(
-            f"expected one {field!r} per sample, found {member.name!r} twice in {path}. Pack it again."
-        )
-    fields[field] = (member.offset_data, member.size)
+    return str(name)
+
+
+def _follow(member: Member, names: dict[str, Member], in_order: list[str], stamp: FileStamp) -> Member:
+    """The member itself, or the one that it links to, over any number of links."""
+    link = member
+    for _ in range(_MAX_LINKS):
+        if not member.kind.endswith("link"):
+            return member
+        target = member.target
+        if member.kind == "symbolic link":  # relative to the folder of the link
+            target = posixpath.join(posixpath.dirname(member.name), target)
+        target = posixpath.normpath(target)
+        if target not in names:
+            after = bisect.bisect_left(in_order, f"{target}/")
+            if after < len(in_order) and in_order[after].startswith(f"{target}/"):
+                return dataclasses.replace(member, kind="folder")
+            break
+        member = names[target]
+    raise InputError(
+        f"expected the target of the {link.kind} {excerpt(link.name)} in {stamp.shown}, found that "
+        f"{excerpt(link.target)} is no file in it. Pack it again with --dereference."
+    )
+
+
+def _printable(name: str) -> str:
+    """The name with control characters, and bytes that are not UTF-8, written as `\\n` and `\\xff`."""
+    name = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda control: repr(control[0])[1:-1], name)
