@@ -22,15 +22,21 @@ def make_parser() -> argparse.ArgumentParser:
     verb = verbs.add_parser("train", help="train, evaluate and report; the same command again resumes")
     _add_experiment(verb)
     verb.add_argument("--run-dir", metavar="DIR", type=Path, help="default: runs/<experiment's name>")
+    verb.add_argument("--data", metavar="FILE_OR_DIR", help="where the experiment's data were moved to")
+    verb.add_argument(
+        "--accept-data", action="store_true", help="resume with data that are not those of the run so far"
+    )
 
     verb = verbs.add_parser("eval", help="run the experiment's evaluations on a run's newest checkpoint")
     verb.add_argument("run_dir", metavar="RUN_DIR", type=Path)
     verb.add_argument("overrides", metavar="evals.NAME.field=value", nargs="*")
     verb.add_argument("--data", metavar="FILE_OR_DIR", help="evaluate on another shard in the same layout")
+    _add_experiment_file(verb)
     _add_json(verb)
 
     verb = verbs.add_parser("describe", help="print an experiment: parameters, FLOPs, views, every field")
-    _add_experiment(verb)
+    _add_experiment(verb, metavar="EXPERIMENT.py|RUN_DIR")
+    _add_experiment_file(verb)
 
     verb = verbs.add_parser("checkpoints", help="list a run's checkpoints: step, size, health")
     verb.add_argument("run_dir", metavar="RUN_DIR", type=Path)
@@ -58,9 +64,19 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_experiment(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("experiment", metavar="EXPERIMENT.py", type=Path)
+def _add_experiment(verb: argparse.ArgumentParser, metavar: str = "EXPERIMENT.py") -> None:
+    verb.add_argument("experiment", metavar=metavar, type=Path)
     verb.add_argument("overrides", metavar="path.to.field=value", nargs="*")
+
+
+def _add_experiment_file(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--experiment",
+        metavar="FILE",
+        dest="experiment_file",
+        type=Path,
+        help="the run's experiment, if it uses classes that are not mmjax's",
+    )
 
 
 def _add_json(verb: argparse.ArgumentParser) -> None:

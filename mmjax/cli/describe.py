@@ -2,14 +2,19 @@
 
 import math
 from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
 
 import jax
 
 from mmjax.cli.tables import align_columns
-from mmjax.experiment import Experiment, to_text
-from mmjax.experiment.validation import tracing
+from mmjax.experiment import Experiment, load, override, to_text
+from mmjax.experiment.validation import tracing, validate
 from mmjax.learner import Learner
+from mmjax.run.data_checks import describe_records
 from mmjax.run.export import flatten
+from mmjax.run.folder import RunFolder
+from mmjax.run.handle import experiment_of
 from mmjax.sharding import unbox
 from mmjax.training.flops import train_flops
 
@@ -17,7 +22,10 @@ MODEL_PARTS = ("encoders", "fusion", "heads", "objectives")
 
 
 def describe(experiment: Experiment) -> str:
-    """Parameters per part of the model, FLOPs per example, views and every field. Computes only shapes."""
+    """Parameters per part of the model, FLOPs per example, records, views and every field.
+
+    Computes only shapes, and looks at a sample of the records.
+    """
     learner = Learner(experiment.model, experiment.objectives, experiment.balance)
     batch = experiment.data.spec()
 
@@ -37,9 +45,30 @@ def describe(experiment: Experiment) -> str:
         f"arithmetic: {_with_si_prefix(flops)}FLOPs per example and train step (matrix products, forward and "
         "backward)",
         "",
+        "records",
+        *(f"  {line}" for line in describe_records(experiment)),
+        "",
     ]
     lines += ["views", *(f"  {line}" for line in learner.describe_views()), "", "experiment"]
     return "\n".join(lines) + "\n" + to_text(experiment)
+
+
+def describe_run(run_dir: Path, file: Path | None = None, overrides: Sequence[str] = ()) -> str:
+    """`describe` of the experiment of a run.
+
+    Args:
+      file: that of the experiment, needed only if it uses classes that are not mmjax's.
+      overrides: with a file, those that the run was trained with.
+
+    Raises:
+      InputError: the folder is no run, or the file's experiment is another.
+    """
+    folder = RunFolder(run_dir)
+    experiment = experiment_of(folder, None if file is None else load(file, overrides))
+    for assignment in overrides if file is None else ():
+        experiment = override(experiment, assignment)
+    validate(experiment)
+    return describe(experiment)
 
 
 def _parameter_counts(params: dict) -> list[str]:

@@ -124,13 +124,15 @@ def train(arguments: argparse.Namespace) -> None:
         from mmjax.cli import tables
         from mmjax.cluster import processes
         from mmjax.experiment import load
-        from mmjax.run import loop
+        from mmjax.run import locations, loop
 
         _log_rank(processes.initialize())
         with processes.fail_together():
             experiment = load(arguments.experiment, arguments.overrides)
+            if arguments.data is not None:
+                experiment = locations.moved(experiment, arguments.data)
         run_dir = arguments.run_dir or Path("runs") / experiment.name
-        results = loop.run(experiment, run_dir, stop, goodput=goodput)
+        results = loop.run(experiment, run_dir, stop, goodput=goodput, accept_data=arguments.accept_data)
     if processes.is_process_zero():
         print(tables.results_table(results))
         print(goodput.summary())
@@ -158,7 +160,14 @@ def evaluate(arguments: argparse.Namespace) -> None:
     from mmjax.cli import tables
     from mmjax.run.handle import evaluate_run
 
-    results = evaluate_run(arguments.run_dir, arguments.data, arguments.overrides)
+    experiment, overrides = None, arguments.overrides
+    if arguments.experiment_file is not None:
+        from mmjax.experiment import load
+
+        trained_with = [text for text in overrides if not text.startswith("evals.")]
+        experiment = load(arguments.experiment_file, trained_with)
+        overrides = [text for text in overrides if text not in trained_with]
+    results = evaluate_run(arguments.run_dir, arguments.data, overrides, experiment)
     if arguments.json:
         print(json.dumps({name: without_nan(metrics) for name, metrics in results.items()}))
     else:
@@ -196,11 +205,17 @@ def checkpoints(arguments: argparse.Namespace) -> None:
 
 def describe(arguments: argparse.Namespace) -> None:
     """mmjax describe."""
-    refuse_missing_file(arguments.experiment)
-    from mmjax.cli.describe import describe
+    is_run = arguments.experiment.is_dir()
+    if not is_run:
+        refuse_missing_file(arguments.experiment)
+    from mmjax.cli.describe import describe, describe_run
     from mmjax.experiment import load
 
-    print(describe(load(arguments.experiment, arguments.overrides)), end="")
+    if is_run:
+        text = describe_run(arguments.experiment, arguments.experiment_file, arguments.overrides)
+    else:
+        text = describe(load(arguments.experiment, arguments.overrides))
+    print(text, end="")
 
 
 def plan(arguments: argparse.Namespace) -> None:

@@ -8,6 +8,7 @@ from mmjax.cluster import processes
 from mmjax.errors import InputError
 from mmjax.experiment import Experiment
 from mmjax.experiment.validation import best_metric
+from mmjax.run.class_numbers import limit_evaluation
 from mmjax.run.folder import RunFolder
 from mmjax.run.session import Session
 from mmjax.run.signals import StopSignal
@@ -30,6 +31,13 @@ def due_evaluations(experiment: Experiment, step: int) -> dict[str, evals.Eval]:
     }
 
 
+def with_limits(experiment: Experiment, evaluation: evals.Eval) -> evals.Eval:
+    """The evaluation with the class numbers of the model's heads, and the run's limit of bad examples."""
+    if evaluation.max_bad_fraction is None:
+        evaluation = dataclasses.replace(evaluation, max_bad_fraction=experiment.data.max_bad_fraction)
+    return limit_evaluation(experiment, evaluation)
+
+
 def evaluate_due(
     session: Session, state: training.TrainState, step: int, folder: RunFolder, stop: StopSignal
 ) -> Results:
@@ -45,7 +53,7 @@ def evaluate_due(
     for name, evaluation in due_evaluations(session.experiment, step).items():
         results[name] = processes.broadcast_from_process_zero(lambda name=name: folder.recorded(step, name))
         if results[name] is None:
-            result = evals.measure(evaluation, predictor)
+            result = evals.measure(with_limits(session.experiment, evaluation), predictor)
             refuse_unknown_best(session.experiment, name, result.metrics)
             results[name] = result.metrics
             folder.write_pictures(name, result.pictures)

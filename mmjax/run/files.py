@@ -2,27 +2,19 @@
 
 import errno
 import fcntl
+import json
 import os
 from pathlib import Path
 from typing import Any
 
-from mmjax.errors import InputError, with_filename
+from mmjax.errors import InputError, excerpt, one_line, with_filename
 
 EXPERIMENT = "experiment.txt"
 METRICS = "metrics.jsonl"
 EVALS = "evals.jsonl"
 VOCABULARIES = "vocabularies.json"
-# Fields that may differ when a run resumes: they change nothing in the steps already taken.
-CHANGEABLE_ON_RESUME = (
-    "mesh",
-    "rules",
-    "max_to_keep",
-    "keep_every",
-    "keep_best",
-    "best_mode",
-    "on_nonfinite",
-    "conflict_every",
-)
+DATA = "data.json"
+MAX_BYTES = 2**26  # of a file that is read whole: a run of a stranger may hold any
 # Files that a process killed while it claims the folder may leave.
 CLAIM_FILES = {"lock", ".writable", EXPERIMENT + ".new"}
 
@@ -64,23 +56,40 @@ def has_records(path: Path) -> bool:
     return saved or (metrics.is_file() and metrics.stat().st_size > 0)
 
 
-def refuse_another_experiment(path: Path, text: str) -> None:
-    """Raises InputError, with the differences, if the folder's experiment is not the one of `text`."""
-    from mmjax.experiment.serialize import differences  # imports JAX, which reading a run does not need
+def newest_step(path: Path) -> int:
+    """The step of the newest checkpoint in a run's folder, whole or damaged; 0 if there is none."""
+    folder = path / "checkpoints"
+    names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+    return max((int(name) for name in names if name.isascii() and name.isdecimal()), default=0)
+
+
+def refuse_another_experiment(path: Path, text: str, optimizer: Any = None) -> list[str]:
+    """Raises InputError, with the differences, if `text` may not resume the experiment of the folder.
+
+    Args:
+      optimizer: that of the experiment, which decides whether `num_steps` may change.
+
+    Returns:
+      The fields that changed and may, a line each.
+    """
+    from mmjax.run.changes import Past, changes_of  # imports JAX, which reading a run does not need
 
     try:
-        changed = differences(read_text(path / EXPERIMENT), text, ignore=CHANGEABLE_ON_RESUME)
+        past = Past(read_text(path / EXPERIMENT), newest_step(path))
+        allowed, refused = changes_of(past, text, optimizer)
     except InputError as error:
         raise InputError(
-            f"{path / EXPERIMENT} is damaged, so {path} cannot be compared with this experiment: {error}"
+            f"{path / EXPERIMENT} is damaged, so {path} cannot be compared with this experiment: {error}. "
+            "Restore it from a copy, or choose another folder with --run-dir"
         ) from error
-    if changed:
-        listed = "".join(f"\n  {line}" for line in changed[:12]) + ("\n  ..." if len(changed) > 12 else "")
+    if refused:
+        listed = "".join(f"\n  {line}" for line in refused[:8])
+        more = f"\n  and {len(refused) - 8} more" if refused[8:] else ""
         raise InputError(
-            f"{path} belongs to another experiment: expected the same (only "
-            f"{', '.join(CHANGEABLE_ON_RESUME)} may differ), found (the run's -> this one's){listed}\n"
-            "Choose another with --run-dir, or delete this one"
+            f"{path} belongs to another experiment: expected the same, found (the run's -> this one's)"
+            f"{listed}{more}\nRestore these fields, or choose another folder with --run-dir"
         )
+    return allowed
 
 
 def lock_folder(path: Path) -> Any:
@@ -107,8 +116,21 @@ def write_atomically(file: Path, text: str) -> None:
 
 
 def read_text(file: Path) -> str:
-    """The text of a file. Raises InputError if it is not UTF-8."""
+    """The text of a file. Raises InputError if it is not UTF-8, no regular file, or too large."""
+    if not file.is_file() or file.stat().st_size > MAX_BYTES:
+        raise InputError(f"expected a file of at most {MAX_BYTES:,} bytes at {file}, found another")
     try:
         return file.read_text("utf-8")
     except UnicodeDecodeError as error:
-        raise InputError(f"expected the text of an experiment, found other bytes: {error}") from error
+        raise InputError(f"expected text in {file}, found other bytes: {error}") from error
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The JSON object in a file. Raises InputError for anything else."""
+    try:
+        value = json.loads(read_text(file))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"expected JSON in {file}, found other text: {one_line(str(error))}") from error
+    if not isinstance(value, dict):
+        raise InputError(f"expected a JSON object in {file}, found {excerpt(value)}")
+    return value

@@ -1,15 +1,18 @@
-"""A run's folder: experiment.txt, metrics.jsonl, evals.jsonl, pictures/, checkpoints/ and tensorboard/."""
+"""A run's folder: experiment.txt, logs, checkpoints, pictures and what its data and tokenizers are."""
 
 import contextlib
 import json
+import logging
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mmjax.errors import InputError, with_filename
-from mmjax.run import files
+from mmjax.errors import InputError, excerpt, one_line
+from mmjax.run import files, json_lines
 from mmjax.run.tensorboard import Events
+
+log = logging.getLogger(__name__)
 
 
 class RunFolder:
@@ -33,17 +36,20 @@ class RunFolder:
             raise InputError(
                 f"expected the folder of a run (made by `mmjax train`), found {found} at {self.path}"
             )
+        if self.checkpoints.exists() and not self.checkpoints.is_dir():
+            raise InputError(f"expected a folder at {self.checkpoints}, found a file: move it away")
 
     @classmethod
-    def claim(cls, path: str | Path, text: str, *, writes: bool = True) -> "RunFolder":
+    def claim(cls, path: str | Path, text: str, optimizer: Any = None, *, writes: bool = True) -> "RunFolder":
         """A folder to train in: created if absent, resumed if it belongs to the same experiment.
 
         Args:
           text: the experiment as `to_text` prints it.
+          optimizer: the experiment's, which decides whether `num_steps` may differ; None: it may not.
           writes: False in all but one of a run's processes: these neither claim nor write.
 
         Raises:
-          InputError: the folder belongs to another experiment (CHANGEABLE_ON_RESUME fields may differ), holds
+          InputError: the folder belongs to another experiment (changes.py: some fields may differ), holds
             other files, cannot be written, or another process trains in it.
         """
         path = Path(path)
@@ -54,10 +60,10 @@ class RunFolder:
             folder.path, folder.writes, folder._lock, folder._events = path, False, None, None
             return folder
         with contextlib.ExitStack() as on_refusal:
-            return cls._claim(path, text, on_refusal)
+            return cls._claim(path, text, optimizer, on_refusal)
 
     @classmethod
-    def _claim(cls, path: Path, text: str, on_refusal: contextlib.ExitStack) -> "RunFolder":
+    def _claim(cls, path: Path, text: str, optimizer: Any, on_refusal: contextlib.ExitStack) -> "RunFolder":
         try:
             path.mkdir(parents=True, exist_ok=True)
             files.refuse_read_only(path)
@@ -66,7 +72,8 @@ class RunFolder:
                 files.refuse_other_files(path)
             lock = on_refusal.enter_context(files.lock_folder(path))
             if files.has_records(path):  # a folder without records may change its experiment
-                files.refuse_another_experiment(path, text)
+                for change in files.refuse_another_experiment(path, text, optimizer):
+                    log.info("the run goes on with another %s", change)
             files.write_atomically(path / files.EXPERIMENT, text)
             for name in ("pictures", "checkpoints"):
                 (path / name).mkdir(exist_ok=True)
@@ -80,6 +87,11 @@ class RunFolder:
         folder._lock = lock
         on_refusal.pop_all()
         return folder
+
+    @property
+    def claimed(self) -> bool:
+        """Whether this process holds the folder's lock, and so may write its records."""
+        return self._lock is not None
 
     @property
     def text(self) -> str:
@@ -105,22 +117,24 @@ class RunFolder:
         if not self.writes:
             return False
         deletes = False
-        if step == 0:
-            (self.path / files.VOCABULARIES).unlink(missing_ok=True)
+        if step == 0:  # no step depends on the data and vocabularies of an earlier start
+            for name in (files.VOCABULARIES, files.DATA):
+                (self.path / name).unlink(missing_ok=True)
         for name in (files.METRICS, files.EVALS):
             file = self.path / name
             if file.exists():
-                rows = _rows(file)
+                json_lines.mend_end(file)
+                rows = json_lines.read_rows(file)
                 remaining = [row for row in rows if row["step"] <= step and step > 0]
                 deletes |= name == files.METRICS and len(remaining) < len(rows)
-                _write_rows(file, remaining)
+                json_lines.write_rows(file, remaining)
         if self._events is not None:
             self._events.close()
         self._events = Events(self.path / "tensorboard", purge_step=step + 1)
         return deletes
 
     def check_vocabularies(self, digests: Mapping[str, str]) -> None:
-        """Records the run's vocabularies at the first call; later calls compare.
+        """Compares with the recorded vocabularies; records those that are new.
 
         A vocabulary trained on the data changes with the data: the same ids would mean other words.
 
@@ -130,25 +144,32 @@ class RunFolder:
         Raises:
           InputError: a vocabulary differs from the recorded one.
         """
-        file = self.path / files.VOCABULARIES
-        try:
-            recorded = json.loads(file.read_bytes()) if file.exists() else None
-        except ValueError as error:
-            raise InputError(
-                f"expected JSON in {file}, found other bytes: {error}. Delete it if data and tokenizers are "
-                "those that the run was trained with"
-            ) from error
-        if recorded is None:
-            if self._lock is not None:  # a reader leaves the folder unchanged
-                files.write_atomically(file, json.dumps(digests, indent=1) + "\n")
-            return
+        recorded = self.vocabularies()
         changed = [name for name, digest in digests.items() if recorded.get(name, digest) != digest]
         if changed:
             raise InputError(
                 f"expected the vocabularies that {self.path} was trained with, found others for "
-                f"{', '.join(changed)}: the data or the tokenizer's folder have changed since. Restore them, "
-                "or train again in another folder"
+                f"{one_line(', '.join(changed))}: the data or the tokenizer's folder have changed since. "
+                "Restore them, or train again in another folder"
             )
+        if self.claimed and recorded.keys() != recorded.keys() | digests.keys():  # a reader changes nothing
+            text = json.dumps(recorded | dict(digests), indent=1) + "\n"
+            files.write_atomically(self.path / files.VOCABULARIES, text)
+
+    def vocabularies(self) -> dict[str, str]:
+        """{name: digest} of the recorded vocabularies; empty before the first start and without texts.
+
+        Raises:
+          InputError: the file is damaged.
+        """
+        file = self.path / files.VOCABULARIES
+        recorded = files.read_json(file) if file.exists() else {}
+        if not all(isinstance(digest, str) for digest in recorded.values()):
+            raise InputError(
+                f"expected the digests of vocabularies in {file}, found {excerpt(recorded)}: restore the "
+                "file, or delete it if data and tokenizers are those that the run was trained with"
+            )
+        return recorded
 
     def write_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """Appends one logged step to metrics.jsonl and the TensorBoard events."""
@@ -182,11 +203,11 @@ class RunFolder:
 
     def metrics(self) -> list[dict[str, Any]]:
         """The rows of metrics.jsonl, oldest first."""
-        return _rows(self.path / files.METRICS)
+        return json_lines.read_rows(self.path / files.METRICS)
 
     def evals(self) -> list[dict[str, Any]]:
         """The rows of evals.jsonl, oldest first."""
-        return _rows(self.path / files.EVALS)
+        return json_lines.read_rows(self.path / files.EVALS)
 
     def recorded(self, step: int, name: str) -> dict[str, float] | None:
         """The recorded result of an evaluation at a step, {metric: value}; None if there is none."""
@@ -211,7 +232,7 @@ class RunFolder:
         rows = self.metrics() if self.writes else []
         if rows:
             rows[-1] |= without_nan(numbers)
-            _write_rows(self.path / files.METRICS, rows)
+            json_lines.write_rows(self.path / files.METRICS, rows)
 
     def close(self) -> None:
         """Closes the events and releases the folder to other processes."""
@@ -229,9 +250,7 @@ class RunFolder:
         self.close()
 
     def _append(self, name: str, row: dict[str, Any]) -> None:
-        file = self.path / name
-        with with_filename(file), file.open("a") as stream:  # closing the file flushes the row
-            stream.write(json.dumps(row) + "\n")
+        json_lines.append_row(self.path / name, row)
 
     def _add_scalars(self, step: int, metrics: Mapping[str, float], *, prefix: str) -> None:
         self._events = self._events or Events(self.path / "tensorboard")
@@ -245,28 +264,3 @@ def without_nan(metrics: Mapping[str, float]) -> dict[str, float | int | None]:
         number = value if isinstance(value, int) else float(value)
         finite[name] = number if math.isfinite(number) else None
     return finite
-
-
-def _write_rows(file: Path, rows: list[dict[str, Any]]) -> None:
-    files.write_atomically(file, "".join(json.dumps(row) + "\n" for row in rows))
-
-
-def _rows(file: Path) -> list[dict[str, Any]]:
-    """The rows of a JSON Lines file. An incomplete last line, left by a killed run, is skipped."""
-    rows = []
-    lines = file.read_bytes().splitlines() if file.exists() else []
-    for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line)
-        except ValueError:  # not JSON, or not text
-            if number == len(lines):
-                break
-            row = None
-        if not isinstance(row, dict) or not isinstance(row.get("step"), int):
-            found = line[:60].decode(errors="replace")
-            raise InputError(
-                f"expected a JSON object with a step in {file}, line {number}, found {found!r}: mend or "
-                "delete the line"
-            )
-        rows.append(row)
-    return rows

@@ -14,15 +14,15 @@ from mmjax import data, evals, sharding, training
 from mmjax.batch import Batch
 from mmjax.checkpoint.manager import Checkpoints
 from mmjax.errors import InputError
-from mmjax.experiment import Experiment, from_text, override
+from mmjax.experiment import Experiment, from_text, override, to_text
 from mmjax.heads import PooledEmbedding
-from mmjax.run import loop
-from mmjax.run.evaluation import Results
+from mmjax.run import files, identity, loop, tokenizers
+from mmjax.run.evaluation import Results, with_limits
 from mmjax.run.export import flatten, save_parameters
-from mmjax.run.files import EXPERIMENT
 from mmjax.run.folder import RunFolder
 from mmjax.run.raw_inputs import embedding_head, input_transform, raw_batches
 from mmjax.run.session import Session
+from mmjax.run.start import at_home
 from mmjax.views import Identity, View
 
 log = logging.getLogger(__name__)
@@ -107,7 +107,7 @@ class Run:
     def _check_vocabularies(self) -> None:
         """Raises InputError if a vocabulary, trained anew on changed data, would give words other ids."""
         if not self._vocabularies_are_checked:
-            self.folder.check_vocabularies(self.experiment.data.vocabularies())
+            tokenizers.check_and_save(self.experiment, self.folder)
             self._vocabularies_are_checked = True
 
     def _evaluation(
@@ -127,7 +127,7 @@ class Run:
             raise InputError(f"{type(evaluation).__name__} expects fields among {valid}, found {unknown}")
         evaluation = dataclasses.replace(evaluation, **fields)
         refuse_missing_heads(self.experiment, type(evaluation).__name__, evaluation)
-        return evaluation
+        return with_limits(self.experiment, evaluation)
 
     def predict(
         self, batch: Batch, heads: Sequence[str] | None = None, view: View | None = None, seed: int = 0
@@ -231,14 +231,10 @@ def open_run(run_dir: str | Path, experiment: Experiment | None = None) -> Run:
       experiment: needed only if the run's experiment.txt names classes that are not mmjax's.
 
     Raises:
-      InputError: the folder is no run, or has no checkpoint yet.
+      InputError: the folder is no run, has no checkpoint yet, or belongs to another experiment.
     """
     folder = RunFolder(run_dir)
-    if experiment is None:
-        try:
-            experiment = from_text(folder.text)
-        except InputError as error:
-            raise InputError(f"{folder.path / EXPERIMENT}: {error}") from error
+    experiment, _ = at_home(experiment_of(folder, experiment), folder)
     on_one_device = dataclasses.replace(experiment, mesh=sharding.MeshShape(), rules=sharding.REPLICATED)
     session = Session.of(on_one_device, jax.local_devices()[:1])
     state = None
@@ -250,6 +246,22 @@ def open_run(run_dir: str | Path, experiment: Experiment | None = None) -> Run:
             f"expected a checkpoint in {run_dir}, found none yet: train until the first is saved"
         )
     return Run(folder, experiment, session, state)
+
+
+def experiment_of(folder: RunFolder, experiment: Experiment | None = None) -> Experiment:
+    """The experiment of a run, from its text; or `experiment`, if it is the run's.
+
+    Raises:
+      InputError: the text is damaged or names classes that are not mmjax's, or `experiment` differs from
+        it in a field that may not change on resume.
+    """
+    if experiment is not None:
+        files.refuse_another_experiment(folder.path, to_text(experiment), experiment.optimizer)
+        return experiment
+    try:
+        return from_text(folder.text)
+    except InputError as error:
+        raise InputError(f"{folder.path / files.EXPERIMENT}: {error}") from error
 
 
 def evaluate_run(
@@ -280,13 +292,41 @@ def evaluate_run(
                 )
             changed = override(changed, assignment)
         for name, evaluation in changed.evals.items():
-            results[name] = run.evaluate(evaluation, path)
-            if path is None and not overrides and folder.recorded(run.step, name) is None:
+            measured = without_missing_training_data(name, evaluation)
+            results[name] = run.evaluate(measured, path)
+            is_the_runs = path is None and not overrides and measured is evaluation
+            if (
+                is_the_runs
+                and folder.recorded(run.step, name) is None
+                and not warn_of_changed_data(run, name)
+            ):
                 try:
                     folder.write_eval(run.step, name, results[name])
                 except OSError as error:  # a run in a read-only folder can be evaluated too
                     log.warning("the result is not recorded in %s: %s", run_dir, error)
     return results
+
+
+def without_missing_training_data(name: str, evaluation: evals.Eval) -> evals.Eval:
+    """The evaluation without its baselines from training data, if these are gone."""
+    train = getattr(evaluation, "train", None)
+    if train is None:
+        return evaluation
+    try:
+        train.open()
+    except InputError as error:
+        log.warning("evaluation %s: the baselines from training data are left out: %s", name, error)
+        return dataclasses.replace(evaluation, **{"train": None})
+    return evaluation
+
+
+def warn_of_changed_data(run: Run, name: str) -> bool:
+    """Whether the data of an evaluation are not those that the run recorded. Logs the differences."""
+    lines = identity.changed_data(run.experiment, run.folder, name)
+    if lines:
+        listed = "; ".join(lines[:5])
+        log.warning("the data of evaluation %s have changed, so its result is not recorded: %s", name, listed)
+    return bool(lines)
 
 
 def refuse_missing_heads(experiment: Experiment, name: str, evaluation: evals.Eval) -> None:

@@ -4,6 +4,8 @@ import contextlib
 import dataclasses
 from pathlib import Path
 
+import jax
+
 from mmjax import training
 from mmjax.checkpoint.manager import Checkpoints
 from mmjax.checkpoint.retention import RetentionPolicy
@@ -12,9 +14,10 @@ from mmjax.errors import InputError, NonFiniteError
 from mmjax.evals import curves
 from mmjax.evals.conflict_map import conflict_map, conflict_rows
 from mmjax.experiment import Experiment, to_text
-from mmjax.experiment.validation import best_metric
+from mmjax.experiment.validation import best_metric, validate
+from mmjax.run import locations
 from mmjax.run.evaluation import Results, due_evaluations, evaluate_due
-from mmjax.run.files import METRICS
+from mmjax.run.files import METRICS, has_records
 from mmjax.run.folder import RunFolder
 from mmjax.run.goodput import Goodput
 from mmjax.run.input import TrainInput
@@ -22,7 +25,9 @@ from mmjax.run.report import Progress
 from mmjax.run.rollback import roll_back
 from mmjax.run.session import Session
 from mmjax.run.signals import StopSignal
+from mmjax.run.start import prepare_data
 from mmjax.run.steps import Steps
+from mmjax.training.optimizer import Optimizer
 
 
 def run(
@@ -32,6 +37,7 @@ def run(
     *,
     devices: list | None = None,
     goodput: Goodput | None = None,
+    accept_data: bool = False,
 ) -> Results:
     """Trains to the last step, from where `run_dir` stopped, and evaluates: {eval: {metric: value}}.
 
@@ -41,6 +47,7 @@ def run(
       stop: asks the run to end early; by default SIGTERM and SIGINT do.
       devices: to train on; by default all that JAX sees.
       goodput: records where the wall time goes; by default one that starts now.
+      accept_data: go on with data that are not those that the run was trained with so far.
 
     Raises:
       InputError: configuration, data or folder do not fit together.
@@ -52,6 +59,7 @@ def run(
         stop = stack.enter_context(StopSignal()) if stop is None else stop
         goodput = Goodput() if goodput is None else goodput
         trainer = Trainer.open(experiment, run_dir, stop, goodput, devices, stack)
+        trainer.accept_data = accept_data
         return trainer.run()
 
 
@@ -64,6 +72,7 @@ class Trainer:
     checkpoints: Checkpoints
     stop: StopSignal
     goodput: Goodput
+    accept_data: bool = False
 
     @classmethod
     def open(
@@ -75,10 +84,16 @@ class Trainer:
         devices: list | None,
         stack: contextlib.ExitStack,
     ) -> "Trainer":
-        """Validates the experiment and claims the run's folder, which `stack` releases."""
+        """Validates the experiment and claims the run's folder, which `stack` releases.
+
+        What is cheap is refused first: fields, then missing data, then shapes, then the folder.
+        """
         with processes.fail_together():
+            validate(experiment, len(jax.devices() if devices is None else devices))
+            if not has_records(Path(run_dir)):  # a run that resumes may know better where its data are
+                locations.refuse_missing(experiment)
             session, text = Session.of(experiment, devices), to_text(experiment)
-        folder = claim(run_dir, text, stack)
+        folder = claim(run_dir, text, stack, experiment.optimizer)
         checkpoints = Checkpoints(
             folder.checkpoints, retention=retention(experiment, folder), experiment=text
         )
@@ -104,19 +119,24 @@ class Trainer:
         return results
 
     def restore_or_create(self) -> training.TrainState:
-        """The newest checkpoint's state, or a new one; then the logs and the data resume from its step."""
+        """The newest checkpoint's state, or a new one. The logs and the data resume from its step."""
         state = self.checkpoints.restore(self.session.abstract)
-        if state is None:
-            with processes.fail_together():
-                open_data(self.experiment)
-            state = self.session.new_state()
-        first_step = int(state.step)
+        first_step = 0 if state is None else int(state.step)
         self.goodput.restore(self.folder.metrics() if self.folder.writes else [], first_step)
         if processes.broadcast_from_process_zero(lambda: self.folder.resume(first_step)):
             # Record the lost time now: the process may die before its first log line.
             self.folder.amend_metrics(self.goodput.row())
-        check_vocabularies(self.experiment, self.folder)
-        return state
+        if not self.is_complete(first_step):  # before compiling, which takes longer
+            experiment = prepare_data(self.experiment, self.folder, accept_data=self.accept_data)
+            self.session = dataclasses.replace(self.session, experiment=experiment)
+        return self.session.new_state() if state is None else state
+
+    def is_complete(self, step: int) -> bool:
+        """Whether the run is at its end and evaluated, so that it needs no data."""
+        experiment = self.experiment
+        return step >= experiment.num_steps and processes.broadcast_from_process_zero(
+            lambda: all(self.folder.recorded(step, name) is not None for name in experiment.evals)
+        )
 
     def train_to_end(self, state: training.TrainState) -> training.TrainState:
         """Trains up to the last step. After a non-finite step it rolls back, if the experiment says so."""
@@ -216,15 +236,16 @@ def retention(experiment: Experiment, folder: RunFolder) -> RetentionPolicy:
     )
 
 
-def claim(run_dir: str | Path, text: str, stack: contextlib.ExitStack) -> RunFolder:
+def claim(run_dir: str | Path, text: str, stack: contextlib.ExitStack, optimizer: Optimizer) -> RunFolder:
     """The run's folder, claimed by process 0 until `stack` closes. If one process fails, all do.
 
     Args:
       text: the experiment as `to_text` prints it.
+      optimizer: the experiment's.
     """
     with processes.fail_together():
         writes = processes.is_process_zero()
-        folder = stack.enter_context(RunFolder.claim(run_dir, text, writes=writes))
+        folder = stack.enter_context(RunFolder.claim(run_dir, text, optimizer, writes=writes))
     with processes.fail_together():
         if not folder.path.is_dir():
             raise InputError(
@@ -232,22 +253,6 @@ def claim(run_dir: str | Path, text: str, stack: contextlib.ExitStack) -> RunFol
                 "host: choose one with --run-dir"
             )
     return folder
-
-
-def check_vocabularies(experiment: Experiment, folder: RunFolder) -> None:
-    """Process 0 records the vocabularies, and then every other process compares its own."""
-    for first_process in (True, False):
-        with processes.fail_together():
-            if processes.is_process_zero() == first_process:
-                folder.check_vocabularies(experiment.data.vocabularies())
-
-
-def open_data(experiment: Experiment) -> None:
-    """Opens all data, also those of evaluations, so that missing data are reported before training."""
-    for dataset in (d for _, d in experiment.data.datasets.values()):
-        dataset.open()
-    for evaluation in experiment.evals.values():
-        evaluation.data.open()
 
 
 def draw_curves(folder: RunFolder) -> None:

@@ -26,7 +26,8 @@ def test_another_experiment_is_refused_with_the_changed_fields(tmp_path):
     with pytest.raises(InputError) as refusal:
         RunFolder.claim(tmp_path / "run", TEXT.replace("seed=0", "seed=1"))
     assert "belongs to another experiment" in str(refusal.value) and "seed: 0 -> 1" in str(refusal.value)
-    assert "name" not in str(refusal.value).split("differ")[1]
+    assert "(the parameters, and the order of the data, came from it)" in str(refusal.value)
+    assert "name" not in str(refusal.value)
 
 
 def test_folder_without_a_step_accepts_another_experiment(tmp_path):
@@ -52,9 +53,10 @@ def test_error_names_a_damaged_experiment(damage, tmp_path):
 
 @pytest.mark.parametrize("damage", [b"5", b"{}", b"\xff\x00", b'{"step": "1"}', b'{"step": 1'])
 def test_error_names_a_damaged_line_and_an_incomplete_last_line_is_skipped(damage, tmp_path):
+    message = "expected a JSON object with a step and numbers in .*metrics.jsonl, line 2"
     with RunFolder.claim(tmp_path / "run", TEXT) as folder:
         (folder.path / "metrics.jsonl").write_bytes(b'{"step": 1}\n' + damage + b'\n{"step": 2}\n')
-        with pytest.raises(InputError, match="expected a JSON object with a step in .*metrics.jsonl, line 2"):
+        with pytest.raises(InputError, match=message):
             folder.resume(2)
         (folder.path / "metrics.jsonl").write_bytes(b'{"step": 1}\n{"step": 2, "lo')
         folder.resume(2)
@@ -77,15 +79,8 @@ def test_run_of_a_version_with_fewer_fields_resumes(tmp_path):
     newer_text = TEXT.replace("mesh=", "log_every=20,\n    on_nonfinite='stop',\n    mesh=")
     with RunFolder.claim(tmp_path / "run", newer_text) as folder:
         assert folder.text == newer_text
-    with pytest.raises(InputError, match="log_every: 20 -> 7"):
-        RunFolder.claim(tmp_path / "run", TEXT.replace("mesh=", "log_every=7,\n    mesh="))
-
-
-@pytest.mark.parametrize("field", ["max_to_keep=9", "keep_best='e/x'", "on_nonfinite='rollback'"])
-def test_retention_and_on_nonfinite_may_change(field, tmp_path):
-    with RunFolder.claim(tmp_path / "run", TEXT) as folder:
-        folder.write_metrics(1, {"loss": 1.0})
-    RunFolder.claim(tmp_path / "run", TEXT.replace("mesh=", f"{field},\n    mesh=")).close()
+    with pytest.raises(InputError, match="balance.*the updates already made weighted"):
+        RunFolder.claim(tmp_path / "run", TEXT.replace("mesh=", "balance=x.Other(),\n    mesh="))
 
 
 def test_amend_metrics_changes_the_last_row(tmp_path):
@@ -222,7 +217,7 @@ def test_picture_files_have_portable_names(tmp_path):
 def test_error_names_damaged_vocabularies(tmp_path):
     with RunFolder.claim(tmp_path / "run", TEXT) as folder:
         (folder.path / "vocabularies.json").write_bytes(b'{"data/te')
-        with pytest.raises(InputError, match="expected JSON in .*vocabularies.json, found other bytes: "):
+        with pytest.raises(InputError, match="expected JSON in .*vocabularies.json, found other text: "):
             folder.check_vocabularies({"data/text": "abc"})
 
 

@@ -1,5 +1,6 @@
 """A complete run: its files, its resume, and its errors."""
 
+import contextlib
 import itertools
 import json
 import math
@@ -280,6 +281,7 @@ def test_changed_vocabulary_is_refused(verb, file, copy, capsys):
     digests = json.loads((copy / "vocabularies.json").read_text())
     assert list(digests) == ["colours/text"] and len(digests["colours/text"]) == 64
     (copy / "vocabularies.json").write_text(json.dumps({"colours/text": 64 * "0"}))
+    (copy / "evals.jsonl").unlink()  # a complete run would need no data
     command = {"eval": ["eval", str(copy)], "train": ["train", str(file), *OVERRIDES, "--run-dir", str(copy)]}
     assert main(command[verb]) == 2
     assert "was trained with, found others for colours/text: the data or" in capsys.readouterr().err
@@ -342,7 +344,11 @@ def test_too_many_bad_examples_stop_the_run(tmp_path, capsys):
     assert "\n  3: " in printed or "colours.npz" in printed.split("The first:")[1]
 
 
-def test_resume_restores_the_count_of_bad_examples(file):
-    train_input = loop.TrainInput(loop.Session.of(load(file)), first_step=3, num_bad=2)
-    train_input.close()
-    assert (train_input.counter.num_bad, train_input.counter.num_rows) == (2, 24)
+def test_each_start_counts_bad_examples_anew_and_warns_of_earlier_ones(file, caplog):
+    session = loop.Session.of(load(file))
+    for num_bad, warns in ((2, True), (0, False)):
+        caplog.clear()
+        with contextlib.closing(loop.TrainInput(session, first_step=3, num_bad=num_bad)) as train_input:
+            assert (train_input.counter.num_bad, train_input.counter.num_rows) == (0, 0)
+            assert train_input.num_bad() == num_bad  # of the whole run
+        assert ("2 of the 24 rows before this start were bad" in caplog.text) == warns
