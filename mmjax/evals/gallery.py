@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
+from mmjax.batch import Batch
 from mmjax.data import TextTransform
 from mmjax.evals import baseline, pictures
 from mmjax.evals.base import Eval, Predictor, check_finite, has_streams
 from mmjax.evals.previews import Preview, decode_texts, make_previews
 from mmjax.evals.ranking import Relevance, content_ids
+from mmjax.evals.text_errors import normalise, record_texts
 from mmjax.views import Identity
 
 
@@ -41,7 +43,7 @@ def build_galleries(
     text = next((name for name in (*heads, *transforms) if isinstance(transforms[name], TextTransform)), None)
     parts: dict[str, list[tuple]] = {stream: [] for stream in heads}
     num_before = 0
-    for batch in evaluation.batches():
+    for number, batch in enumerate(evaluation.batches()):
         outputs, _ = predictor(batch, Identity(), tuple(heads.values()))
         num_rows = len(next(iter(outputs.values())))
         captions = [f"#{num_before + row}" for row in range(num_rows)]
@@ -54,7 +56,7 @@ def build_galleries(
             parts[stream].append((
                 check_finite(head, np.where(present[:, None], outputs[head], 0)),
                 present,
-                np.array(content_ids(batch[stream])),
+                _content_ids(evaluation, stream, batch, number, present),
                 make_previews(batch[stream], transforms[stream], captions),
                 baseline.raw_features(batch[stream], transforms[stream]) if with_raw else None,
             ))  # fmt: skip
@@ -66,6 +68,16 @@ def build_galleries(
             list(itertools.chain.from_iterable(previews)), np.concatenate(raw) if with_raw else None,
         )  # fmt: skip
     return galleries
+
+
+def _content_ids(evaluation: Eval, stream: str, batch: Batch, number: int, present: np.ndarray) -> np.ndarray:
+    """Content ids "B"; of a text, the record's, since [UNK] and truncation make different texts equal."""
+    ids = np.array(content_ids(batch[stream]), object)
+    if isinstance(evaluation.data.streams[stream], TextTransform):
+        rows = np.flatnonzero(present)
+        texts = record_texts(evaluation.data, stream, number * evaluation.batch_size + rows)
+        ids[rows] = [normalise(text, ignore_punctuation=False) for text in texts]
+    return ids.astype(str)
 
 
 def draw_nearest(

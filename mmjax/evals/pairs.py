@@ -2,7 +2,8 @@
 
 accuracy, accuracy/low, /high     with a 95 % bootstrap interval
 accuracy/majority                 always the more common answer
-balanced_accuracy                 of Matching: mean of the accuracies on true and on wrong pairs; chance is .5
+balanced_accuracy                 of Matching: mean of the accuracies on true and on wrong pairs (chance: .5);
+                                  left out where the data have only one of both kinds
 """
 
 import dataclasses
@@ -54,8 +55,10 @@ class Matching(HeadEval):
         if not len(targets):
             raise InputError(f"matching: no example has both {self.view.first!r} and {self.view.second!r}")
         hits = (logits > 0) == targets
-        balanced = np.mean([hits[targets == kind].mean() for kind in np.unique(targets)])
-        metrics = interval_metrics("accuracy", hits) | {"balanced_accuracy": float(balanced)}
+        metrics = interval_metrics("accuracy", hits)
+        kinds = np.unique(targets)
+        if len(kinds) == 2:
+            metrics["balanced_accuracy"] = float(np.mean([hits[targets == kind].mean() for kind in kinds]))
         return Result(metrics | _baseline_metrics(targets))
 
 

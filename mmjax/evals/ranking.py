@@ -1,6 +1,6 @@
-"""Ranks of relevant candidates for retrieval queries, and the recall of a random order.
+"""Ranks of relevant candidates for retrieval queries, and the scores of rankings.
 
-Identical items are one item. Examples with the same raw target input (the same word, the same image) are one
+Identical items are one item. Examples with the same raw target input (the same text, the same image) are one
 candidate, and a candidate is relevant to a query if any example pairs it with the query's raw input. Thirty
 examples of the text "six" are therefore one candidate, and each recording of "seven" is relevant to "seven".
 """
@@ -87,6 +87,44 @@ def rank_queries(
         best = np.where(mask, scores, -np.inf).max(axis=1, keepdims=True)
         ranks[rows.start : rows.stop] = 1 + ((scores >= best) & ~mask).sum(axis=1)
     return ranks
+
+
+def top_relevance(
+    queries: np.ndarray, targets: np.ndarray, relevance: Relevance, k: int, chunk: int | None = None
+) -> np.ndarray:
+    """Whether the candidates of rank 1 to `k` are relevant: bool "N min(k, M)". Ties as in `rank_queries`."""
+    candidates = targets[relevance.candidates].T
+    chunk = chunk or max(1, MAX_SCORES_PER_CHUNK // candidates.shape[1])
+    k = min(k, candidates.shape[1])
+    parts = [np.zeros((0, k), bool)]
+    for start in range(0, len(queries), chunk):
+        rows = range(start, min(start + chunk, len(queries)))
+        mask = relevance.mask(rows)
+        # One float64 below, where no float32 is: a relevant candidate ranks after irrelevant ones that tie.
+        scores = (queries[rows.start : rows.stop] @ candidates).astype(np.float64)
+        scores = np.where(mask, np.nextafter(scores, -np.inf), scores)
+        best = np.argpartition(-scores, k - 1, axis=1)[:, :k]
+        order = np.argsort(-np.take_along_axis(scores, best, axis=1), axis=1)
+        parts.append(np.take_along_axis(mask, np.take_along_axis(best, order, axis=1), axis=1))
+    return np.concatenate(parts)
+
+
+def average_precision_at_k(top: np.ndarray, num_relevant: np.ndarray) -> np.ndarray:
+    """AP@k of each query, "N": the sum of precisions at the ranks of relevant candidates, over min(R, k).
+
+    Args:
+      top: whether the candidates of rank 1 to k are relevant, bool "N k".
+      num_relevant: R, the number of relevant candidates of each query, int "N".
+    """
+    precisions = np.cumsum(top, axis=1) / np.arange(1, top.shape[1] + 1)
+    return (precisions * top).sum(axis=1) / np.minimum(num_relevant, top.shape[1])
+
+
+def ndcg_at_k(top: np.ndarray, num_relevant: np.ndarray) -> np.ndarray:
+    """nDCG@k of each query, "N", with gains of 0 and 1 (Jarvelin & Kekalainen 2002). Arguments as above."""
+    discounts = 1 / np.log2(np.arange(2, top.shape[1] + 2))
+    ideal = np.cumsum(discounts)[np.minimum(num_relevant, top.shape[1]) - 1]
+    return (top * discounts).sum(axis=1) / ideal
 
 
 def chance_recall(relevance: Relevance, k: int) -> float:

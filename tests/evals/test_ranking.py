@@ -8,7 +8,15 @@ from fakes import unit
 
 from mmjax.batch import Audio, Image, Text
 from mmjax.evals.base import interval_metrics
-from mmjax.evals.ranking import Relevance, chance_recall, content_ids, rank_queries
+from mmjax.evals.ranking import (
+    Relevance,
+    average_precision_at_k,
+    chance_recall,
+    content_ids,
+    ndcg_at_k,
+    rank_queries,
+    top_relevance,
+)
 
 
 def loop_ranks(queries, targets, query_ids, target_ids):
@@ -43,8 +51,38 @@ def test_ranks_equal_a_loop_also_with_identical_items(chunk):
 
 def test_a_model_that_maps_all_inputs_to_one_point_has_the_worst_ranks():
     same = unit(np.ones((6, 3)))
-    ids = [str(n) for n in range(6)]
-    assert rank_queries(same, same, Relevance.from_ids(ids, ids)).tolist() == [6] * 6
+    relevance = Relevance.from_ids(*[[str(n) for n in range(6)]] * 2)
+    assert rank_queries(same, same, relevance).tolist() == [6] * 6
+    assert not top_relevance(same, same, relevance, 5).any()
+
+
+@pytest.mark.parametrize("chunk", [None, 1, 4])
+def test_top_candidates_equal_a_sort(chunk):
+    rng = np.random.default_rng(0)
+    query_ids, target_ids = (rng.integers(0, size, 30).astype(str).tolist() for size in (6, 14))
+    relevance = Relevance.from_ids(query_ids, target_ids)
+    # Small integers, so that many scores are equal.
+    table = rng.integers(-2, 3, (14, 3)).astype(np.float32)
+    targets = table[[int(name) for name in target_ids]]
+    queries = rng.integers(-2, 3, (6, 3)).astype(np.float32)[[int(name) for name in query_ids]]
+    top = top_relevance(queries, targets, relevance, 5, chunk)
+    scores, mask = queries @ targets[relevance.candidates].T, relevance.mask(range(30))
+    for row in range(30):
+        ranked = sorted(zip(-scores[row], mask[row], strict=True))  # False, irrelevant, before True
+        assert top[row].tolist() == [is_relevant for _, is_relevant in ranked[:5]]
+    first = np.where(top.any(axis=1), top.argmax(axis=1) + 1, 6)
+    assert (np.minimum(rank_queries(queries, targets, relevance), 6) == first).all()
+    assert top_relevance(queries, targets, relevance, 99).shape == (30, len(relevance.candidates))
+
+
+def test_average_precision_and_ndcg_at_k():
+    top = np.array([[True, False, True, False], [False, False, False, True], [False] * 4])
+    num_relevant = np.array([2, 9, 1])
+    expected = [(1 / 1 + 2 / 3) / 2, (1 / 4) / 4, 0]
+    np.testing.assert_allclose(average_precision_at_k(top, num_relevant), expected)
+    ideal = [1 + 1 / np.log2(3), 1 + 1 / np.log2(3) + 1 / 2 + 1 / np.log2(5), 1]
+    expected = [(1 + 1 / 2) / ideal[0], (1 / np.log2(5)) / ideal[1], 0]
+    np.testing.assert_allclose(ndcg_at_k(top, num_relevant), expected)
 
 
 def test_candidates_keep_the_order_of_the_data():
