@@ -12,7 +12,7 @@ from mmjax.encoders.convolutional import ConvSpectrogram
 from mmjax.encoders.projection import project
 from mmjax.encoders.spectrogram import LogMel, SpecAugment
 from mmjax.encoders.visible import gather_visible, insert_mask_token
-from mmjax.layers import Conv1d, LearnedPositions, Transformer
+from mmjax.layers import Conv1d, LearnedPositions, Transformer, mask_for_stride
 from mmjax.ranges import Depth, Kernel, NonNegative, Size
 from mmjax.sharding import param_axes
 
@@ -45,17 +45,20 @@ def split_frames(
     num_mels = mels or mel.shape[2]
     if mel.shape[2] % num_mels:
         raise ValueError(f"{mel.shape[2]} mels do not divide into patches of {num_mels}")
-    length = mel.shape[1] // frames * frames
-    valid = jnp.broadcast_to(mask[:, :length, None], (mel.shape[0], length, mel.shape[2]))
+    # Add masked frames rather than drop the last ones, so that their number does not depend on the padding.
+    mel, mask = mask_for_stride(mel, mask, frames)
+    valid = jnp.broadcast_to(mask[..., None], mel.shape)
     mel, valid = (
-        einops.rearrange(x, "B (T t) (M m) -> B (T M) (t m)", t=frames, m=num_mels)
-        for x in (mel[:, :length], valid)
+        einops.rearrange(x, "B (T t) (M m) -> B (T M) (t m)", t=frames, m=num_mels) for x in (mel, valid)
     )
     return mel, valid
 
 
 class ConvFrames(nn.Module):
-    """`depth` convolutions over time with GELU, as the stem of Whisper's encoder (Radford et al. 2022)."""
+    """`depth` convolutions over time with GELU, as the stem of Whisper's encoder (Radford et al. 2022).
+
+    Masked frames are zeroed before each convolution, so that padding has no influence.
+    """
 
     depth: Depth = 2
     kernel_size: Kernel = 5
@@ -69,6 +72,7 @@ class ConvFrames(nn.Module):
         """Returns one token for every `stride ** depth` frames, and their mask."""
         x = mel
         for i in range(self.depth):
+            x, mask = mask_for_stride(x, mask, self.stride)
             x = nn.gelu(Conv1d(width, self.kernel_size, self.stride, dtype=self.dtype, name=f"conv_{i}")(x))
             mask = mask[:, :: self.stride]
         return x, mask

@@ -3,14 +3,13 @@
 import einops
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
 from mmjax.batch import Audio, Encoded
 from mmjax.encoders.base import Encoder
 from mmjax.encoders.projection import project
 from mmjax.encoders.spectrogram import LogMel, SpecAugment
-from mmjax.layers import ACTIVATIONS, Conv2d, LayerNorm
+from mmjax.layers import ACTIVATIONS, Conv2d, LayerNorm, mask_for_stride
 from mmjax.ranges import Kernel, Size
 
 
@@ -34,7 +33,7 @@ class ConvSpectrogram(nn.Module):
         """Returns one token for every `2 ** len(channels)` frames, and their mask."""
         x = mel[..., None]
         for i, channels in enumerate(self.channels):
-            x = jnp.where(mask[:, :, None, None], x, 0)
+            x, mask = mask_for_stride(x, mask, 2)
             x = Conv2d(
                 channels, self.kernel_size, stride=2, implementation="xla", dtype=self.dtype, name=f"conv_{i}"
             )(x)

@@ -1,27 +1,37 @@
 """Log-mel spectrograms, and their augmentation in training; both run on the device."""
 
 import dataclasses
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Float32
 
-from mmjax.ranges import Count, Decay, NonNegative, Positive, Size, Whole
+from mmjax.ranges import Count, Decay, Finite, NonNegative, Positive, Size, Whole
 from mmjax.sharding import map_batch_shards
 from mmjax.spec import Spec
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LogMel(Spec):
-    """A log-mel spectrogram of Hann windows, with area-normalised triangular filters on Slaney's mel scale.
+    """A log-mel spectrogram of Hann windows. `LogMel.whisper()` and `LogMel.ast()` equal published ones.
 
-    Frame t is centred on sample `t * hop`; there are `samples // hop` frames (Whisper's convention). Each
-    clip is normalised to mean 0 and standard deviation 1 over its valid frames, so that loudness has no
-    influence.
+    By default frame t is centred on sample `t * hop`, there is one for every `hop` samples or part of it, and
+    each clip is normalised to mean 0 and standard deviation 1 over its valid frames. The floor is absolute: a
+    quieter copy has equal features only if the power of its bands is still far above it. With
+    `floor_kind="relative"` loudness has no influence at all.
 
+    frames: "centred": zeros are added at both ends of the samples. "reflected": they are mirrored there, as
+      in Whisper (Radford et al. 2022). "kaldi": only whole windows; each has its mean removed, pre-emphasis
+      of 0.97 and a symmetric Hann window, and is padded to the next power of two, as in Kaldi.
+    mel_scale: "slaney": triangles of unit area in hertz, on the scale of Slaney's Auditory Toolbox (1998).
+      "kaldi": triangles of unit height in mels, on the scale 1127 ln(1 + f / 700).
     low_hz, high_hz: the range of the filters; `high_hz` None: half of the sample rate.
-    floor: added to the power before the logarithm.
+    floor, floor_kind: the power of a band before the logarithm. "add": the floor is added. "clamp": it is the
+      least power. "relative": `floor` times the mean power of the clip's valid frames and bands is added.
+    scaling: "clip": mean 0 and standard deviation 1. "whisper": decades, at most 8 below the clip's highest
+      value, plus 4, divided by 4. "fixed": `mean` is subtracted, then it is divided by `std`.
     """
 
     sample_rate_hz: Count
@@ -30,52 +40,124 @@ class LogMel(Spec):
     hop_seconds: Positive = 0.010
     low_hz: NonNegative = 0.0
     high_hz: Positive | None = None
-    floor: NonNegative = 1e-6
+    floor: Positive = 1e-6
+    frames: Literal["centred", "reflected", "kaldi"] = "centred"
+    mel_scale: Literal["slaney", "kaldi"] = "slaney"
+    floor_kind: Literal["add", "clamp", "relative"] = "add"
+    scaling: Literal["clip", "whisper", "fixed"] = "clip"
+    mean: Finite = 0.0
+    std: Positive = 1.0
+
+    @classmethod
+    def whisper(cls, num_mels: int = 80) -> "LogMel":
+        """Whisper's features (Radford et al. 2022, section 2.2) of a clip that is padded to 30 s.
+
+        Frames of masked padding are zero here, where Whisper's hold its lowest value: a mask that is
+        True everywhere gives those.
+        """
+        return cls(
+            sample_rate_hz=16_000, num_mels=num_mels, frames="reflected", floor=1e-10, floor_kind="clamp",
+            scaling="whisper",
+        )  # fmt: skip
+
+    @classmethod
+    def ast(cls, mean: float = -4.2677393, std: float = 4.5689974) -> "LogMel":
+        """The features of AST (Gong et al. 2021, section 2.1) in the frames that lie within the clip.
+
+        mean, std: those of the data set before scaling, by default AudioSet's.
+        """
+        return cls(
+            sample_rate_hz=16_000, num_mels=128, low_hz=20.0, frames="kaldi", mel_scale="kaldi",
+            floor=1.1920929e-07, floor_kind="clamp", scaling="fixed", mean=mean, std=2 * std,
+        )  # fmt: skip
 
     def sizes(self) -> tuple[int, int, int]:
         """(window, hop, FFT length) in samples."""
         window = round(self.window_seconds * self.sample_rate_hz)
-        return window, round(self.hop_seconds * self.sample_rate_hz), window
+        fft = 1 << (window - 1).bit_length() if self.frames == "kaldi" else window
+        return window, round(self.hop_seconds * self.sample_rate_hz), fft
 
     def __call__(
         self, samples: Float[jax.Array, "B samples"], mask: Bool[jax.Array, "B samples"]
     ) -> tuple[Float32[jax.Array, "B frames mels"], Bool[jax.Array, "B frames"]]:
         """Returns the spectrogram, zero at masked frames, and the mask of its frames."""
         samples = jnp.where(mask, samples, 0)  # the last valid windows overlap the padding
-        window, hop, fft = self.sizes()
-        num_frames = samples.shape[1] // hop
-        padded = jnp.pad(samples, ((0, 0), (window // 2, window)))
-        # A window is a concatenation of pieces of `hop` samples, which is faster than a gather.
-        pieces_per_window = -(-window // hop)
-        pieces = padded[:, : (num_frames + pieces_per_window) * hop]
-        pieces = jnp.pad(pieces, ((0, 0), (0, (num_frames + pieces_per_window) * hop - pieces.shape[1])))
-        pieces = pieces.reshape(samples.shape[0], -1, hop)
-        frames = jnp.concatenate([pieces[:, i : i + num_frames] for i in range(pieces_per_window)], axis=-1)
-        frames = frames[..., :window] * np.hanning(window + 1)[None, None, :-1].astype(np.float32)
+        frames, frame_mask = self._split(samples, mask)
+        fft = self.sizes()[2]
         spectrum = map_batch_shards(lambda frames: jnp.fft.rfft(frames, n=fft), frames)
         # Not abs(): its safe square root costs more than the FFT.
         power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
         high = self.sample_rate_hz / 2 if self.high_hz is None else self.high_hz
-        log_mel = jnp.log(
-            power @ mel_filters(self.sample_rate_hz, fft, self.num_mels, self.low_hz, high) + self.floor
-        )
-        frame_mask = mask[:, : num_frames * hop : hop]
-        weight = frame_mask[..., None].astype(jnp.float32)
+        filters = mel_filters(self.sample_rate_hz, fft, self.num_mels, self.low_hz, high, self.mel_scale)
+        return self._scale(power @ filters, frame_mask[..., None]), frame_mask
+
+    def _split(self, samples: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Windowed frames "B frames window" and their mask."""
+        window, hop, _ = self.sizes()
+        if self.frames == "kaldi":
+            num_frames = max(samples.shape[1] - window, -1) // hop + 1
+            frame_mask = mask[:, window - 1 :: hop]  # the last sample of each window
+        else:
+            num_frames = -(-samples.shape[1] // hop)
+            frame_mask = mask[:, ::hop]
+            how = {"mode": "reflect"} if self.frames == "reflected" else {}
+            samples = jnp.pad(samples, ((0, 0), (window // 2, window // 2)), **how)
+        # A window is a concatenation of pieces of `hop` samples, which is faster than a gather.
+        pieces_per_window = -(-window // hop)
+        size = (num_frames + pieces_per_window) * hop
+        pieces = jnp.pad(samples[:, :size], ((0, 0), (0, max(size - samples.shape[1], 0))))
+        pieces = pieces.reshape(samples.shape[0], -1, hop)
+        frames = jnp.concatenate([pieces[:, i : i + num_frames] for i in range(pieces_per_window)], axis=-1)
+        frames = frames[..., :window]
+        hann = np.hanning(window + 1)[:-1]
+        if self.frames == "kaldi":
+            frames -= frames.mean(-1, keepdims=True)
+            frames -= 0.97 * jnp.concatenate([frames[..., :1], frames[..., :-1]], axis=-1)
+            hann = np.hanning(window)
+        return frames * hann[None, None].astype(np.float32), frame_mask
+
+    def _scale(self, mel: jax.Array, mask: jax.Array) -> jax.Array:
+        """Logarithm and scaling of the power in each band "B frames mels"; zero at masked frames."""
+        weight = mask.astype(jnp.float32)
         count = jnp.maximum(weight.sum((1, 2), keepdims=True) * self.num_mels, 1.0)
+        match self.floor_kind:
+            case "add":
+                mel += self.floor
+            case "clamp":
+                mel = jnp.maximum(mel, self.floor)
+            case "relative":
+                mel += self.floor * (mel * weight).sum((1, 2), keepdims=True) / count
+                mel = jnp.maximum(mel, np.finfo(np.float32).tiny)  # silence
+        log_mel = jnp.log(mel)
+        match self.scaling:
+            case "fixed":
+                return (log_mel - self.mean) / self.std * weight
+            case "whisper":
+                decades = log_mel / np.log(10).astype(np.float32)
+                highest = jnp.where(mask, decades, -jnp.inf).max((1, 2), keepdims=True)
+                highest = jnp.where(mask.any((1, 2), keepdims=True), highest, 0)
+                return (jnp.maximum(decades, highest - 8) + 4) / 4 * weight
         mean = (log_mel * weight).sum((1, 2), keepdims=True) / count
         centred = (log_mel - mean) * weight
         variance = jnp.square(centred).sum((1, 2), keepdims=True) / count
-        return centred * jax.lax.rsqrt(variance + 1e-5), frame_mask
+        return centred * jax.lax.rsqrt(variance + 1e-5)
 
 
-def mel_filters(sample_rate_hz: int, fft: int, num_mels: int, low_hz: float, high_hz: float) -> np.ndarray:
-    """Triangles of unit area on Slaney's mel scale (1998, Auditory Toolbox): shape (fft / 2 + 1, mels)."""
-    edges_hz = mel_to_hz(np.linspace(hz_to_mel(low_hz), hz_to_mel(high_hz), num_mels + 2))
-    bins_hz = np.linspace(0, sample_rate_hz / 2, fft // 2 + 1)
-    lower, centre, upper = edges_hz[:-2], edges_hz[1:-1], edges_hz[2:]
-    rising = (bins_hz[:, None] - lower) / (centre - lower)
-    falling = (upper - bins_hz[:, None]) / (upper - centre)
-    return (np.maximum(0, np.minimum(rising, falling)) * 2 / (upper - lower)).astype(np.float32)
+def mel_filters(
+    sample_rate_hz: int, fft: int, num_mels: int, low_hz: float, high_hz: float, scale: str = "slaney"
+) -> np.ndarray:
+    """The filters of a `LogMel.mel_scale`: shape (fft // 2 + 1, mels)."""
+    bins = np.arange(fft // 2 + 1) * (sample_rate_hz / fft)
+    if scale == "kaldi":
+        low, high, bins = (1127 * np.log(1 + np.asarray(hz) / 700) for hz in (low_hz, high_hz, bins))
+        edges = np.linspace(low, high, num_mels + 2)
+    else:
+        edges = mel_to_hz(np.linspace(hz_to_mel(low_hz), hz_to_mel(high_hz), num_mels + 2))
+    lower, centre, upper = edges[:-2], edges[1:-1], edges[2:]
+    rising = (bins[:, None] - lower) / (centre - lower)
+    falling = (upper - bins[:, None]) / (upper - centre)
+    height = 1 if scale == "kaldi" else 2 / (upper - lower)
+    return (np.maximum(0, np.minimum(rising, falling)) * height).astype(np.float32)
 
 
 # Slaney's scale is linear up to 1 kHz (15 mels), then logarithmic: 27 mels for each factor of 6.4.
@@ -92,7 +174,7 @@ def mel_to_hz(mel):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SpecAugment:
+class SpecAugment(Spec):
     """Augments a spectrogram, independently for each example.
 
     num_time_masks, max_mask_frames: how many runs of frames are zeroed, and their largest length (Park et al.

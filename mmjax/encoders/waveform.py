@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from mmjax.batch import Audio, Encoded
 from mmjax.encoders.base import Encoder
 from mmjax.encoders.projection import project
-from mmjax.layers import Conv1d, LayerNorm, LearnedPositions, Transformer
+from mmjax.layers import Conv1d, LayerNorm, LearnedPositions, Transformer, mask_for_stride
 from mmjax.ranges import Kernel, NonNegative, Size
 
 
@@ -38,10 +38,10 @@ class ConvWaveform(nn.Module):
             )
         x = normalise_clips(samples, mask)[..., None]
         for i, (kernel_size, stride) in enumerate(zip(self.kernel_sizes, self.strides, strict=True)):
+            x, mask = mask_for_stride(x, mask, stride)
             x = Conv1d(self.channels, kernel_size, stride, dtype=self.dtype, name=f"conv_{i}")(x)
             mask = mask[:, ::stride]
             x = nn.gelu(LayerNorm(dtype=self.dtype, name=f"norm_{i}")(x))
-            x = jnp.where(mask[..., None], x, 0)
         x = project(LayerNorm(dtype=self.dtype, name="norm")(x), width, self.dtype)
         return x, mask
 

@@ -2,7 +2,7 @@
 
 from mmjax.layers.attention import MultiHeadAttention
 from mmjax.layers.base import Trunk
-from mmjax.layers.conv import Conv1d, Conv2d, DepthwiseConv2d
+from mmjax.layers.conv import Conv1d, Conv2d, DepthwiseConv2d, mask_for_stride
 from mmjax.layers.einsum import Einsum, stacked_projection
 from mmjax.layers.mlp import ACTIVATIONS, Mlp
 from mmjax.layers.norm import GroupNorm, LayerNorm
@@ -14,5 +14,5 @@ from mmjax.layers.transformer import Block, Transformer
 __all__ = [
     "ACTIVATIONS", "Block", "Conv1d", "Conv2d", "DepthwiseConv2d", "Einsum", "GroupNorm", "LayerNorm",
     "LearnedPositions", "Mlp", "MultiHeadAttention", "Recurrent", "SinusoidalPositions", "Transformer",
-    "Trunk", "mean_pool", "stacked_projection",
+    "Trunk", "mask_for_stride", "mean_pool", "stacked_projection",
 ]  # fmt: skip

@@ -31,6 +31,19 @@ def extract_windows(x: jax.Array, kernel_size: int, stride: int, axis: int) -> j
     return jnp.concatenate(slices, axis=-1)
 
 
+def mask_for_stride(x: jax.Array, mask: jax.Array, stride: int) -> tuple[jax.Array, jax.Array]:
+    """Prepares x "B L ..." with mask "B L" for a convolution of `stride` along L.
+
+    It zeros masked positions, and adds masked ones up to a multiple of the stride. Where the windows of a
+    convolution with "same" padding lie then does not depend on L, and so no valid output, which are those of
+    `mask[:, ::stride]`, depends on how long an example is padded.
+    """
+    missing = -x.shape[1] % stride
+    mask = jnp.pad(mask, ((0, 0), (0, missing)))
+    x = jnp.pad(x, ((0, 0), (0, missing), *((0, 0) for _ in x.shape[2:])))
+    return jnp.where(mask.reshape(*mask.shape, *(1 for _ in x.shape[2:])), x, 0), mask
+
+
 class Conv1d(nn.Module):
     """Convolution over positions: "B L C" -> "B ceil(L / stride) D"."""
 

@@ -41,13 +41,6 @@ class MaskPatches(View):
     samples_per_patch: Count | None = None
     unmasked_stream: str | None = None
 
-    def __post_init__(self):
-        if not 0 < self.rate < 1 or min(self.grid) < 1:
-            raise InputError(
-                f"MaskPatches expects a rate between 0 and 1 and a grid of at least (1, 1), found "
-                f"{self.rate} and {self.grid}"
-            )
-
     def changed_streams(self):
         return (self.stream,) if self.unmasked_stream is None else (self.stream, self.unmasked_stream)
 
@@ -82,14 +75,16 @@ class MaskPatches(View):
 
     def valid_steps(self, mask: Bool[jax.Array, "B samples"]) -> Bool[jax.Array, "B steps"]:
         """Whether each time step of the grid has an unmasked sample."""
-        length = self.grid[0] * (self.samples_per_patch or 0)
-        if not 0 < length <= mask.shape[1]:
+        size = self.samples_per_patch or 0
+        length = self.grid[0] * size
+        if not 0 < length < mask.shape[1] + size:
             raise InputError(
                 f"MaskPatches expects grid[0] x samples_per_patch from 1 to the {mask.shape[1]} samples of "
                 f"{self.stream!r}, found {self.grid[0]} x {self.samples_per_patch}: set samples_per_patch to "
-                "LogMel's hop times the stem's frames, and grid[0] to the number of whole time steps"
+                "LogMel's hop times the stem's frames, and grid[0] to the number of time steps"
             )
-        return mask[:, :length].reshape(len(mask), self.grid[0], -1).any(-1)
+        mask = jnp.pad(mask, ((0, 0), (0, size)))[:, :length]  # the last step may reach past the samples
+        return mask.reshape(len(mask), self.grid[0], -1).any(-1)
 
     def block_scores(self, key: jax.Array, batch_size: int) -> Float32[jax.Array, "B L"]:
         """Scores whose highest values form random rectangles; earlier rectangles score higher."""

@@ -1,5 +1,7 @@
 """Log-mel spectrograms against loops of their definition and Whisper's filters; properties of SpecAugment."""
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -67,12 +69,82 @@ def test_log_mel(changes):
         np.testing.assert_allclose(found[i], expected, atol=20 * TOLERANCE["fp32_stack"])
 
 
-def test_loudness_has_no_influence_and_silence_gives_no_nan():
+def test_a_relative_floor_gives_equal_features_at_any_loudness():
+    mel = jax.jit(LogMel(sample_rate_hz=RATE, num_mels=20, floor_kind="relative").__call__)
+    samples, mask = clip(), np.ones((2, 1600), bool)
+    expected = mel(samples, mask)[0]
+    for gain in (100, 0.1, 1e-4):
+        np.testing.assert_allclose(mel(gain * samples, mask)[0], expected, atol=1e-3)
+
+
+def test_the_absolute_floor_matters_in_quiet_clips_alone():
     mel = jax.jit(LogMel(sample_rate_hz=RATE, num_mels=20).__call__)
     samples, mask = clip(), np.ones((2, 1600), bool)
-    np.testing.assert_allclose(mel(samples, mask)[0][0], mel(2 * samples, mask)[0][0], atol=0.01)
+    expected = mel(samples, mask)[0]
+    np.testing.assert_allclose(mel(2 * samples, mask)[0], expected, atol=0.01)
+    assert np.abs(mel(1e-3 * samples, mask)[0] - expected).max() > 0.1
+
+
+OPTIONS = [
+    {}, {"floor_kind": "relative"}, {"floor_kind": "clamp", "scaling": "fixed"},
+    {"frames": "kaldi", "mel_scale": "kaldi"}, {"frames": "reflected", "scaling": "whisper"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_silence_and_masked_clips_give_finite_features(options):
+    mel = jax.jit(LogMel(sample_rate_hz=RATE, num_mels=20, **options).__call__)
+    samples, mask = clip(), np.ones((2, 1600), bool)
     assert np.isfinite(mel(0 * samples, mask)[0]).all()
-    assert np.isfinite(mel(samples, ~mask)[0]).all()
+    features, frame_mask = mel(samples, ~mask)
+    assert not frame_mask.any() and not np.asarray(features).any()
+
+
+FIXTURES = np.load(Path(__file__).parent / "fixtures" / "spectrograms.npz")
+SPEECH = np.float32(FIXTURES["samples"] / 32768)[None]
+
+
+@pytest.mark.parametrize("num_mels", [80, 128])
+def test_features_equal_whispers(num_mels):
+    samples = np.pad(SPEECH, ((0, 0), (0, 480_000 - SPEECH.size)))
+    found, mask = jax.jit(LogMel.whisper(num_mels).__call__)(samples, np.ones(samples.shape, bool))
+    expected = FIXTURES[f"whisper_{num_mels}"]
+    assert found.shape == (1, 3000, num_mels) and mask.all()
+    np.testing.assert_allclose(found[0, : len(expected)], expected, atol=1e-3)
+
+
+def test_valid_frames_of_a_masked_clip_equal_whispers():
+    samples = np.pad(SPEECH, ((0, 0), (0, 8000)))
+    mask = np.arange(samples.size)[None] < SPEECH.size
+    found, frame_mask = jax.jit(LogMel.whisper().__call__)(samples, mask)
+    np.testing.assert_allclose(found[frame_mask], FIXTURES["whisper_80"][:120], atol=1e-3)
+
+
+def test_features_equal_those_of_ast():
+    found, mask = jax.jit(LogMel.ast().__call__)(SPEECH, np.ones(SPEECH.shape, bool))
+    assert mask.all()
+    np.testing.assert_allclose(found[0], FIXTURES["ast"], atol=1e-3)
+    padded = np.pad(SPEECH, ((0, 0), (0, 4321)))
+    found, mask = jax.jit(LogMel.ast().__call__)(padded, np.arange(padded.size)[None] < SPEECH.size)
+    np.testing.assert_allclose(found[mask], FIXTURES["ast"], atol=1e-3)
+
+
+@pytest.mark.parametrize("rate, fft", [(11_025, 275), (22_050, 551), (8000, 201), (16_000, 400)])
+def test_filters_of_odd_windows_have_the_frequencies_of_the_fourier_transform(rate, fft):
+    """librosa.filters.mel (0.11) with htk=False, norm="slaney", whose bins are at np.fft.rfftfreq."""
+    bins = np.fft.rfftfreq(fft, 1 / rate)
+    edges = mel_to_hz(np.linspace(hz_to_mel(0.0), hz_to_mel(rate / 2), 22))
+    ramps = edges[:, None] - bins
+    lower, upper = -ramps[:-2] / np.diff(edges)[:-1, None], ramps[2:] / np.diff(edges)[1:, None]
+    expected = np.maximum(0, np.minimum(lower, upper)) * (2 / (edges[2:] - edges[:-2]))[:, None]
+    np.testing.assert_allclose(mel_filters(rate, fft, 20, 0.0, rate / 2), expected.T, rtol=1e-4, atol=1e-8)
+
+
+def test_kaldis_filters_equal_transformers():
+    expected = mel_filter_bank(
+        257, 40, 20.0, 8000.0, 16_000, norm=None, mel_scale="kaldi", triangularize_in_mel_space=True
+    )
+    np.testing.assert_allclose(mel_filters(16_000, 512, 40, 20.0, 8000.0, "kaldi"), expected, atol=1e-5)
 
 
 def test_filters_equal_whispers():
