@@ -35,8 +35,8 @@ OpenFraction: TypeAlias = Annotated[float, Interval(gt=0, lt=1)]
 def describe(interval: Interval) -> str:
     """The range in words.
 
-    >>> describe(Interval(ge=0, le=1)), describe(Interval(gt=0, lt=math.inf)), describe(Interval(ge=1, le=2**20))
-    ('from 0 to 1', 'above 0, finite', 'from 1 to 1,048,576')
+    >>> describe(Interval(gt=0, lt=math.inf)), describe(Interval(ge=1, le=2**20))
+    ('above 0, finite', 'from 1 to 1,048,576')
     """
     low = interval.ge if interval.ge is not None else interval.gt
     high = interval.le if interval.le is not None else interval.lt

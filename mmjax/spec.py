@@ -14,7 +14,7 @@ import sys
 import types
 import typing
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 from annotated_types import Interval
 
@@ -25,8 +25,8 @@ from mmjax.errors import InputError, excerpt
 class Spec:
     """The base class of the frozen dataclasses that an experiment holds.
 
-    Their fields are checked when they are constructed, before their own `__post_init__`. To construct one reads
-    and writes nothing: files are opened later, by methods such as `open`.
+    Their fields are checked when they are constructed, before their own `__post_init__`. Constructing one
+    reads and writes no file: that is left to methods such as `open`.
     """
 
     def __post_init__(self) -> None:
@@ -45,32 +45,19 @@ class Spec:
             cls.__post_init__ = check_then_init
 
 
-def check_fields(value: Any, path: str = "", *, deep: bool = False) -> None:
-    """Raises InputError if a field of a dataclass has another type or range than it declares.
-
-    Args:
-      path: dotted, of the value, for messages; empty: the name of its class.
-      deep: also check the fields of dataclasses and modules that the value holds.
-    """
-    hints = declared_types(type(value))
-    for field in fields(value):
-        check_type(
-            getattr(value, field.name), hints[field.name], f"{path or type(value).__name__}.{field.name}",
-            deep=deep,
-        )  # fmt: skip
+def check_fields(value: Any) -> None:
+    """Raises InputError if a field of a dataclass has another type or range than it declares."""
+    _raise(_fields_fault(value, f"{type(value).__name__}.", deep=False))
 
 
 def check_tree(value: Any) -> None:
     """`check_fields` of a value and of all values and modules that it holds, with paths that begin in it."""
-    hints = declared_types(type(value))
-    for field in fields(value):
-        check_type(getattr(value, field.name), hints[field.name], field.name, deep=True)
+    _raise(_fields_fault(value, "", deep=True))
 
 
-def check_type(value: Any, hint: Any, path: str, *, deep: bool = False) -> None:
+def check_type(value: Any, hint: Any, path: str) -> None:
     """Raises InputError, which names `path`, unless the value has the type and range that `hint` declares."""
-    if (fault := _fault(value, hint, path, deep)) is not None:
-        raise InputError(f"'{fault.path}' expects {fault.expected}, found {fault.found}")
+    _raise(_fault(value, hint, path, deep=False))
 
 
 def fits(value: Any, hint: Any) -> bool:
@@ -140,10 +127,22 @@ class _Fault:
     found: str
 
 
+def _raise(fault: _Fault | None) -> None:
+    if fault is not None:
+        raise InputError(f"'{fault.path}' expects {fault.expected}, found {fault.found}")
+
+
+def _fields_fault(value: Any, prefix: str, deep: bool) -> _Fault | None:
+    """The first fault of a dataclass's fields."""
+    hints = declared_types(type(value))
+    faults = (_fault(getattr(value, f.name), hints[f.name], prefix + f.name, deep) for f in fields(value))
+    return next((fault for fault in faults if fault is not None), None)
+
+
 def _fault(value: Any, hint: Any, path: str, deep: bool) -> _Fault | None:
     """What is wrong with a value, or None."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is typing.Annotated:
+    if origin is Annotated:
         return _range_fault(value, hint, path, deep)
     if hint is Any or isinstance(hint, str | typing.TypeVar):
         return None
@@ -165,13 +164,8 @@ def _fault(value: Any, hint: Any, path: str, deep: bool) -> _Fault | None:
             return _mismatch(value, hint, path)
         if (fault := _fault(item, item_hint, item_path, deep)) is not None:
             return fault
-    if deep and dataclasses.is_dataclass(value) and not isinstance(value, type):
-        hints = declared_types(type(value))
-        for field in fields(value):
-            inner = f"{path}.{field.name}"
-            if (fault := _fault(getattr(value, field.name), hints[field.name], inner, deep)) is not None:
-                return fault
-    return None
+    is_value = deep and dataclasses.is_dataclass(value) and not isinstance(value, type)
+    return _fields_fault(value, f"{path}.", deep) if is_value else None
 
 
 def _range_fault(value: Any, hint: Any, path: str, deep: bool) -> _Fault | None:
@@ -215,7 +209,9 @@ def _items(value: Any, hint: Any, path: str) -> Iterator[tuple[Any, Any, str]]:
         if len(value) != len(arguments):
             yield value, _NO_ITEM, path
             return
-        yield from ((item, a, f"{path}.{i}") for i, (item, a) in enumerate(zip(value, arguments, strict=True)))
+        yield from (
+            (item, a, f"{path}.{i}") for i, (item, a) in enumerate(zip(value, arguments, strict=True))
+        )
     elif origin in (tuple, list, set, frozenset, collections.abc.Sequence):
         yield from ((item, arguments[0], f"{path}.{i}") for i, item in enumerate(value))
     elif isinstance(value, Mapping):
@@ -225,38 +221,44 @@ def _items(value: Any, hint: Any, path: str) -> Iterator[tuple[Any, Any, str]]:
 
 
 def _mismatch(value: Any, hint: Any, path: str) -> _Fault:
-    return _Fault(path, type_name(hint), found(value))
+    return _Fault(path, type_name(hint), _found(value))
 
 
-def found(value: Any) -> str:
-    """A value for a message, with its class unless its text shows that."""
+def _found(value: Any) -> str:
+    """A value for a message, with its class."""
     if isinstance(value, type):
-        return f"the class {value.__name__}: did you mean {value.__name__}(...)?"
-    if _is_numpy(value):
-        return f"{type(value).__name__} of NumPy {excerpt(value)}: write the Python value, as .item() gives it"
-    if value is None or isinstance(value, bool):
-        return excerpt(value)
+        return f"the class {value.__name__}: write {value.__name__}(...)"
+    if _is_numpy(value) and hasattr(value, "item") and getattr(value, "ndim", 1) == 0:
+        return f"NumPy's {type(value).__name__}: write the Python value, {excerpt(value.item())}"
+    if value is None:
+        return "None"
     if dataclasses.is_dataclass(value):
-        return f"{type(value).__module__.removeprefix('mmjax.')}.{type(value).__name__}"
+        return type_name(type(value))
     return f"{type(value).__name__} {excerpt(value)}"
 
 
-def type_name(hint: Any) -> str:
-    """A declared type in words: "int from 1 to 1,000 or None"."""
+def type_name(hint: Any, *, with_range: bool = True) -> str:
+    """A declared type in words.
+
+    >>> type_name(Annotated[int, Interval(ge=1, le=9)] | None), type_name(tuple[ranges.Size, ranges.Size])
+    ('int from 1 to 9 or None', 'tuple[int, int]')
+    """
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is typing.Annotated:
-        intervals = [ranges.describe(a) for a in arguments[1:] if isinstance(a, Interval)]
+    if origin is Annotated:
+        intervals = [ranges.describe(a) for a in arguments[1:] if isinstance(a, Interval) and with_range]
         return " ".join([type_name(arguments[0]), *intervals])
     if origin in (typing.Union, types.UnionType):
-        return " or ".join(map(type_name, arguments))
+        return " or ".join(type_name(argument, with_range=with_range) for argument in arguments)
     if origin is typing.Literal:
-        return f"one of {list(arguments)}" if len(arguments) > 1 else repr(arguments[0])
+        return " or ".join(map(repr, arguments))
     if hint is None or hint is type(None):
         return "None"
+    if origin is collections.abc.Callable:
+        return "a function"
     if arguments:
-        inner = ("..." if a is Ellipsis else type_name(a) for a in arguments if not isinstance(a, list))
-        return f"{type_name(origin)} of ({', '.join(inner)})"
-    if isinstance(hint, type):
-        is_ours = hint.__module__.split(".")[0] == "mmjax"
-        return f"{hint.__module__.split('.')[1]}.{hint.__name__}" if is_ours and "." in hint.__module__ else hint.__name__
-    return str(hint).replace("typing.", "")
+        inner = ("..." if a is Ellipsis else type_name(a, with_range=False) for a in arguments)
+        return f"{type_name(origin)}[{', '.join(inner)}]"
+    if not isinstance(hint, type):
+        return str(hint).removeprefix("typing.")
+    package = hint.__module__.split(".")
+    return f"{package[1]}.{hint.__name__}" if package[0] == "mmjax" and len(package) > 1 else hint.__name__

@@ -16,7 +16,7 @@ from mmjax.errors import InputError
 from mmjax.experiment import Experiment
 from mmjax.experiment.validation import tracing
 from mmjax.run.session import Session
-from mmjax.training.accelerators import ACCELERATORS, Accelerator
+from mmjax.training.accelerators import ACCELERATORS, Accelerator, find_accelerator
 from mmjax.training.flops import train_flops
 
 
@@ -33,12 +33,13 @@ class Machine:
     def from_data_sheet(
         cls, name: str, num_devices: int, hbm_bytes: int | None = None, **changes: Any
     ) -> "Machine":
-        """Devices of the data sheet of `name`; `hbm_bytes` and fields in `changes` override it if not None.
+        """Devices of the data sheet of `name`, which may be short.
+
+        `hbm_bytes` and fields in `changes` override it if not None.
 
         Raises InputError if no data sheet has this name.
         """
-        if name not in ACCELERATORS:
-            raise InputError(f"expected a device among {sorted(ACCELERATORS)}, found {name!r}")
+        name = find_accelerator(name)
         changes = {field: value for field, value in changes.items() if value is not None}
         accelerator = dataclasses.replace(ACCELERATORS[name], **changes)
         hbm_bytes = accelerator.hbm_bytes if hbm_bytes is None else hbm_bytes

@@ -83,10 +83,6 @@ class CAGrad(Surgery):
     c: NonNegative = 0.4
     num_iterations: Count = 100
 
-    def __post_init__(self):
-        if not 0 <= self.c:
-            raise InputError(f"CAGrad.c expects a number of at least 0, found {self.c}")
-
     def coefficients(self, gram, valid, key):
         mean = valid / jnp.maximum(valid.sum(), 1).astype(jnp.float32)
         radius = self.c * jnp.sqrt(jnp.maximum(mean @ gram @ mean, 0))
@@ -138,13 +134,11 @@ class Interpolate(Surgery):
     amount: Fraction = 0.5
 
     def __post_init__(self):
-        if not isinstance(self.surgery, Surgery) or self.surgery.shared_params is not None:
+        if self.surgery.shared_params is not None:
             raise InputError(
                 "Interpolate.surgery expects a gradient surgery with shared_params=None, found "
                 f"{self.surgery!r}: Interpolate.shared_params holds for both"
             )
-        if not 0 <= self.amount <= 1:
-            raise InputError(f"Interpolate.amount expects a number from 0 to 1, found {self.amount}")
 
     def coefficients(self, gram, valid, key):
         return 1 - self.amount + self.amount * self.surgery.coefficients(gram, valid, key)

@@ -34,8 +34,6 @@ class Scheduled(Balance):
     kind: Literal["linear", "constant"] = "linear"
 
     def __post_init__(self):
-        if self.kind not in ("linear", "constant"):
-            raise InputError(f"Scheduled.kind expects 'linear' or 'constant', found {self.kind!r}")
         for name, points in self.schedules.items():
             steps = [step for step, _ in points]
             if not points or any(a >= b for a, b in zip(steps, steps[1:], strict=False)):
@@ -96,13 +94,6 @@ class DynamicWeightAverage(Balance):
 
     window: Count = 100
     temperature: Positive = 2.0
-
-    def __post_init__(self):
-        if self.window < 1 or self.temperature <= 0:
-            raise InputError(
-                "DynamicWeightAverage expects a window of at least 1 and a temperature above 0, found "
-                f"window={self.window}, temperature={self.temperature}"
-            )
 
     def init(self, num_objectives: int) -> Any:
         zeros = jnp.zeros(num_objectives, jnp.float32)

@@ -4,13 +4,22 @@ import argparse
 import math
 import re
 from pathlib import Path
+from typing import NoReturn
 
 from mmjax import __version__
+from mmjax.errors import excerpt, one_line
+
+
+class _Parser(argparse.ArgumentParser):
+    """Escapes control characters in the text of the user that argparse's messages repeat, and cuts it."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(one_line(message, limit=500))
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser of the whole command line."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="mmjax",
         description="Pretrain models that read text, images and audio together.",
         epilog="Exit codes: 0 done; 2 bad usage, configuration or data; 3 stopped on a non-finite value; "
@@ -52,7 +61,7 @@ def make_parser() -> argparse.ArgumentParser:
     verb = verbs.add_parser("export", help="write a run's parameters to a safetensors file")
     verb.add_argument("run_dir", metavar="RUN_DIR", type=Path)
     verb.add_argument("file", metavar="FILE.safetensors", type=Path)
-    verb.add_argument("--step", metavar="N", type=int, help="step of the checkpoint (default: the newest)")
+    verb.add_argument("--step", metavar="N", type=_step, help="step of the checkpoint (default: the newest)")
     verb.add_argument("--force", action="store_true", help="overwrite an existing file")
 
     verb = verbs.add_parser("doctor", help="check this machine, JAX and the launcher, and suggest remedies")
@@ -89,7 +98,9 @@ def _add_plan(verb: argparse.ArgumentParser) -> None:
         "--devices", metavar="N", type=_count, required=True, help="number of GPUs or TPU chips"
     )
     h100 = "NVIDIA H100 80GB HBM3"
-    verb.add_argument("--device", metavar="NAME", default=h100, help="name of a data sheet (%(default)s)")
+    verb.add_argument(
+        "--device", metavar="NAME", default=h100, help="name of a data sheet, such as a100-80gb (%(default)s)"
+    )
     verb.add_argument("--hbm", metavar="SIZE", type=_bytes, help="memory of a device, such as 80GiB")
     verb.add_argument("--peak", metavar="FLOPS", type=_positive, help="peak FLOP/s of a device")
     verb.add_argument("--hbm-bandwidth", metavar="GB/s", type=_positive, help="of a device's memory")
@@ -99,9 +110,18 @@ def _add_plan(verb: argparse.ArgumentParser) -> None:
     _add_json(verb)
 
 
+MAX_DEVICES = 4096  # `plan` simulates each of them
+
+
 def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a number of at least 1, found {text!r}")
+    if not text.isdecimal() or len(text) > 9 or not 1 <= int(text) <= MAX_DEVICES:
+        raise argparse.ArgumentTypeError(f"expected a number from 1 to {MAX_DEVICES}, found {excerpt(text)}")
+    return int(text)
+
+
+def _step(text: str) -> int:
+    if not text.isdecimal() or len(text) > 10:
+        raise argparse.ArgumentTypeError(f"expected the step of a checkpoint, found {excerpt(text)}")
     return int(text)
 
 
@@ -112,10 +132,11 @@ def _bytes(text: str) -> int:
     """
     units = {f"{p}iB": 2 ** (10 * i) for i, p in enumerate("KMGT", 1)}
     units |= {f"{p}B": 10 ** (3 * i) for i, p in enumerate("KMGT", 1)}
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]i?B)", text)
-    if not match or not float(match.group(1)):
-        raise argparse.ArgumentTypeError(f"expected a size such as 80GiB or 80GB, found {text!r}")
-    return int(float(match.group(1)) * units[match.group(2)])
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)\s*([KMGT]i?B)", text)
+    size = int(float(match[1]) * units[match[2]]) if match else 0
+    if not 0 < size <= 2**50:
+        raise argparse.ArgumentTypeError(f"expected a size such as 80GiB or 80GB, found {excerpt(text)}")
+    return size
 
 
 def _positive(text: str) -> float:
@@ -123,6 +144,8 @@ def _positive(text: str) -> float:
         number = float(text)
     except ValueError:
         number = math.nan
-    if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError(f"expected a number above 0, such as 450 or 9.89e14, found {text!r}")
+    if not 0 < number <= 1e24:
+        raise argparse.ArgumentTypeError(
+            f"expected a number above 0, such as 450 or 9.89e14, found {excerpt(text)}"
+        )
     return number

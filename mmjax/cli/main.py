@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from mmjax.cli import environment
 from mmjax.cli.arguments import make_parser
 from mmjax.errors import InputError, Interrupted, NonFiniteError, SharedInputError, refuse_missing_file
 from mmjax.run.goodput import Goodput, process_age
@@ -30,6 +31,11 @@ RAISED_BY_ALL = (SharedInputError, NonFiniteError, Interrupted)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb; returns the exit code. argparse itself exits with 2 on bad usage."""
+    try:
+        environment.refuse_closed_streams()
+    except InputError as error:
+        environment.say(f"mmjax: {error}")
+        return 2
     parser = make_parser()
     # Overrides may stand before or after options, which argparse's "*" alone does not allow.
     arguments, rest = parser.parse_known_args(argv)
@@ -45,19 +51,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         VERBS[arguments.verb](arguments)
         sys.stdout.flush()  # inside `try`, so that its errors are caught
     except BrokenPipeError:  # the reader, such as `head`, closed the pipe
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the flush at exit must not fail
+        environment.discard_output()
         return 0
     except tuple(EXIT_CODES) as error:
         if arguments.debug:
             logging.getLogger("mmjax").exception("%s", type(error).__name__)
         hint = ". Nothing that was saved is lost: correct this, and run the same command"
-        print(f"mmjax: {error}{hint if isinstance(error, OSError) else ''}", file=sys.stderr)
+        environment.say(f"mmjax: {error}{hint if isinstance(error, OSError) else ''}")
+        environment.discard_output()
         code = next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind))
         if not isinstance(error, RAISED_BY_ALL):
             _exit_immediately(code)
         return code
     except KeyboardInterrupt:  # in any verb but train, or a second SIGINT
-        print("mmjax: interrupted", file=sys.stderr)
+        environment.say("mmjax: interrupted")
         _exit_immediately(130)
         return 130
     except Exception:
@@ -121,6 +128,7 @@ def train(arguments: argparse.Namespace) -> None:
     refuse_missing_file(arguments.experiment)
     goodput = Goodput(age=process_age())
     with StopSignal() as stop:  # before the slow imports, so that a signal during them ends the run cleanly
+        environment.import_jax()
         from mmjax.cli import tables
         from mmjax.cluster import processes
         from mmjax.experiment import load
@@ -128,6 +136,7 @@ def train(arguments: argparse.Namespace) -> None:
 
         _log_rank(processes.initialize())
         with processes.fail_together():
+            environment.check_devices()
             experiment = load(arguments.experiment, arguments.overrides)
             if arguments.data is not None:
                 experiment = locations.moved(experiment, arguments.data)
@@ -157,6 +166,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
 
     RunFolder(arguments.run_dir)  # raises if the path is no run, before JAX is imported
 
+    environment.check_devices()
     from mmjax.cli import tables
     from mmjax.run.handle import evaluate_run
 
@@ -208,6 +218,7 @@ def describe(arguments: argparse.Namespace) -> None:
     is_run = arguments.experiment.is_dir()
     if not is_run:
         refuse_missing_file(arguments.experiment)
+    environment.check_devices()
     from mmjax.cli.describe import describe, describe_run
     from mmjax.experiment import load
 
@@ -224,6 +235,7 @@ def plan(arguments: argparse.Namespace) -> None:
     # XLA's partitioner warns about each choice that the plan counts.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+    environment.import_jax()
     from mmjax.analysis.plan import Machine, make_plan, simulate_devices
     from mmjax.cli.plan import format_plan
     from mmjax.experiment import load
@@ -249,6 +261,7 @@ def export(arguments: argparse.Namespace) -> None:
 
     RunFolder(arguments.run_dir)
 
+    environment.check_devices()
     from mmjax.run.export import export
 
     num_arrays, num_parameters, step = export(
@@ -259,6 +272,7 @@ def export(arguments: argparse.Namespace) -> None:
 
 def doctor(arguments: argparse.Namespace) -> None:
     """mmjax doctor."""
+    environment.import_jax()
     from mmjax.cli import doctor as examine
     from mmjax.cluster import processes
 

@@ -1,14 +1,16 @@
 """An experiment from a Python file, or from the experiment.txt of a run."""
 
+import contextlib
+import importlib
 import importlib.util
 import re
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from mmjax.errors import InputError, refuse_missing_file
-from mmjax.experiment import serialize
+from mmjax.errors import InputError, one_line, refuse_missing_file
+from mmjax.experiment import reading
 from mmjax.experiment.overrides import override
 from mmjax.experiment.validation import validate
 from mmjax.experiment.value import Experiment
@@ -32,9 +34,10 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses and pickle find a class by its module's name
     try:
-        spec.loader.exec_module(module)
-        make = vars(module).get("experiment")
-        experiment = make() if callable(make) else None
+        with _neighbours(path.resolve().parent):
+            spec.loader.exec_module(module)
+            make = vars(module).get("experiment")
+            experiment = make() if callable(make) else None
     except InputError:
         raise
     except (Exception, SystemExit) as error:  # the file is the user's: any exception is an input error
@@ -48,7 +51,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
         )
         where = f"{path}, line {line}" if line else str(path)
         raise InputError(
-            f"{where}: {type(error).__name__}: {error}. Run with --debug for the traceback"
+            f"{where}: {type(error).__name__}: {one_line(str(error))}. Run with --debug for the traceback"
         ) from error
     if not isinstance(experiment, Experiment):
         raise InputError(
@@ -60,13 +63,43 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
     return experiment
 
 
+_imported: set[str] = set()  # neighbours of the experiment that was loaded last
+
+
+@contextlib.contextmanager
+def _neighbours(folder: Path) -> Iterator[None]:
+    """Lets an experiment import the modules beside it, as `python experiment.py` would.
+
+    They stay imported, since values and pickle need them, until another experiment is loaded: its neighbours
+    may have the same names.
+    """
+    for name in _imported:
+        sys.modules.pop(name, None)
+    _imported.clear()
+    before, path = set(sys.modules), list(sys.path)
+    sys.path.insert(0, str(folder))
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        sys.path[:] = path
+        _imported.update(name for name in set(sys.modules) - before if _is_beside(name, folder))
+
+
+def _is_beside(name: str, folder: Path) -> bool:
+    """Whether a module, or the package that it belongs to, lies in `folder`, and is not mmjax's."""
+    package = name.partition(".")[0]
+    file = getattr(sys.modules.get(package), "__file__", None)
+    if file is None or package == "mmjax":
+        return False
+    is_package = Path(file).name == "__init__.py"
+    return Path(file).resolve().parents[1 if is_package else 0] == folder
+
+
 def from_text(text: str) -> Experiment:
     """The experiment that `to_text` printed.
 
     Raises:
       InputError: the text is damaged, or names classes that are not mmjax's.
     """
-    value = serialize.from_text(text)
-    if not isinstance(value, Experiment):
-        raise InputError(f"expected the text of an Experiment, found one of {type(value).__name__}")
-    return value
+    return reading.from_text(text, Experiment)

@@ -1,25 +1,18 @@
-"""Experiments as text: literals, dicts, tuples and calls of mmjax's classes. Read back without `eval`."""
+"""Values -> text: literals, dicts, tuples and calls of classes, and the differences of two texts."""
 
 import ast
 import dataclasses
 import enum
 import hashlib
-import importlib
-import importlib.util
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mmjax.errors import InputError
+from mmjax.experiment.reading import DTYPES, find, parse
 from mmjax.spec import fields
 
 WIDTH = 100  # characters; a value that fits is printed on one line
-# The packages whose frozen values and modules experiments hold. Text can construct no others.
-VALUE_PACKAGES = (
-    "data", "views", "objectives", "balance", "evals", "training", "sharding", "experiment", "layers",
-    "encoders", "fusion", "heads", "model",
-)  # fmt: skip
-DTYPES = ("float32", "bfloat16", "float16", "float64", "int32", "int8", "uint8", "bool_")
 
 
 def to_text(value: Any, *, defaults: bool = True) -> str:
@@ -142,138 +135,33 @@ def _qualified_name(cls: type) -> str:
     return ".".join([*parts[1:], cls.__qualname__])
 
 
-def from_text(text: str, default_package: str = "experiment") -> Any:
-    """The value that `to_text` printed.
-
-    Args:
-      default_package: where names without a dot are looked up.
-
-    Raises:
-      InputError: anything but literals, and calls by keyword of mmjax's dataclasses.
-    """
-    try:
-        tree = ast.parse(text.strip(), mode="eval")
-    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
-        raise InputError(
-            f"expected the text of a value, as in experiment.txt, found {text[:60]!r}: {error}"
-        ) from error
-    return _read(tree.body, default_package)
-
-
-def _read(node: ast.expr, package: str) -> Any:
-    match node:
-        case ast.Constant(value=value) if not isinstance(value, complex) and value is not Ellipsis:
-            return value
-        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as value)):
-            return -value
-        case ast.Name(id="inf" | "nan" as name):  # how repr prints these floats
-            return float(name)
-        case ast.UnaryOp(op=ast.USub(), operand=ast.Name(id="inf")):
-            return float("-inf")
-        case ast.Tuple(elts=items):
-            return tuple(_read(item, package) for item in items)
-        case ast.List(elts=items):
-            return [_read(item, package) for item in items]
-        case ast.Dict(keys=keys, values=values) if all(keys):
-            return {
-                _read(k, package): _read(v, package)
-                for k, v in zip(keys, values, strict=True)
-                if k is not None
-            }
-        case ast.Call(func=func, args=[], keywords=keywords) if all(k.arg for k in keywords):
-            cls = _find(ast.unparse(func), package)
-            if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
-                raise InputError(f"expected a class of mmjax, found {ast.unparse(func)!r}")
-            arguments = {str(k.arg): _read(k.value, package) for k in keywords}
-            try:
-                return cls(**arguments)
-            except (TypeError, ValueError) as error:
-                raise InputError(
-                    f"{ast.unparse(func)} refuses its fields: {error}. Written by another version?"
-                ) from error
-        case ast.Name() | ast.Attribute():
-            found = _find(ast.unparse(node), package)
-            if isinstance(found, type) and _dtype_name(found) is None:
-                raise InputError(
-                    f"expected a value, found the class {ast.unparse(node)!r}: write {ast.unparse(node)}()"
-                )
-            return found
-    raise InputError(
-        f"expected literals and calls of mmjax's classes by keyword, found {ast.unparse(node)[:80]!r}. If a "
-        "run uses it, pass the experiment itself to open_run or evaluate_run"
-    )
-
-
-def _find(dotted: str, package: str) -> Any:
-    """A dataclass, a member of an enum, a constant (sharding.FSDP) or a dtype, by its printed name."""
-    parts = dotted.split(".")
-    if parts[0] == "jnp" and len(parts) == 2 and parts[1] in DTYPES:
-        import jax.numpy as jnp
-
-        return getattr(jnp, parts[1])
-    if len(parts) == 1:
-        parts = [package, *parts]
-    private = any(not part.isidentifier() or part.startswith("_") for part in parts)
-    found = None if private else _resolve(parts)
-    is_mmjax = (found if isinstance(found, type) else type(found)).__module__.split(".")[0] == "mmjax"
-    if is_mmjax and (isinstance(found, enum.Enum) or dataclasses.is_dataclass(found)):
-        return found
-    raise InputError(
-        f"{dotted!r} is no class or constant of mmjax. Text can name only those; for a run that uses your "
-        "own classes, pass the experiment itself to open_run or evaluate_run"
-    )
-
-
-def _resolve(parts: list[str]) -> Any:
-    """The attribute of an mmjax module that the parts name: a class, a constant or a member of an enum."""
-    depth = 0
-    name = "mmjax"
-    while depth < len(parts) and importlib.util.find_spec(f"{name}.{parts[depth]}") is not None:
-        name = f"{name}.{parts[depth]}"
-        depth += 1
-        module = importlib.import_module(name)
-        if not module.__spec__ or module.__spec__.submodule_search_locations is None:
-            break
-    if depth == 0 or not 1 <= len(parts) - depth <= 2:
-        return None
-    found = vars(sys.modules[name]).get(parts[depth])
-    if len(parts) - depth == 2:
-        found = found.__members__.get(parts[-1]) if isinstance(found, enum.EnumMeta) else None
-    return found
-
-
 def changed_fields(old: str, new: str) -> dict[str, tuple[str, str]]:
-    """The fields in which two texts differ: {"model.trunk.depth": ("2", "5")}; "(absent)" where a text has none.
+    """The fields in which two texts differ: {"model.trunk.depth": ("2", "5")}; "(absent)" where one has none.
 
     A field that a text lacks counts as its default: an older version, which did not have it, wrote the text.
 
     Raises:
       InputError: a text is damaged.
     """
-    before, after = (dict(_flatten(_with_defaults(_parse(text)))) for text in (old, new))
-    pairs = {path: (before.get(path, "(absent)"), after.get(path, "(absent)")) for path in {**before, **after}}
+    before, after = (dict(_flatten(_with_defaults(parse(text)))) for text in (old, new))
+    pairs = {
+        path: (before.get(path, "(absent)"), after.get(path, "(absent)")) for path in {**before, **after}
+    }
     return {path: (was, becomes) for path, (was, becomes) in pairs.items() if was != becomes}
-
-
-def _parse(text: str) -> ast.expr:
-    try:
-        return ast.parse(text.strip(), mode="eval").body
-    except (SyntaxError, ValueError) as error:
-        raise InputError(f"expected the text of an experiment, found {text[:60]!r}: {error}") from error
 
 
 def _with_defaults(node: ast.expr) -> ast.expr:
     """The expression with all fields of mmjax's dataclasses; other classes stay as they are."""
     for call in [inner for inner in ast.walk(node) if isinstance(inner, ast.Call)]:
         try:
-            cls = _find(ast.unparse(call.func), "experiment")
+            cls = find(ast.unparse(call.func))
         except InputError:
             continue
         present = {keyword.arg for keyword in call.keywords}
         for field in fields(cls) if isinstance(cls, type) else ():
             default = _default(field)
             if field.name not in present and default is not dataclasses.MISSING:
-                call.keywords.append(ast.keyword(field.name, _parse(to_text(default))))
+                call.keywords.append(ast.keyword(field.name, parse(to_text(default))))
     return node
 
 

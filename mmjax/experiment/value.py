@@ -4,7 +4,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Literal
 
 from mmjax.ranges import Count, Seed, Whole
-from mmjax.spec import Spec
+from mmjax.spec import Spec, check_tree
 
 if TYPE_CHECKING:
     from mmjax.balance import Balance
@@ -58,3 +58,6 @@ class Experiment(Spec):
     on_nonfinite: Literal["stop", "skip", "rollback"] = "stop"  # what to do at a non-finite step
     balance: "Balance" = dataclasses.field(default_factory=_fixed)  # how several losses become one update
     conflict_every: Whole = 0  # steps between reports of conflicting gradients; 0: none
+
+    def __post_init__(self) -> None:
+        check_tree(self)  # the modules too, which check nothing when they are constructed

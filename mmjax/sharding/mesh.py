@@ -35,6 +35,13 @@ class MeshShape(Spec):
     sequence: Literal[-1] | Size = 1
     slices: Literal[-1] | Size = 1
 
+    def __post_init__(self) -> None:
+        open_axes = [axis for axis in MESH_AXES if getattr(self, axis) == -1]
+        if len(open_axes) > 1:
+            raise InputError(
+                f"expected -1, all remaining devices, for one mesh axis at most, found {open_axes}"
+            )
+
     def resolve(self, num_devices: int) -> dict[str, int]:
         """{mesh axis: size}, outermost first. Raises InputError unless they use exactly `num_devices`.
 
@@ -43,8 +50,6 @@ class MeshShape(Spec):
         """
         sizes = {axis: getattr(self, axis) for axis in MESH_AXES}
         open_axes = [axis for axis, size in sizes.items() if size == -1]
-        if any(size == 0 or size < -1 for size in sizes.values()) or len(open_axes) > 1:
-            raise InputError(f"{self}: sizes must be positive, and at most one may be -1")
         for axis in open_axes:
             sizes[axis] = max(1, num_devices // -math.prod(sizes.values()))
         if math.prod(sizes.values()) != num_devices:

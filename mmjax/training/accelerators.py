@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from mmjax.errors import InputError, excerpt
+
 GIB = 2**30
 
 
@@ -47,3 +49,33 @@ ACCELERATORS = {
         network_bandwidth=6.25e9, node_size=8960,
     ),
 }  # fmt: skip
+SHORT_NAMES = {
+    "a100": "NVIDIA A100-SXM4-40GB",  # the smaller of the two
+    "a100-40gb": "NVIDIA A100-SXM4-40GB",
+    "a100-80gb": "NVIDIA A100-SXM4-80GB",
+    "h100": "NVIDIA H100 80GB HBM3",
+    "h200": "NVIDIA H200",
+    "v5e": "TPU v5 lite",
+    "v5p": "TPU v5",
+}
+
+
+def find_accelerator(name: str) -> str:
+    """The key of ACCELERATORS that a name means, in any case and also without the vendor's.
+
+    Raises:
+      InputError: no data sheet has this name.
+
+    >>> find_accelerator("A100"), find_accelerator("nvidia h200"), find_accelerator("TPU v5e")
+    ('NVIDIA A100-SXM4-40GB', 'NVIDIA H200', 'TPU v5 lite')
+    """
+    names = {full.lower(): full for full in ACCELERATORS} | SHORT_NAMES
+    wanted = name.strip().lower()
+    short = wanted.removeprefix("nvidia").removeprefix("tpu").strip(" -").replace(" ", "-")
+    for key in (wanted, short):
+        if key in names:
+            return names[key]
+    raise InputError(
+        f"expected a device among {sorted(ACCELERATORS)}, or in short {sorted(SHORT_NAMES)}, found "
+        f"{excerpt(name)}"
+    )

@@ -85,7 +85,7 @@ def test_overrides(experiment):
             {"balance": balance.GradNorm(shared_params=("model/encoders_image",))},
             r"GradNorm expects at least two .* found \['pairs'\]",
         ),
-        ({"conflict_every": -1}, "conflict_every expects an integer of at least 0 .* found -1"),
+        ({"conflict_every": -1}, "conflict_every' expects int from 0 .* found int -1"),
     ],
 )
 def test_invalid_balances_raise(experiment, changes, message):

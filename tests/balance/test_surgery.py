@@ -219,9 +219,15 @@ def test_surgery_leaves_the_valley_in_which_the_plain_sum_gets_stuck(chosen, los
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: balance.CAGrad(c=-0.1), "CAGrad.c expects a number of at least 0, found -0.1"),
-        (lambda: balance.Interpolate(amount=1.5), "amount expects a number from 0 to 1, found 1.5"),
-        (lambda: balance.Interpolate(surgery=balance.Fixed()), r"surgery expects .* found Fixed\("),
+        (lambda: balance.CAGrad(c=-0.1), "'CAGrad.c' expects float at least 0, finite, found float -0.1"),
+        (
+            lambda: balance.Interpolate(amount=1.5),
+            "'Interpolate.amount' expects float from 0 to 1, found float 1.5",
+        ),
+        (
+            lambda: balance.Interpolate(surgery=balance.Fixed()),
+            "'Interpolate.surgery' expects balance.Surgery, found balance.Fixed",
+        ),
         (
             lambda: balance.Interpolate(surgery=balance.MGDA(shared_params=("x",))),
             "Interpolate.shared_params holds for both",

@@ -191,9 +191,12 @@ def test_a_schedule_avoids_a_local_minimum():
             lambda: balance.Scheduled(schedules={"words": ((5, 1.0), (5, 2.0))}),
             "with increasing steps, found",
         ),
-        (lambda: balance.Scheduled(schedules={}, kind="cubic"), "'linear' or 'constant', found 'cubic'"),
-        (lambda: balance.DynamicWeightAverage(window=0), "window of at least 1 .* found window=0"),
-        (lambda: balance.DynamicWeightAverage(temperature=0.0), "temperature above 0, found .*temperature=0"),
+        (lambda: balance.Scheduled(schedules={}, kind="cubic"), "'linear' or 'constant', found str 'cubic'"),
+        (lambda: balance.DynamicWeightAverage(window=0), "window' expects int from 1 to .*, found int 0"),
+        (
+            lambda: balance.DynamicWeightAverage(temperature=0.0),
+            "temperature' expects float above 0, finite, found float 0.0",
+        ),
     ],
 )
 def test_invalid_fields_raise(make, message):

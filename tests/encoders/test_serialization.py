@@ -9,7 +9,8 @@ from catalog.of_encoders import ENCODERS
 from mmjax import encoders, layers
 from mmjax.errors import InputError
 from mmjax.experiment import load
-from mmjax.experiment.serialize import from_text, to_text
+from mmjax.experiment.reading import from_text
+from mmjax.experiment.serialize import to_text
 from mmjax.experiment.validation import validate
 
 

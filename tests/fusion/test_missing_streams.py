@@ -10,7 +10,7 @@ from fusion_inputs import weighted_sum
 from test_catalog import parameters
 
 from mmjax.batch import Encoded
-from mmjax.experiment import serialize
+from mmjax.experiment import reading, serialize
 
 pytestmark = pytest.mark.once
 
@@ -102,4 +102,4 @@ def test_output_streams_are_the_inputs_and_made_streams(row):
 @rows()
 def test_serialized_text_reads_back_as_an_equal_fusion(row):
     module = row.make("float32")
-    assert serialize.from_text(serialize.to_text(module)) == module
+    assert reading.from_text(serialize.to_text(module)) == module

@@ -19,44 +19,87 @@ PEAK = 0.5
 @pytest.mark.parametrize(
     "schedule, points",
     [
-        (Schedule(kind="constant"), {0: 1, 99: 1}),
-        (Schedule(kind="constant", warmup_steps=10), {0: 0, 5: 0.5, 10: 1, 99: 1}),
+        (Schedule(kind="constant"), {0: 1, 100: 1}),
+        (Schedule(kind="constant", warmup_steps=10), {0: 0, 5: 0.5, 10: 1, 100: 1}),
         (Schedule(warmup_steps=20), {0: 0, 10: 0.5, 20: 1, 60: 0.5, 100: 0}),
         (Schedule(kind="cosine", final_fraction=0.1), {0: 1, 50: 0.55, 100: 0.1}),
         (
-            Schedule(kind="wsd", warmup_steps=10, decay_fraction=0.2, final_fraction=0.1),
+            Schedule(kind="wsd", warmup_steps=10, decay_fraction=20 / 101, final_fraction=0.1),
             {0: 0, 5: 0.5, 10: 1, 80: 1, 90: 0.55, 100: 0.1},
         ),
         # At four times the update half the learning rate; at the end linearly to zero.
         (
-            Schedule(kind="rsqrt", warmup_steps=10, decay_fraction=0.2),
+            Schedule(kind="rsqrt", warmup_steps=10, decay_fraction=20 / 101),
             {0: 0, 5: 0.5, 10: 1, 40: 0.5, 80: 8**-0.5, 90: 0.5 / 3, 100: 0},
         ),
     ],
 )
 def test_schedules(schedule, points):
+    """In a run of 101 updates, whose last has number 100."""
     optimizer = AdamW(peak_learning_rate=PEAK, schedule=schedule)
     for update, expected in points.items():
-        np.testing.assert_allclose(optimizer.learning_rate(100, update), PEAK * expected, atol=1e-6)
+        np.testing.assert_allclose(optimizer.learning_rate(101, update), PEAK * expected, atol=1e-6)
         # The same under tracing, as inside the optimizer.
-        traced = jax.jit(schedule.make(PEAK, 100))(jnp.int32(update))
+        traced = jax.jit(schedule.make(PEAK, 101))(jnp.int32(update))
         np.testing.assert_allclose(traced, PEAK * expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["cosine", "wsd", "rsqrt"])
+@pytest.mark.parametrize("num_updates", [2, 3, 10, 101])
+@pytest.mark.parametrize("warmup", [0, 1, 5])
+def test_the_last_update_has_the_final_learning_rate(kind, num_updates, warmup):
+    schedule = Schedule(kind=kind, warmup_steps=min(warmup, num_updates - 2), final_fraction=0.25)
+    rates = [float(schedule.make(PEAK, num_updates)(update)) for update in range(num_updates)]
+    start = schedule.warmup_steps
+    root = (max(start, 1) / (max(start, 1) + num_updates - 1 - start)) ** 0.5 if kind == "rsqrt" else 1.0
+    np.testing.assert_allclose(rates[-1], 0.25 * PEAK * root, rtol=1e-6)
+    np.testing.assert_allclose(rates[start], PEAK, rtol=1e-6)
+    assert all(a >= b for a, b in zip(rates[start:], rates[start + 1 :], strict=False))
+
+
+def test_cosine_against_its_closed_form():
+    schedule = Schedule(warmup_steps=4, final_fraction=0.1)
+    found = [float(schedule.make(1.0, 20)(update)) for update in range(20)]
+    share = np.arange(16) / 15  # from the first update after the warm-up to the last
+    expected = [0, 0.25, 0.5, 0.75, *(0.1 + 0.9 * 0.5 * (1 + np.cos(np.pi * share)))]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_the_decay_takes_its_fraction_of_the_updates():
+    schedule = Schedule(kind="wsd", warmup_steps=8, decay_fraction=0.2)
+    rates = [float(schedule.make(1.0, 10)(update)) for update in range(10)]
+    np.testing.assert_allclose(rates, [*np.arange(8) / 8, 1, 0], atol=1e-6)  # the tightest that fits
+    rates = [float(Schedule(kind="wsd", decay_fraction=0.5).make(1.0, 10)(update)) for update in range(10)]
+    np.testing.assert_allclose(rates, [1, 1, 1, 1, 1, 0.8, 0.6, 0.4, 0.2, 0], atol=1e-6)
 
 
 def test_schedules_count_updates_not_steps():
     schedule = Schedule(warmup_steps=10)
     optimizer = AdamW(peak_learning_rate=PEAK, schedule=schedule, accumulation_steps=4)
-    rates = [optimizer.learning_rate(400, step) for step in (0, 3, 4, 40, 220)]
+    rates = [optimizer.learning_rate(404, step) for step in (0, 3, 4, 40, 220)]
     np.testing.assert_allclose(rates, [PEAK * fraction for fraction in (0, 0, 0.1, 1, 0.5)], rtol=1e-5)
 
 
-def test_a_warmup_longer_than_the_run_and_the_abstract_optimizer_raise():
-    with pytest.raises(InputError, match="warmup_steps=100 does not fit a run of 100 updates"):
-        AdamW(peak_learning_rate=1.0, schedule=Schedule(warmup_steps=100)).make(100)
-    with pytest.raises(InputError, match="warmup_steps=30 does not fit a run of 25 updates"):
-        AdamW(peak_learning_rate=1.0, schedule=Schedule(warmup_steps=30), accumulation_steps=4).make(100)
-    with pytest.raises(TypeError, match="Optimizer is abstract; use AdamW or Lion"):
-        Optimizer(peak_learning_rate=1.0).make(100)
+@pytest.mark.parametrize(
+    ("fields", "num_steps", "message"),
+    [
+        ({"schedule": Schedule(warmup_steps=100)}, 100, r"optimizer.schedule.warmup_steps=100 does not fit a "
+         r"run of 100 updates \(num_steps=100\): expected at most 99.*add optimizer.schedule.warmup_steps=10"),
+        ({"schedule": Schedule(warmup_steps=30), "accumulation_steps": 4}, 100,
+         r"warmup_steps=30 does not fit a run of 25 updates \(num_steps=100 / accumulation_steps=4\)"),
+        ({"schedule": Schedule(kind="wsd", warmup_steps=81)}, 100, "expected at most 80"),
+        ({"accumulation_steps": 16}, 10, "accumulation_steps expects at most num_steps=10, found 16"),
+        ({"accumulation_steps": 4}, 10, "the last 2 steps would change nothing; use num_steps=12 or 8"),
+    ],
+)  # fmt: skip
+def test_steps_without_effect_and_a_warmup_that_does_not_fit_are_refused(fields, num_steps, message):
+    with pytest.raises(InputError, match=message):
+        AdamW(peak_learning_rate=1.0, **fields).make(num_steps)
+
+
+def test_the_base_class_cannot_be_made():
+    with pytest.raises(TypeError, match="abstract class Optimizer"):
+        Optimizer(peak_learning_rate=1.0)
 
 
 def test_weight_decay_applies_to_kernels_and_tables_only():
