@@ -12,6 +12,8 @@ import os
 import re
 from pathlib import Path
 
+from mmjax.errors import one_line
+
 CHECKSUM_FILE = "sha256.json"
 UNFINISHED = ".orbax-checkpoint-tmp"  # in the names of folders of saves that are in progress or interrupted
 ORBAX_FILES = ("_METADATA", "_sharding", "manifest.ocdbt", "metadata")  # at the top of an item
@@ -49,8 +51,8 @@ def find_fault(folder: Path, *, verify: bool = True) -> str | None:
     except FileNotFoundError as error:
         problem = "an empty folder" if not any(folder.iterdir()) else f"no {Path(error.filename).name}"
         return f"{problem}: it was never finished, or files were deleted"
-    except (OSError, ValueError) as error:
-        return f"{type(error).__name__}: {error}"
+    except (OSError, ValueError, RecursionError) as error:
+        return f"{type(error).__name__}: {one_line(str(error))}"
     missing = sorted(expected.keys() - found.keys())
     if missing:
         return f"missing: {_abbreviate(missing)}"

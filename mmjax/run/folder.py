@@ -32,7 +32,8 @@ class RunFolder:
         self._lock: Any = None
         self._events: Events | None = None
         if not (self.path / files.EXPERIMENT).is_file():
-            found = "a folder without experiment.txt" if self.path.is_dir() else "nothing"
+            missing = "a file" if self.path.is_file() else "nothing"
+            found = "a folder without experiment.txt" if self.path.is_dir() else missing
             raise InputError(
                 f"expected the folder of a run (made by `mmjax train`), found {found} at {self.path}"
             )

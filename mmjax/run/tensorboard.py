@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from mmjax.errors import with_filename
+from mmjax.errors import InputError, with_filename
 
 
 class Events:
@@ -19,11 +19,14 @@ class Events:
           purge_step: TensorBoard hides this step and later ones of the folder's earlier files.
 
         Raises:
+          InputError: there is a file in place of the folder.
           OSError: the disk is full or broken; names the file without its suffix. The methods raise it too.
         """
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import Event, SessionLog
 
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"expected a folder at {folder}, found a file: move it away")
         folder.mkdir(exist_ok=True)
         self._prefix = folder / "events"
         with with_filename(self._prefix):
