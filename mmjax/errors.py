@@ -16,7 +16,7 @@ def excerpt(value: Any, limit: int = MAX_EXCERPT) -> str:
     >>> excerpt("a" * 10, limit=6)
     "'aaaaa..."
     """
-    if isinstance(value, str | bytes):
+    if isinstance(value, str | bytes | list | tuple):
         value = value[: limit + 1]  # repr of 50 MB takes as much again
     return one_line(repr(value), limit)
 

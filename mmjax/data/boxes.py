@@ -1,7 +1,7 @@
 """One record -> the bounding boxes of the objects in its image."""
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -9,7 +9,8 @@ from mmjax.batch import BoxTargets
 from mmjax.data.labels import class_indices
 from mmjax.data.records import BadExample, Record, lookup
 from mmjax.data.transform import Transform
-from mmjax.errors import InputError
+from mmjax.errors import excerpt
+from mmjax.ranges import Size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,33 +32,34 @@ class BoxesTransform(Transform):
     field: str
     labels: str
     classes: tuple[str, ...]
-    max_boxes: int
+    max_boxes: Size
     format: Literal["xywh", "xyxy", "cxcywh"] = "xywh"
     optional: bool = False
-
-    def __post_init__(self):
-        if self.format not in FORMATS:
-            raise InputError(f"expected a format of boxes among {list(FORMATS)}, found {self.format!r}")
 
     def decode(self, record: Record) -> tuple[np.ndarray, np.ndarray]:
         """Returns boxes, float32 "n 4", and classes, int32 "n"."""
         key = record["__key__"]
         names, given = lookup(record, self.labels), lookup(record, self.field)
-        try:
-            boxes = FORMATS[self.format](np.asarray(given, np.float32).reshape(-1, 4))
-        except (TypeError, ValueError) as error:
-            raise BadExample(key, f"expected four numbers a box in {self.field!r}, found {error}") from error
-        if len(names) != len(boxes):
-            raise BadExample(
-                key, f"expected as many {self.labels!r} as boxes, found {len(names)} and {len(boxes)}"
-            )
-        if len(boxes) > self.max_boxes:
-            raise BadExample(key, f"expected max_boxes={self.max_boxes} or fewer, found {len(boxes)} boxes")
+        given = _four_numbers_each(key, self.field, given)
         classes = class_indices(key, self.labels, names, self.classes)
+        if len(classes) != len(given):
+            raise BadExample(
+                key, f"expected as many {self.labels!r} as boxes, found {len(classes)} and {len(given)}"
+            )
+        if len(given) > self.max_boxes:
+            expected = f"max_boxes={self.max_boxes} or fewer"
+            raise BadExample(key, f"expected {expected} in {self.field!r}, found {len(given)} boxes")
+        with np.errstate(over="ignore", invalid="ignore"):
+            boxes = FORMATS[self.format](given.astype(np.float32))
+            half = boxes[:, 2:] / 2
+            corners = np.concatenate([boxes[:, :2] - half, boxes[:, :2] + half], axis=1)
         # The tolerance admits rounding errors at the border; boxes in pixels exceed it by far.
-        if not ((boxes[:, 2:] > 0).all() and (boxes > -0.01).all() and (boxes < 1.01).all()):
-            expected = f"boxes in fractions of the image, format={self.format!r}"
-            raise BadExample(key, f"expected {expected}, in {self.field!r}, found {given}")
+        is_valid = (boxes[:, 2:] > 0).all(1) & (corners > -0.01).all(1) & (corners < 1.01).all(1)
+        if not is_valid.all():  # as for NaN
+            index = int(np.argmin(is_valid))
+            expected = f"boxes inside the image, in fractions from 0 to 1, format={self.format!r}"
+            found = f"{given[index].tolist()} as box {index}"
+            raise BadExample(key, f"expected {expected}, in {self.field!r}, found {found}")
         return boxes, classes
 
     def augment(self, decoded: tuple[np.ndarray, np.ndarray], rng: np.random.Generator | None) -> BoxTargets:
@@ -68,6 +70,20 @@ class BoxesTransform(Transform):
 
     def empty(self) -> BoxTargets:
         return self.augment((np.zeros((0, 4), np.float32), np.zeros(0, np.int32)), None)
+
+
+def _four_numbers_each(key: str, field: str, boxes: Any) -> np.ndarray:
+    """A list of boxes as float64 "n 4". Raises BadExample unless each is four numbers."""
+    try:
+        numbers = np.asarray(boxes)
+    except ValueError:  # boxes of different lengths
+        numbers = np.asarray(None)
+    if numbers.size == 0 and numbers.ndim in (1, 2):  # [] and the shape (0, 4)
+        return np.zeros((0, 4))
+    if numbers.ndim != 2 or numbers.shape[1] != 4 or numbers.dtype.kind not in "iuf":
+        found = excerpt(boxes)
+        raise BadExample(key, f"expected a list of boxes of four numbers in {field!r}, found {found}")
+    return numbers.astype(np.float64)
 
 
 # Each turns "n 4" of a format into cxcywh.

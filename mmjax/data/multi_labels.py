@@ -8,7 +8,7 @@ import numpy as np
 from mmjax.batch import MultiLabels
 from mmjax.data.records import BadExample, Record, lookup
 from mmjax.data.transform import Transform
-from mmjax.errors import InputError
+from mmjax.errors import InputError, excerpt
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,11 +37,12 @@ class MultiLabelTransform(Transform):
             if value.shape != (len(self.classes),):
                 raise BadExample(
                     key,
-                    f"expected {len(self.classes)} bools in {self.field!r}, found the shape {value.shape}",
+                    f"expected {len(self.classes)} bools in {self.field!r}, found the shape "
+                    f"{list(value.shape)}",
                 )
             return value.copy()
-        if not isinstance(value, list | np.ndarray):
-            raise BadExample(key, f"expected a list of classes in {self.field!r}, found {value!r}")
+        if not isinstance(value, list | np.ndarray) or (isinstance(value, np.ndarray) and value.ndim != 1):
+            raise BadExample(key, f"expected a list of classes in {self.field!r}, found {excerpt(value)}")
         applies = np.zeros(len(self.classes), bool)
         for item in value:
             if self.skip_unknown and isinstance(item, str) and item not in self.classes:
@@ -58,8 +59,9 @@ class MultiLabelTransform(Transform):
                 return index
         raise BadExample(
             key,
-            f"expected classes among {list(self.classes)} in {self.field!r}, or numbers, found {item!r}: "
-            "correct it, add it to the classes, or set skip_unknown=True",
+            f"expected classes among {excerpt(list(self.classes))} in {self.field!r}, or "
+            f"numbers from 0 to {len(self.classes) - 1}, found {excerpt(item)}: correct it, add it to the "
+            "classes, or set skip_unknown=True",
         )
 
     def augment(self, decoded: np.ndarray, rng: np.random.Generator | None) -> MultiLabels:

@@ -2,16 +2,18 @@
 
 import dataclasses
 import math
+from typing import Literal
 
 import numpy as np
 
 from mmjax.batch import Image, Patches
-from mmjax.data.image import ImageTransform, check_channels, normalise
-from mmjax.data.pillow_image import open_image, resize, to_array, to_mode, to_pillow
+from mmjax.data.image import ImageTransform, check_pixels, normalise
+from mmjax.data.pillow_image import open_image, resize, to_array, to_pillow
 from mmjax.data.records import Record, lookup, read_each_path
 from mmjax.data.tiles import join_tiles, split_tiles
 from mmjax.data.transform import Transform, choose
 from mmjax.errors import InputError
+from mmjax.ranges import Count, Finite, Pixel, Positive, Size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,35 +31,39 @@ class PatchesTransform(Transform):
     """
 
     field: str | tuple[str, ...]
-    patch: int
-    max_patches: int
-    min_patches: int | None = None
-    channels: int = 3
-    mean: float | tuple[float, ...] = 0.5
-    std: float | tuple[float, ...] = 0.5
-    max_pixels: int = 64 * 2**20
-    background: int = 255
+    patch: Size
+    max_patches: Size
+    min_patches: Size | None = None
+    channels: Literal[1, 3] = 3
+    mean: Finite | tuple[Finite, ...] = 0.5
+    std: Positive | tuple[Positive, ...] = 0.5
+    max_pixels: Count = 32 * 2**20
+    background: Pixel = 255
     optional: bool = False
+    value_range: tuple[Finite, Finite] | None = None
 
     def __post_init__(self):
-        check_channels(self.channels, self.mean, self.std)
-        if self.patch < 1 or self.max_patches < 1:
-            found = f"patch={self.patch}, max_patches={self.max_patches}"
-            raise InputError(f"expected patch and max_patches of at least 1, found {found}")
-        if self.min_patches is not None and not 1 <= self.min_patches <= self.max_patches:
+        check_pixels(self.channels, self.mean, self.std, self.value_range)
+        if self.min_patches is not None and self.min_patches > self.max_patches:
             raise InputError(
-                f"expected min_patches from 1 to max_patches={self.max_patches}, found {self.min_patches}"
+                f"expected min_patches of at most max_patches={self.max_patches}, found {self.min_patches}"
             )
 
     def decode(self, record: Record) -> list[np.ndarray]:
         """Returns uint8 "height width channel", in whole patches, for each path that the record has."""
         return list(read_each_path(record, self.field, self._decode))
 
+    def locate(self, record: Record) -> None:
+        next(read_each_path(record, self.field, lookup))
+
     def _decode(self, record: Record, path: str) -> np.ndarray:
         # The longest side of any grid: below it, a JPEG must not be decoded at a lower resolution.
         side = self.patch * self.max_patches
-        image = open_image(record["__key__"], path, lookup(record, path), self.max_pixels, side)
-        image = to_mode(image, "RGB" if self.channels == 3 else "L", self.background)
+        image = open_image(
+            record["__key__"], path, lookup(record, path),
+            channels=self.channels, max_pixels=self.max_pixels, background=self.background, min_side=side,
+            value_range=self.value_range,
+        )  # fmt: skip
         rows, columns = grid(image.height, image.width, self.patch, self.max_patches)
         return to_array(resize(image, (rows * self.patch, columns * self.patch)))
 

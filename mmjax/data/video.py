@@ -1,6 +1,7 @@
 """One record -> the frames of a clip."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import numpy as np
@@ -11,20 +12,22 @@ from mmjax.data.records import Record
 from mmjax.data.tiles import join_tiles, split_tiles
 from mmjax.data.transform import Transform
 from mmjax.errors import InputError
+from mmjax.ranges import Size
 
 
 @dataclasses.dataclass(frozen=True)
 class VideoTransform(Transform):
     """Cuts a sheet, one image of equal tiles, into the frames of a clip, in reading order.
 
-    sheet: decodes, augments and normalises the sheet; its `size` is that of the whole sheet. With
-        `subtract_mean_tile=tiles`, each frame is scaled, cropped, flipped and shifted alike. Without it,
-        the sheet is treated as one image, and crop, flip and shift are refused.
+    sheet: decodes, augments and normalises the sheet; its `size` is that of the whole sheet. Each tile is
+        scaled to its part of the size, whatever its aspect ratio. With `subtract_mean_tile=tiles`, each frame
+        is cropped, flipped and shifted alike. Without it, crop, flip and shift are refused, and other
+        augmentations change the sheet as one image.
     tiles: (rows, columns) of the sheet.
     """
 
     sheet: ImageTransform
-    tiles: tuple[int, int]
+    tiles: tuple[Size, Size]
 
     def __post_init__(self):
         sheet, (rows, columns) = self.sheet, self.tiles
@@ -48,8 +51,16 @@ class VideoTransform(Transform):
         """That of the sheet."""
         return self.sheet.optional
 
+    @functools.cached_property
+    def _tiled(self) -> ImageTransform:
+        """Decodes the tiles one by one: in a sheet scaled as one image, frames could lose their edges."""
+        return dataclasses.replace(self.sheet, subtract_mean_tile=self.tiles)
+
     def decode(self, record: Record) -> Any:
-        return self.sheet.decode(record)
+        return self._tiled.decode(record)
+
+    def locate(self, record: Record) -> None:
+        self.sheet.locate(record)
 
     def augment(self, decoded: Any, rng: np.random.Generator | None) -> Video:
         pixels = self.sheet.augment(decoded, rng).pixels

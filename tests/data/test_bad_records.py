@@ -1,4 +1,4 @@
-"""Whatever a transform raises for one record is one bad example, counted and named; bugs show their traceback."""
+"""Whatever a transform raises for one record is one bad example; the first of a kind shows its traceback."""
 
 import dataclasses
 import logging

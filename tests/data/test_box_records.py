@@ -10,7 +10,7 @@ CELLS = BoxesTransform("json.boxes", labels="json.labels", classes=("red", "whit
 
 
 def record(boxes, labels=("white", "red")) -> dict:
-    return {"__key__": "a", "json": {"boxes": boxes, "labels": list(labels)}}
+    return {"__key__": "a", "json": {"boxes": boxes, "labels": labels if labels == "red" else list(labels)}}
 
 
 @pytest.mark.parametrize(
@@ -47,12 +47,24 @@ GOOD = [0.1, 0.1, 0.2, 0.2]
 @pytest.mark.parametrize(
     "boxes, labels, message",
     [
-        ([GOOD] * 4, ["red"] * 4, "expected max_boxes=3 or fewer, found 4 boxes"),
+        ([GOOD] * 4, ["red"] * 4, "expected max_boxes=3 or fewer in 'json.boxes', found 4 boxes"),
         ([GOOD], ["red", "red"], "expected as many 'json.labels' as boxes, found 2 and 1"),
         ([GOOD], ["green"], r"expected classes among \['red', 'white'\] in 'json.labels', found \['green'\]"),
-        ([[1, 2, 3]], ["red"], "expected four numbers a box in 'json.boxes'"),
-        ([[10, 20, 30, 40]], ["red"], "expected boxes in fractions of the image, format='xywh'"),
-        ([[0.1, 0.1, 0, 0.2]], ["red"], "expected boxes in fractions of the image"),
+        ([[1, 2, 3]], ["red"], "expected a list of boxes of four numbers in 'json.boxes'"),
+        ([[10, 20, 30, 40]], ["red"], "expected boxes inside the image, in fractions .* format='xywh'"),
+        ([[0.1, 0.1, 0, 0.2]], ["red"], "expected boxes inside the image"),
+        ([GOOD, [0.7, 0.1, 0.8, 0.2]], ["red"] * 2, r"found \[0.7, 0.1, 0.8, 0.2\] as box 1"),
+        ([[0.1, 0.1, np.nan, 0.2]], ["red"], "expected boxes inside the image"),
+        ([[0.1, 0.1, 1e300, 0.2]], ["red"], "expected boxes inside the image"),
+        ([GOOD * 2], ["red"] * 2, "expected a list of boxes of four numbers in 'json.boxes'"),
+        (GOOD, ["red"], "expected a list of boxes of four numbers"),
+        ([GOOD, [0.1]], ["red"] * 2, "expected a list of boxes of four numbers"),
+        ([["0.1", "0.1", "0.2", "0.2"]], ["red"], "expected a list of boxes of four numbers"),
+        ([[True, False, True, True]], ["red"], "expected a list of boxes of four numbers"),
+        ({"a": 1}, ["red"], "expected a list of boxes of four numbers"),
+        ([GOOD] * 3, "red", "expected a list of classes in 'json.labels', found 'red'"),
+        ([GOOD], [["red"]], r"expected classes among .* found \[\['red'\]\]"),
+        ([GOOD] * 100_000, ["red"] * 100_000, "max_boxes=3 or fewer in 'json.boxes', found 100000 boxes"),
     ],
 )
 def test_invalid_boxes_are_bad_examples(boxes, labels, message):
@@ -61,5 +73,5 @@ def test_invalid_boxes_are_bad_examples(boxes, labels, message):
 
 
 def test_an_unknown_format_is_refused():
-    with pytest.raises(InputError, match=r"format of boxes among \['xywh', .*\], found 'polar'"):
+    with pytest.raises(InputError, match=r"BoxesTransform.format' expects .*, found str 'polar'"):
         BoxesTransform("a", labels="b", classes=("red",), max_boxes=3, format="polar")  # type: ignore[arg-type]

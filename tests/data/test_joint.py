@@ -294,7 +294,7 @@ def labelled(rules):
     [
         (
             lambda: augment.ForbidChanges("image", ("mirror",), "name", ("left",)),
-            "ForbidChanges expects changes among ['brightness', 'color',",
+            "'ForbidChanges.changes.0' expects",
         ),
         (
             lambda: augment.ForbidChanges("image", ("flip",), "name", ()),

@@ -35,13 +35,20 @@ def test_names_indices_and_bools_are_read(value, expected):
     [
         (
             ["blast"],
-            r"7: expected classes among \['red cell', .*\] in 'json.cells', or numbers, found 'blast'",
+            r"7: expected classes among \['red cell', .*\] in 'json.cells', or numbers from 0 to 2, found '",
         ),
         ([3], "found 3"),
         ([True], "found True"),
+        ([-1], "found -1"),
+        ([10**400], "found 1000000"),
+        ([["platelet"]], r"found \['platelet'\]"),
+        (np.zeros((2, 2), int), "expected a list of classes in 'json.cells'"),
+        (np.array(2), "expected a list of classes in 'json.cells'"),
+        ({"platelet": 1}, "expected a list of classes in 'json.cells'"),
+        (["x\n" * 10**6], r"found 'x.nx"),
         ([0.5], "found 0.5"),
         ("platelet", "expected a list of classes in 'json.cells', found 'platelet'"),
-        (np.array([True]), r"expected 3 bools in 'json.cells', found the shape \(1,\)"),
+        (np.array([True]), r"expected 3 bools in 'json.cells', found the shape \[1\]"),
     ],
 )
 def test_other_values_are_bad_examples(value, message):

@@ -84,10 +84,10 @@ def test_training_samples_the_resolution(make):
 @pytest.mark.parametrize(
     "options, message",
     [
-        (dict(channels=2), "expected channels 1 (grey) or 3 (RGB), found 2"),
+        (dict(channels=2), "'PatchesTransform.channels' expects"),
         (dict(std=(1.0,)), "expected std as one number or 3"),
-        (dict(patch=0), "expected patch and max_patches of at least 1, found patch=0, max_patches=9"),
-        (dict(min_patches=10), "expected min_patches from 1 to max_patches=9, found 10"),
+        (dict(patch=0), "'PatchesTransform.patch' expects int from 1"),
+        (dict(min_patches=10), "expected min_patches of at most max_patches=9, found 10"),
     ],
 )
 def test_invalid_settings_of_patches_are_refused(options, message):
@@ -104,6 +104,8 @@ def test_patches_are_batched_with_missing_ones(make):
     assert is_present(batch["image"]).tolist() == [True, False] and batch["image"].mask.sum() == 6
     with pytest.raises(data.BadExample, match="expected an image in 'png' that Pillow can decode"):
         transformed(transform, b"no image")
+    scaled = data.PatchesTransform("png", patch=1, max_patches=2, channels=1, value_range=(0, 4095), **PLAIN)
+    np.testing.assert_allclose(transformed(scaled, np.array([[0, 4095]])).patches[:, 0], [0, 1], atol=1e-6)
 
 
 def sheet(**options) -> data.ImageTransform:
@@ -139,7 +141,7 @@ def test_frames_shift_alike_and_do_not_mix(make):
     "options, tiles, message",
     [
         ({}, (3, 3), "expected a sheet whose size divides into tiles=(3, 3), found size=(8, 12)"),
-        ({}, (0, 3), "expected a sheet whose size divides into tiles=(0, 3)"),
+        ({}, (0, 3), "'VideoTransform.tiles.0' expects int from 1"),
         (
             dict(subtract_mean_tile=(2, 2)),
             (2, 3),
@@ -153,6 +155,20 @@ def test_invalid_settings_of_videos_are_refused(options, tiles, message):
     with pytest.raises(InputError) as caught:
         data.VideoTransform(sheet(**options), tiles=tiles)
     assert message in str(caught.value)
+
+
+def test_frames_of_another_aspect_ratio_keep_their_edges(make):
+    """Three wide frames, black and white: in a sheet scaled as one image, the outer ones are cropped."""
+    frame = np.repeat([0, 255], 8)[None].repeat(4, 0)
+    image = make.image(np.tile(frame, (1, 3)).astype(np.uint8))
+    clip = data.VideoTransform(
+        data.ImageTransform("png", (4, 12), channels=1, mean=0.0, std=1.0), tiles=(1, 3)
+    )
+    frames = transformed(clip, image).frames
+    for i in range(3):
+        np.testing.assert_allclose(frames[i, :, :, 0], [[0, 0, 1, 1]] * 4, atol=0.15)
+    with pytest.raises(data.BadExample, match="expected a sheet of 1 x 3 equal tiles in 'png', found 4 x 16"):
+        transformed(clip, make.image(frame.astype(np.uint8)))
 
 
 def stacked(*examples):

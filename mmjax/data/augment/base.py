@@ -3,11 +3,10 @@
 import abc
 import zlib
 from collections.abc import Iterable, Iterator
-from typing import Any, Literal, TypeVar, get_args
+from typing import Literal, TypeVar, get_args
 
 import numpy as np
 
-from mmjax.errors import InputError
 from mmjax.spec import Spec
 
 # The kinds of changes that `ForbidChanges` can forbid for examples whose text they would contradict.
@@ -63,20 +62,3 @@ def with_generators(
         index = num_seen[name] = num_seen.get(name, -1) + 1
         stream = zlib.crc32(f"{name}{index}".encode())
         yield augmentation, np.random.Generator(np.random.Philox(key=[seed, stream]))
-
-
-def check_kind(augmentations: tuple[Any, ...], kind: type, owner: str) -> None:
-    """Raises InputError if one of the augmentations is not a `kind`."""
-    for augmentation in augmentations:
-        if not isinstance(augmentation, kind):
-            valid = sorted(cls.__name__ for cls in kind.__subclasses__())
-            raise InputError(
-                f"{owner} expects augmentations among data.augment.{valid}, found {augmentation!r}"
-            )
-
-
-def check_fractions(owner: str, **values: float) -> None:
-    """Raises InputError if a value is not in [0, 1]."""
-    for name, value in values.items():
-        if not 0 <= value <= 1:
-            raise InputError(f"{owner} expects {name} from 0 to 1, found {value}")

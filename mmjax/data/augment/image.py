@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from annotated_types import Interval
 
-from mmjax.data.augment.base import Augmentation, check_fractions
+from mmjax.data.augment.base import Augmentation
 from mmjax.data.pillow_image import to_array, to_pillow
 from mmjax.errors import InputError
 from mmjax.ranges import Fraction, OpenFraction, Pixel, Positive
@@ -36,14 +36,6 @@ class ColorJitter(ImageAugmentation):
     saturation: Fraction = 0.4
     hue: Annotated[float, Interval(ge=0, le=0.5)] = 0.1
     probability: Fraction = 1.0
-
-    def __post_init__(self):
-        check_fractions(
-            "ColorJitter", brightness=self.brightness, contrast=self.contrast, saturation=self.saturation,
-            probability=self.probability,
-        )  # fmt: skip
-        if not 0 <= self.hue <= 0.5:
-            raise InputError(f"ColorJitter expects hue from 0 to 0.5, found {self.hue}")
 
     def changes(self):
         brightness = {"brightness"} if self.brightness or self.contrast else set()
@@ -105,15 +97,10 @@ class RandomErasing(ImageAugmentation):
     fill: Literal["noise"] | Pixel = "noise"
 
     def __post_init__(self):
-        check_fractions("RandomErasing", probability=self.probability)
-        if not 0 < self.area[0] <= self.area[1] < 1:
-            raise InputError(f"RandomErasing expects area (min, max) between 0 and 1, found {self.area}")
-        if not 0 < self.aspect[0] <= self.aspect[1]:
-            raise InputError(f"RandomErasing expects aspect (min, max) above 0, found {self.aspect}")
-        if self.fill != "noise" and not (isinstance(self.fill, int) and 0 <= self.fill <= 255):
-            raise InputError(
-                f"RandomErasing expects fill='noise' or a grey level from 0 to 255, found {self.fill!r}"
-            )
+        for name in ("area", "aspect"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise InputError(f"RandomErasing expects {name} (min, max), found {(low, high)}")
 
     def changes(self):
         return frozenset({"erase"})

@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 from annotated_types import Interval
 
-from mmjax.data.augment.base import check_fractions
 from mmjax.data.augment.image import ImageAugmentation, apply_jointly, apply_per_frame
 from mmjax.errors import InputError
 from mmjax.ranges import Depth, Finite, Fraction, Pixel
@@ -118,12 +117,6 @@ class RandAugment(ImageAugmentation):
     probability: Fraction = 1.0
 
     def __post_init__(self):
-        check_fractions("RandAugment", probability=self.probability)
-        if not 0 <= self.magnitude <= 30 or self.num_operations < 1:
-            raise InputError(
-                "RandAugment expects magnitude from 0 to 30 and num_operations of at least 1, found "
-                f"{self.magnitude} and {self.num_operations}"
-            )
         unknown = [name for name in self.operations if name not in OPERATIONS]
         if unknown or not self.operations:
             raise InputError(
