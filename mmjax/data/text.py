@@ -8,7 +8,7 @@ from annotated_types import Interval
 
 from mmjax.batch import Text
 from mmjax.data import augment
-from mmjax.data.augment.base import check_kind, with_generators, without
+from mmjax.data.augment.base import with_generators, without
 from mmjax.data.records import BadExample, Record, lookup, lookup_text, lookup_words, read_each_path
 from mmjax.data.transform import Transform, choose
 from mmjax.data.vocabulary import TokenizerSpec
@@ -61,7 +61,6 @@ class TextTransform(Transform):
     augmentations: tuple[augment.TextAugmentation, ...] = ()
 
     def __post_init__(self):
-        check_kind(self.augmentations, augment.TextAugmentation, "TextTransform")
         if self.choose not in ("first", "random"):
             raise InputError(f"expected choose='first' or 'random', found {self.choose!r}")
         if self.pretokenized and self.classes is not None:
