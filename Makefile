@@ -2,8 +2,9 @@
 # make test    set up, then run the tests on every supported Python that is installed
 # make lint    ruff, pyright, the import order, and docstrings with shapes
 # make setup   only set up; make clean removes environments and caches (never runs/)
+# make peers   compare numbers with libraries of record, in .venv-peers (2 GB, once)
 
-.PHONY: train test lint setup format clean help
+.PHONY: train test lint setup peers format clean help
 .DEFAULT_GOAL := help
 
 # Interpreters are run to find out whether they work: pyenv puts shims on PATH for versions that are not enabled.
@@ -46,6 +47,20 @@ lint: .venv/ready
 format: .venv/ready
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# pip's arguments for the libraries of record, such as where to find torch without CUDA.
+PEERS_PIP ?=
+
+peers: .venv-peers/ready
+	.venv-peers/bin/python experiments/benchmarks/libraries_of_record.py
+
+.venv-peers/ready: constraints/peers.txt
+	@echo "setting up .venv-peers with $(or $(PYTHON_3.11),$(PYTHON_3.12)): some minutes, once"
+	@rm -rf .venv-peers
+	@"$(or $(PYTHON_3.11),$(PYTHON_3.12))" -m venv .venv-peers
+	@.venv-peers/bin/python -m pip install -qq --disable-pip-version-check $(PEERS_PIP) \
+		--requirement constraints/peers.txt --editable .
+	@touch $@
 
 clean:
 	rm -rf .venv .venv-* build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache
