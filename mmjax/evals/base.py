@@ -11,7 +11,7 @@ import numpy as np
 from mmjax import data
 from mmjax.batch import Batch, is_present
 from mmjax.errors import InputError, NonFiniteError
-from mmjax.ranges import Count, Size, Whole
+from mmjax.ranges import Count, Fraction, Size, Whole
 from mmjax.spec import Spec
 from mmjax.views import View
 
@@ -46,6 +46,8 @@ class Eval(Spec, abc.ABC):
     every: steps between evaluations; 0 evaluates only at the end.
     limit: only the first examples of the data; None: all.
     subsets_of: evaluate once with each non-empty subset of these streams, the others missing (subsets.py).
+    max_bad_fraction: a larger fraction of bad examples is refused; None: that of the run's training data, or
+      else 0.01.
     """
 
     data: data.Dataset
@@ -53,6 +55,7 @@ class Eval(Spec, abc.ABC):
     every: Whole = 0
     limit: Count | None = None
     subsets_of: tuple[str, ...] = ()
+    max_bad_fraction: Fraction | None = None
 
     @abc.abstractmethod
     def required_heads(self) -> tuple[str, ...]:
@@ -63,8 +66,19 @@ class Eval(Spec, abc.ABC):
         """Evaluates the model. Raises InputError without any example, NonFiniteError on NaN or infinity."""
 
     def batches(self) -> Iterator[Batch]:
-        """The data in order, not augmented. The last batch is filled with rows that miss every stream."""
-        return data.epoch(self.data, self.batch_size, self.limit)
+        """The data in order, not augmented. The last batch is filled with rows that miss every stream.
+
+        Raises:
+            InputError: there is no example.
+        """
+        if not len(self.data.open()):
+            raise InputError(f"{type(self).__name__}: expected examples in its data, found none")
+        return self.batches_of(self.data, self.limit)
+
+    def batches_of(self, dataset: data.Dataset, limit: int | None = None) -> Iterator[Batch]:
+        """As `batches`, of other data, such as the training data of a baseline."""
+        limits = {} if self.max_bad_fraction is None else {"max_bad_fraction": self.max_bad_fraction}
+        return data.epoch(dataset, self.batch_size, limit, **limits)
 
     def check_no_subsets_of(self, hint: str) -> None:
         """Refuses `subsets_of` in an evaluation that has a field of its own for subsets, named in `hint`."""

@@ -63,11 +63,13 @@ def _unit(rows: np.ndarray) -> np.ndarray:
 
 
 def fit_raw_spaces(
-    train: data.Dataset, streams: tuple[str, ...], *, batch_size: int, limit: int | None
-) -> dict[str, RawFeatureSpace]:
+    train: data.Dataset, streams: tuple[str, ...], *, batch_size: int, limit: int | None,
+    max_bad_fraction: float | None = None,
+) -> dict[str, RawFeatureSpace]:  # fmt: skip
     """{stream: RawFeatureSpace} of the training data, in order and without augmentation."""
+    limits = {} if max_bad_fraction is None else {"max_bad_fraction": max_bad_fraction}
     rows, present = {stream: [] for stream in streams}, {stream: [] for stream in streams}
-    for batch in data.epoch(train, batch_size, limit):
+    for batch in data.epoch(train, batch_size, limit, **limits):
         for stream in streams:
             rows[stream].append(raw_features(batch[stream], train.streams[stream]))
             present[stream].append(has_streams(batch, stream))

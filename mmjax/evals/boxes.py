@@ -26,6 +26,7 @@ from mmjax.evals import pictures
 from mmjax.evals.base import HeadEval, Predictor, Result, check_finite, has_streams
 from mmjax.evals.coco import coco_metrics
 from mmjax.evals.detection import Detections, average_precision, iou
+from mmjax.evals.once import once
 from mmjax.evals.previews import Preview, make_previews
 from mmjax.ranges import Fraction, Whole
 from mmjax.views import Identity
@@ -71,13 +72,20 @@ class Boxes(HeadEval):
         metrics = detection_metrics(detections, targets, classes)
         metrics |= {"num_pictures": float(num_images), "num_boxes": float((~targets.is_crowd).sum())}
         if self.train is not None:
-            blind = self.blind_detections(self.train, len(classes))
-            numbers = [np.full(len(blind.boxes), n) for n in range(num_images)]
-            blind = Detections.concatenate([dataclasses.replace(blind, images=each) for each in numbers])
-            scores = detection_metrics(blind, targets, classes)
-            metrics |= {f"{name}/blind": value for name, value in scores.items()}
+            metrics |= once(self, "blind", lambda: self._blind_metrics(targets, num_images, classes))
         draw = partial(self._draw, detections, targets, previews, classes, metrics["mAP50"])
         return Result(metrics, {"boxes": draw})
+
+    def _blind_metrics(
+        self, targets: Detections, num_images: int, classes: tuple[str, ...]
+    ) -> dict[str, float]:
+        """The metrics of `blind_detections` for each of the images."""
+        assert self.train is not None
+        blind = self.blind_detections(self.train, len(classes))
+        numbers = [np.full(len(blind.boxes), n) for n in range(num_images)]
+        blind = Detections.concatenate([dataclasses.replace(blind, images=each) for each in numbers])
+        scores = detection_metrics(blind, targets, classes)
+        return {f"{name}/blind": value for name, value in scores.items()}
 
     def blind_detections(self, train: data.Dataset, num_classes: int, steps: int = 12) -> Detections:
         """Boxes for image 0 from the training data alone: for each class, its mean size at each grid point.
@@ -113,7 +121,7 @@ class Boxes(HeadEval):
         annotated. In the true boxes, the first of these rows is image 0.
         """
         reader, transform = dataset.source.open(), dataset.streams[self.boxes]
-        for number, batch in enumerate(data.epoch(dataset, self.batch_size, limit)):
+        for number, batch in enumerate(self.batches_of(dataset, limit)):
             rows, parts = [], [Detections.of(np.zeros(0, int), np.zeros((0, 4)), np.zeros(0, int))]
             for row in np.flatnonzero(has_streams(batch, self.image)).tolist():
                 record = reader[number * self.batch_size + row]

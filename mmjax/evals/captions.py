@@ -11,12 +11,14 @@ nearest/image/exact, ...        the text of the training example with the neares
 import collections
 import dataclasses
 import itertools
+from functools import partial
 
 import numpy as np
 
 from mmjax.batch import Batch, Text
 from mmjax.errors import InputError
 from mmjax.evals.base import Predictor, Result, check_finite, has_streams
+from mmjax.evals.once import once
 from mmjax.evals.subsets import keep_only, subset_name, subsets
 from mmjax.evals.text_errors import TextEval
 from mmjax.views import Identity
@@ -64,7 +66,9 @@ class Captions(TextEval):
             metrics[f"{name}/next_token"] = float(np.concatenate(hits[name]).mean())
             metrics |= {f"{name}/{metric}": value for metric, value in errors.of_ids(texts).items()}
         if self.train is not None:
-            metrics |= self.baseline_metrics(self.train, self.context, errors)
+            metrics |= once(
+                self, "baselines", partial(self.baseline_metrics, self.train, self.context, errors)
+            )
         return Result(metrics | {"num_examples": float(len(references))})
 
     def _logits(self, predictor: Predictor, batch: Batch, text: Text, rows: np.ndarray) -> np.ndarray:

@@ -32,6 +32,7 @@ from mmjax import data
 from mmjax.errors import InputError
 from mmjax.evals import base, baseline, class_scores, pictures
 from mmjax.evals.base import DrawPicture, HeadEval, Predictor, Result, has_streams, interval_metrics
+from mmjax.evals.once import once
 from mmjax.evals.subsets import keep_only, subset_name, subsets
 from mmjax.ranges import Count
 from mmjax.views import Identity
@@ -126,7 +127,8 @@ class Classification(LabelEval):
                 classes=names,
                 counts=counts,
             )
-        return Result(metrics | {"accuracy/majority": self.majority(labels)}, drawn)
+        majority = once(self, "majority", lambda: self.majority(labels))
+        return Result(metrics | {"accuracy/majority": majority}, drawn)
 
     def class_names(self, num_classes: int) -> tuple[str, ...]:
         """A name for each class."""
@@ -144,8 +146,7 @@ class Classification(LabelEval):
         """Accuracy on `labels` "N" of always predicting the most common class of `train`."""
         if self.train is None:
             return baseline.majority_accuracy(labels)
-        batches = data.epoch(self.train, self.batch_size, self.train_limit)
-        streams = [batch[self.labels] for batch in batches]
+        streams = [batch[self.labels] for batch in self.batches_of(self.train, self.train_limit)]
         train_labels = np.concatenate([np.asarray(each.values)[np.asarray(each.mask)] for each in streams])
         if not len(train_labels):
             raise InputError(f"classification: no example of `train` has {self.labels!r}")

@@ -6,6 +6,8 @@ audio/token                       tokens
 audio/word/letter                 words of one slot
 all_masked/audio/word[/letter]    all words are masked at once, so that no word helps to predict another
 unigram/word[/letter], /token     always the most common training word (of the slot) or token
+
+A word that the vocabulary lacks, [UNK], counts as wrong, whatever is predicted.
 """
 
 import collections
@@ -22,6 +24,7 @@ from mmjax.errors import InputError
 from mmjax.evals import pictures
 from mmjax.evals.base import DrawPicture, HeadEval, Predictor, Result, check_finite, has_streams
 from mmjax.evals.baseline import most_common
+from mmjax.evals.once import once
 from mmjax.evals.subsets import keep_only, subset_name, subsets
 from mmjax.ranges import Count, PositiveFraction
 from mmjax.views import Identity
@@ -56,9 +59,12 @@ class MaskedWords(HeadEval):
         self.check_no_subsets_of("Name these streams in `context`")
 
     def __call__(self, predictor: Predictor) -> Result:
-        mask_id = self.data.streams[self.stream].tokenizer.open().mask_id
-        train_batches = data.epoch(self.train or self.data, self.batch_size, self.train_limit)
-        unigram = Unigram.fit(train_batches, self.stream)
+        vocabulary = self.data.streams[self.stream].tokenizer.open()
+        mask_id, unk_id = vocabulary.mask_id, vocabulary.special_ids.get("unk", -1)
+        train = self.train or self.data
+        unigram = once(
+            self, "unigram", lambda: Unigram.fit(self.batches_of(train, self.train_limit), self.stream)
+        )
         num_right, num_masked = collections.Counter(), collections.Counter()
         for number, batch in enumerate(self.batches()):
             rows = has_streams(batch, self.stream, *self.context)
@@ -78,7 +84,7 @@ class MaskedWords(HeadEval):
                 if not prefix:
                     hits["unigram"] = unigram.hits(text, masked, slot)
                 for name, is_right in hits.items():
-                    num_right.update(self._count(name, text, masked, is_right))
+                    num_right.update(self._count(name, text, masked, is_right & (tokens != unk_id)))
                     num_masked.update(self._count(name, text, masked, masked))
         if not num_masked:
             raise InputError(

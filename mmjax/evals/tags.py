@@ -27,6 +27,7 @@ from mmjax.data.records import lookup_words
 from mmjax.errors import InputError
 from mmjax.evals.base import HeadEval, Predictor, Result, check_finite, has_streams
 from mmjax.evals.baseline import most_common
+from mmjax.evals.once import once
 from mmjax.ranges import Count
 from mmjax.views import Identity
 
@@ -74,13 +75,20 @@ class Tags(HeadEval):
             raise InputError(f"tags: no example of the data has {self.text!r} and {self.stream!r}")
         metrics = self.scores(predicted, targets)
         if self.train is not None:
-            lookup = TagLookup.fit(self.train, self)
-            looked_up = [[lookup.tag(word) for word in sentence] for sentence in words]
-            metrics |= {f"lookup/{name}": value for name, value in self.scores(looked_up, targets).items()}
-            majority = [[lookup.default] * len(sentence) for sentence in words]
-            metrics["majority/accuracy"] = accuracy(majority, targets)
+            train = self.train
+            metrics |= once(self, "baselines", lambda: self._baselines(train, words, targets))
         num_words = sum(map(len, targets))
         return Result(metrics | {"num_words": float(num_words), "num_untagged_words": float(num_untagged)})
+
+    def _baselines(
+        self, train: data.Dataset, words: list[list[str]], targets: list[list[str]]
+    ) -> dict[str, float]:
+        """The metrics of each word's most common tag, and of the most common tag."""
+        lookup = TagLookup.fit(train, self)
+        looked_up = [[lookup.tag(word) for word in sentence] for sentence in words]
+        metrics = {f"lookup/{name}": value for name, value in self.scores(looked_up, targets).items()}
+        majority = [[lookup.default] * len(sentence) for sentence in words]
+        return metrics | {"majority/accuracy": accuracy(majority, targets)}
 
     def scores(self, predicted: list[list[str]], targets: list[list[str]]) -> dict[str, float]:
         """Accuracy of tags and, if the classes are tags of entities, their metrics, over all sentences."""
@@ -177,7 +185,7 @@ class TagLookup:
         by_word: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
         total: collections.Counter[str] = collections.Counter()
         size, text, stream = evaluation.batch_size, evaluation.text, evaluation.stream
-        for number, batch in enumerate(data.epoch(train, size, evaluation.train_limit)):
+        for number, batch in enumerate(evaluation.batches_of(train, evaluation.train_limit)):
             for row in np.flatnonzero(has_streams(batch, stream)).tolist():
                 words, tags = record_tags(train, text, stream, number * size + row)
                 for word, tag in zip(words, tags, strict=True):

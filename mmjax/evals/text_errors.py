@@ -68,7 +68,11 @@ class TextEval(HeadEval):
         common = baseline.most_common(collections.Counter(text for text in texts if text))
         predicted: dict[str, list[str]] = {"most_common": [common] * len(errors.references)}
         spaces = baseline.fit_raw_spaces(
-            train, tuple(sources), batch_size=self.batch_size, limit=self.train_limit
+            train,
+            tuple(sources),
+            batch_size=self.batch_size,
+            limit=self.train_limit,
+            max_bad_fraction=self.max_bad_fraction,
         )
         predicted |= {f"nearest/{source}": [] for source in sources}
         has_text = np.asarray([bool(text) for text in texts])
@@ -95,7 +99,7 @@ def record_texts(dataset: data.Dataset, stream: str, indices: Sequence[int] | np
 def _train_texts(evaluation: TextEval, train: data.Dataset) -> list[str]:
     """The text of each training example; "" where it has none."""
     size, texts = evaluation.batch_size, list[str]()
-    for number, batch in enumerate(data.epoch(train, size, evaluation.train_limit)):
+    for number, batch in enumerate(evaluation.batches_of(train, evaluation.train_limit)):
         rows = has_streams(batch, evaluation.stream)
         found = iter(record_texts(train, evaluation.stream, number * size + np.flatnonzero(rows)))
         texts += [next(found) if row else "" for row in rows]

@@ -7,12 +7,14 @@ nearest/audio/exact, ...   the text of the training example with the nearest aud
 """
 
 import dataclasses
+from functools import partial
 
 import numpy as np
 
 from mmjax.data.vocabulary import PAD_ID
 from mmjax.errors import InputError
 from mmjax.evals.base import Predictor, Result, check_finite, has_streams
+from mmjax.evals.once import once
 from mmjax.evals.text_errors import TextEval
 from mmjax.ranges import Whole
 from mmjax.views import Identity
@@ -46,7 +48,9 @@ class Transcripts(TextEval):
         errors = self.text_errors(references)
         metrics = errors.of_ids(predicted)
         if self.train is not None:
-            metrics |= self.baseline_metrics(self.train, (self.source,), errors)
+            metrics |= once(
+                self, "baselines", partial(self.baseline_metrics, self.train, (self.source,), errors)
+            )
         return Result(metrics | {"num_examples": float(len(references))})
 
 

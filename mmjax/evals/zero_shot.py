@@ -15,6 +15,7 @@ from mmjax import data
 from mmjax.errors import InputError
 from mmjax.evals import base, baseline, class_scores, pictures
 from mmjax.evals.base import DrawPicture, EmbeddingEval, Predictor, Result, has_streams
+from mmjax.evals.once import is_known, once
 from mmjax.ranges import Count
 from mmjax.views import Identity
 
@@ -50,6 +51,7 @@ class ZeroShot(EmbeddingEval):
         heads = {stream: head for stream, head in self.heads_by_stream().items() if stream != self.text}
         names = self.class_names()
         prompts = self.prompt_embeddings(predictor, names)
+        needs_raw = self.train is not None and not all(is_known(self, stream) for stream in heads)
         parts = {stream: ([], [], []) for stream in heads}  # scores, targets, raw features of each batch
         for batch in self.batches():
             outputs, _ = predictor(batch, Identity(), tuple(heads.values()))
@@ -59,7 +61,7 @@ class ZeroShot(EmbeddingEval):
                 scores, targets, raw = parts[stream]
                 scores.append((embeddings @ prompts.T)[rows])
                 targets.append(np.asarray(batch[self.labels].values)[rows])
-                if self.train is not None:
+                if needs_raw:
                     raw.append(baseline.raw_features(batch[stream], self.data.streams[stream])[rows])
         metrics: dict[str, float] = {}
         drawn: dict[str, DrawPicture] = {}
@@ -72,8 +74,9 @@ class ZeroShot(EmbeddingEval):
             accuracy = base.interval_metrics(f"{stream}/accuracy", predicted == targets)
             metrics |= accuracy | {f"{stream}/accuracy/majority": baseline.majority_accuracy(targets)}
             if self.train is not None:
-                neighbours = self._by_raw_neighbour(self.train, stream, np.concatenate(raw))
-                metrics[f"{stream}/accuracy/raw_neighbour"] = float((neighbours == targets).mean())
+                metrics[f"{stream}/accuracy/raw_neighbour"] = once(
+                    self, stream, partial(self._raw_neighbour_accuracy, self.train, stream, raw, targets)
+                )
             mean, low, high = accuracy.values()
             drawn[f"{stream}_confusion"] = partial(
                 pictures.confusion,
@@ -119,10 +122,25 @@ class ZeroShot(EmbeddingEval):
             chunks.append(predictor(batch, Identity(), (head,))[0][head][: len(chunk)])
         return base.check_finite(head, np.concatenate(chunks))
 
-    def _by_raw_neighbour(self, train: data.Dataset, stream: str, rows: np.ndarray) -> np.ndarray:
+    def _raw_neighbour_accuracy(
+        self, train: data.Dataset, stream: str, raw: list[np.ndarray], targets: np.ndarray
+    ) -> float:
+        """Accuracy of the class of the training example that is nearest in raw features.
+
+        Args:
+          raw: raw features of the examples, "N F" of each batch.
+          targets: their classes, int "N".
+        """
         labels = []
-        for batch in data.epoch(train, self.batch_size, self.train_limit):
+        for batch in self.batches_of(train, self.train_limit):
             values, mask = batch[self.labels].values, batch[self.labels].mask
             labels.append(np.where(np.asarray(mask), np.asarray(values), -1))
-        spaces = baseline.fit_raw_spaces(train, (stream,), batch_size=self.batch_size, limit=self.train_limit)
-        return baseline.nearest_neighbour_labels(spaces[stream], np.concatenate(labels), rows)
+        spaces = baseline.fit_raw_spaces(
+            train,
+            (stream,),
+            batch_size=self.batch_size,
+            limit=self.train_limit,
+            max_bad_fraction=self.max_bad_fraction,
+        )
+        found = baseline.nearest_neighbour_labels(spaces[stream], np.concatenate(labels), np.concatenate(raw))
+        return float((found == targets).mean())
