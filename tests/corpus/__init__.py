@@ -1,9 +1,10 @@
-"""Bad, odd and hostile inputs, each with what mmjax promises for it. `python tests/corpus/table.py` counts them."""
+"""Bad, odd and hostile inputs, and what mmjax promises for each; `python tests/corpus/table.py` counts them."""
 
 from corpus import (
     arrays,
     audio,
     command_line,
+    data_paths,
     evaluations,
     experiments,
     images,
@@ -11,6 +12,7 @@ from corpus import (
     learning,
     run_folders,
     tables,
+    tar_indexes,
     tars,
     text,
     tfds,
@@ -21,6 +23,7 @@ MODULES = (
     arrays,
     audio,
     command_line,
+    data_paths,
     evaluations,
     experiments,
     images,
@@ -28,6 +31,7 @@ MODULES = (
     learning,
     run_folders,
     tables,
+    tar_indexes,
     tars,
     text,
     tfds,

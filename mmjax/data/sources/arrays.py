@@ -5,6 +5,7 @@ import json
 import lzma
 import math
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,7 @@ _MAX_UNPACKED = 256 * 2**20  # bytes of the arrays of one .npz file, or
 _MAX_RATIO = 10  # times its size: a bomb of 10 MB can hold 10 GB of zeros
 _DAMAGED = (  # what zipfile, its decompressors and NumPy raise for damaged, encrypted or foreign files
     OSError, ValueError, EOFError, RuntimeError, NotImplementedError, OverflowError, KeyError, TypeError,
-    struct.error, zlib.error, lzma.LZMAError, zipfile.BadZipFile,
+    SyntaxError, tokenize.TokenError, struct.error, zlib.error, lzma.LZMAError, zipfile.BadZipFile,
 )  # fmt: skip
 
 
@@ -109,7 +110,7 @@ def _read_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
         if not shape:
             raise ValueError(f"{excerpt(info.filename)} holds one number, not an array of records")
         found = info.file_size - member.tell()
-        if math.prod(shape) * dtype.itemsize != found or (shape[0] and not found):
+        if min(shape) < 0 or math.prod(shape) * dtype.itemsize != found or (shape[0] and not found):
             raise ValueError(f"{excerpt(info.filename)} claims the shape {shape} of {dtype} in {found} bytes")
     with archive.open(info) as member:
         return np.lib.format.read_array(member, allow_pickle=False)

@@ -38,7 +38,7 @@ class _Lines:
         # Four numbers per line: file index, line number from 1, offset, size. Flat, to save memory.
         self._index = array("q")
         for file_index, stamp in enumerate(stamps):
-            with open(stamp.path, "rb") as file:
+            with open(stamp.path, "rb", buffering=_CHUNK) as file:
                 _refuse_other_formats(file, stamp)
                 for line_number, offset, size in _lines(file):
                     self._index.extend((file_index, line_number, offset, size))

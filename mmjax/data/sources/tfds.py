@@ -37,9 +37,8 @@ class Tfds(Spec, Source):
             folder = Path(self.path).expanduser().absolute()
             is_prepared = (folder / "dataset_info.json").is_file()
         except (OSError, RuntimeError) as error:  # too long, not permitted, an unknown ~user
-            raise InputError(
-                f"expected a folder, found {excerpt(self.path)}: {one_line(str(error))}"
-            ) from error
+            reason = one_line(getattr(error, "strerror", None) or str(error))
+            raise InputError(f"expected a folder, found {excerpt(self.path)}: {reason}") from error
         if not is_prepared:
             refuse_foreign(self.path)
             advice = (
@@ -65,6 +64,8 @@ def _open(folder: str, split: str) -> Reader:
     if split.partition("[")[0] not in (*splits, "all"):
         raise InputError(f"expected one of the splits {splits} of {folder}, found {excerpt(split)}")
     try:
+        if not builder.info.splits[split].num_examples:
+            raise InputError(f"expected examples in the split {excerpt(split)} of {folder}, found none")
         examples = builder.as_data_source(split=split, file_format="array_record")
         parts = builder.info.splits[split].file_instructions
     except (NotImplementedError, ValueError, AssertionError, OverflowError) as error:
@@ -72,8 +73,6 @@ def _open(folder: str, split: str) -> Reader:
         raise InputError(
             f"expected {folder} as ArrayRecord with the split {excerpt(split)}: {found}"
         ) from error
-    if not len(examples):
-        raise InputError(f"expected examples in the split {excerpt(split)} of {folder}, found none")
     shards = [Path(part.filename) for part in parts]
     if missing := [shard.name for shard in shards if not shard.is_file()]:
         raise InputError(f"expected the shard {missing[0]} in {folder}, found none. Fetch the dataset again.")
