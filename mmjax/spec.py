@@ -190,6 +190,8 @@ def _has_class(value: Any, kind: Any) -> bool:
         kind = Mapping
     if not isinstance(kind, type):
         return True
+    if isinstance(value, type):  # a class has the methods of a Protocol, and is no value
+        return kind in (type, object)
     return isinstance(value, kind) and not (kind in (str, bool) and _is_numpy(value))
 
 

@@ -3,10 +3,12 @@
 import argparse
 import math
 import re
+import sys
 from pathlib import Path
 from typing import NoReturn
 
 from mmjax import __version__
+from mmjax.cli import environment
 from mmjax.errors import excerpt, one_line
 
 
@@ -15,6 +17,18 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         super().error(one_line(message, limit=500))
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        """Ends the process, as after --help: with an error if the help could not be written."""
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:
+            environment.discard_output()
+        except OSError as error:
+            environment.say(f"mmjax: {error}")
+            environment.discard_output()
+            status = 2
+        super().exit(status, message)
 
 
 def make_parser() -> argparse.ArgumentParser:

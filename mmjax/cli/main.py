@@ -19,7 +19,14 @@ from pathlib import Path
 
 from mmjax.cli import environment
 from mmjax.cli.arguments import make_parser
-from mmjax.errors import InputError, Interrupted, NonFiniteError, SharedInputError, refuse_missing_file
+from mmjax.errors import (
+    InputError,
+    Interrupted,
+    NonFiniteError,
+    SharedInputError,
+    one_line,
+    refuse_missing_file,
+)
 from mmjax.run.goodput import Goodput, process_age
 from mmjax.run.signals import StopSignal
 
@@ -56,8 +63,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except tuple(EXIT_CODES) as error:
         if arguments.debug:
             logging.getLogger("mmjax").exception("%s", type(error).__name__)
-        hint = ". Nothing that was saved is lost: correct this, and run the same command"
-        environment.say(f"mmjax: {error}{hint if isinstance(error, OSError) else ''}")
+        message = str(error)
+        if isinstance(error, OSError):
+            message = (
+                f"{one_line(message)}. Nothing that was saved is lost: correct this, and run the same command"
+            )
+        environment.say(f"mmjax: {message}")
         environment.discard_output()
         code = next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind))
         if not isinstance(error, RAISED_BY_ALL):

@@ -78,12 +78,13 @@ def _read(node: ast.expr, hint: Any, path: str, package: str) -> Any:
         case ast.Dict(keys=keys, values=values):
             is_mapping = origin in (dict, collections.abc.Mapping)
             value_hint = arguments[1] if is_mapping else Any
-            read: dict[Any, Any] = {}
-            for key, value in zip(keys, values, strict=True):
-                if not isinstance(key, ast.Constant) or key.value in read:
-                    raise InputError(f"{_at(path)} expects literals as keys, each once, found {_source(key)}")
-                read[key.value] = _read(value, value_hint, _join(path, key.value), package)
-            found = read
+            names = [key.value for key in keys if isinstance(key, ast.Constant)]
+            if len(set(names)) < len(keys):
+                raise InputError(f"{_at(path)} expects literals as keys, each once, found {_source(node)}")
+            items = [
+                _read(v, value_hint, _join(path, n), package) for n, v in zip(names, values, strict=True)
+            ]
+            found = dict(zip(names, items, strict=True))
         case ast.Call(func=func, args=[], keywords=keywords) if all(k.arg for k in keywords):
             return _construct(_find_class(ast.unparse(func), package), keywords, hint, path, package)
         case ast.Name(id="inf" | "nan"):  # how repr prints these floats
@@ -248,5 +249,5 @@ def _at(path: str) -> str:
     return f"'{path or 'the value'}'"
 
 
-def _source(node: ast.AST | None) -> str:
-    return excerpt(ast.unparse(node)) if node is not None else "'**'"
+def _source(node: ast.AST) -> str:
+    return excerpt(ast.unparse(node))

@@ -120,7 +120,8 @@ def command(*arguments: str) -> str:
     if "Traceback" in err.getvalue():
         raise AssertionError(err.getvalue())
     if code == 2:
-        raise InputError(err.getvalue()[err.getvalue().rindex("mmjax") :].rstrip("\n"))
+        said = "\n" + err.getvalue()
+        raise InputError(said[said.rindex("\nmmjax") + 1 :].rstrip("\n"))
     if code:
         raise AssertionError(f"exit code {code}: {err.getvalue()}")
     return out.getvalue()

@@ -3,8 +3,10 @@
 import collections.abc
 import dataclasses
 import importlib
+import inspect
 import math
 import pkgutil
+import sys
 import types
 import typing
 from typing import Annotated, Any, Literal
@@ -120,3 +122,87 @@ def test_a_subclass_that_does_not_call_super_is_checked():
 
     with pytest.raises(InputError, match="'Own.size' expects int from 1 to 5, found None"):
         Own(None)
+
+
+EFFECTS = ("open", "os.", "socket.", "subprocess.", "shutil.", "exec", "import", "ctypes.", "urllib.")
+watched: list[str] | None = None  # the events of the constructor that runs, None between constructors
+
+
+def watch(event: str, arguments: tuple) -> None:
+    if watched is not None and event.startswith(EFFECTS):
+        is_ours = event == "import" and str(arguments[0]).split(".")[0] == "mmjax"
+        watched.extend([] if is_ours else [f"{event} {arguments}"])
+
+
+def example(hint: Any) -> Any:
+    """Some value of a declared type."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        low = arguments[1].ge if arguments[1].ge is not None else arguments[1].gt
+        return low if arguments[0] is int else (low + (arguments[1].le or arguments[1].lt or 1)) / 2
+    if origin in (typing.Union, types.UnionType):
+        return example(arguments[0])
+    if origin is Literal:
+        return arguments[0]
+    if origin is tuple and arguments[-1] is not Ellipsis:
+        return tuple(map(example, arguments))
+    if origin is tuple:
+        return (example(arguments[0]),)
+    if origin in (dict, collections.abc.Mapping):
+        return {"x": example(arguments[1])}
+    if hint is Any:
+        return None
+    if hint in (str, bool, dict):
+        return {str: "x", bool: True, dict: {}}[hint]
+    kinds = [cls for cls in VALUE_CLASSES if issubclass(cls, hint) and not inspect.isabstract(cls)]
+    return construct(min(kinds, key=lambda cls: len(fields(cls))))
+
+
+def construct(cls: type) -> Any:
+    hints = declared_types(cls)
+    required = [f.name for f in fields(cls) if serialize._default(f) is dataclasses.MISSING]
+    return cls(**{name: example(hints[name]) for name in required})
+
+
+@pytest.mark.parametrize(
+    "cls",
+    [c for c in VALUE_CLASSES if not inspect.isabstract(c)],
+    ids=lambda c: f"{c.__module__[6:]}.{c.__name__}",
+)
+def test_constructors_have_no_side_effects(cls, tmp_path, monkeypatch):
+    """What text can construct opens no file, makes no folder, starts nothing and imports no other package."""
+    global watched
+    monkeypatch.chdir(tmp_path)
+    if watch not in hooks:
+        sys.addaudithook(watch)
+        hooks.append(watch)
+    hints = declared_types(cls)
+    required = [f.name for f in fields(cls) if serialize._default(f) is dataclasses.MISSING]
+    try:
+        arguments = {name: example(hints[name]) for name in required}
+    except InputError:  # of a part, which its own test constructs
+        arguments = {}
+    watched = []
+    try:
+        cls(**arguments)
+    except (InputError, TypeError):  # fields that do not fit each other, or too few
+        pass
+    finally:
+        events, watched = watched, None
+    assert events == []
+    assert not list(tmp_path.iterdir())
+
+
+hooks: list = []  # an audit hook cannot be removed
+
+
+def test_the_watch_sees_effects(tmp_path):
+    global watched
+    if watch not in hooks:
+        sys.addaudithook(watch)
+        hooks.append(watch)
+    watched = []
+    (tmp_path / "x").mkdir()
+    (tmp_path / "y").touch()
+    events, watched = watched, None
+    assert {event.split()[0] for event in events} >= {"os.mkdir", "open"}
