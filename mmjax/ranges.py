@@ -1,4 +1,4 @@
-"""Numeric types with their ranges, which fields of an experiment's values declare: `depth: Depth`.
+"""Types of numbers with their ranges, and of other choices, which fields of an experiment's values declare: `depth: Depth`.
 
 `mmjax.spec` refuses a value out of its field's range. NaN is outside every range, and so is infinity. The
 largest integers are far above any useful value: they refuse a slip such as `batch_size=1000000000` before it
@@ -6,7 +6,7 @@ fills the memory.
 """
 
 import math
-from typing import Annotated, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from annotated_types import Interval
 
@@ -30,6 +30,11 @@ Fraction: TypeAlias = Annotated[float, Interval(ge=0, le=1)]  # also a probabili
 PositiveFraction: TypeAlias = Annotated[float, Interval(gt=0, le=1)]
 Decay: TypeAlias = Annotated[float, Interval(ge=0, lt=1)]  # of a running mean; also dropout
 OpenFraction: TypeAlias = Annotated[float, Interval(gt=0, lt=1)]
+
+Dtype: TypeAlias = Literal[
+    "float32", "bfloat16", "float16"
+]  # of a module's arithmetic; parameters are float32
+Activation: TypeAlias = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "leaky_relu"]  # layers/mlp.py
 
 
 def describe(interval: Interval) -> str:

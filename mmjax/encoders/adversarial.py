@@ -13,7 +13,7 @@ from mmjax.encoders.base import Encoder
 from mmjax.encoders.convolutional import ConvSpectrogram
 from mmjax.encoders.spectrogram import LogMel, SpecAugment
 from mmjax.layers import Conv2d, Einsum, LayerNorm
-from mmjax.ranges import Kernel, Size
+from mmjax.ranges import Dtype, Kernel, Size
 
 
 class SpectrogramGenerator(nn.Module):
@@ -28,7 +28,7 @@ class SpectrogramGenerator(nn.Module):
 
     channels: tuple[Size, ...] = (128, 64, 32)
     kernel_size: Kernel = 3
-    dtype: str = "float32"
+    dtype: Dtype = "float32"
 
     @nn.compact
     def __call__(

@@ -13,7 +13,7 @@ from mmjax.encoders.projection import project
 from mmjax.encoders.spectrogram import LogMel, SpecAugment
 from mmjax.encoders.visible import gather_visible, insert_mask_token
 from mmjax.layers import Conv1d, LearnedPositions, Transformer, mask_for_stride
-from mmjax.ranges import Depth, Kernel, NonNegative, Size
+from mmjax.ranges import Depth, Dtype, Kernel, NonNegative, Size
 from mmjax.sharding import param_axes
 
 
@@ -25,7 +25,7 @@ class FramePatches(nn.Module):
 
     frames: Size
     mels: Size | None = None
-    dtype: str = "float32"
+    dtype: Dtype = "float32"
 
     @nn.compact
     def __call__(
@@ -63,7 +63,7 @@ class ConvFrames(nn.Module):
     depth: Depth = 2
     kernel_size: Kernel = 5
     stride: Kernel = 2
-    dtype: str = "float32"
+    dtype: Dtype = "float32"
 
     @nn.compact
     def __call__(

@@ -7,7 +7,7 @@ from jaxtyping import Float
 
 from mmjax.encoders.projection import project
 from mmjax.layers import Conv2d, DepthwiseConv2d, Einsum, LayerNorm
-from mmjax.ranges import Depth, NonNegative, Size
+from mmjax.ranges import Depth, Dtype, NonNegative, Size
 from mmjax.sharding import param_axes
 
 
@@ -15,7 +15,7 @@ class ConvNeXtBlock(nn.Module):
     """Depthwise 7 x 7 convolution, norm, MLP of 4 C, layer scale, residual (Liu et al. 2022, figure 4)."""
 
     layer_scale_init: NonNegative
-    dtype: str
+    dtype: Dtype
 
     @nn.compact
     def __call__(self, x: Float[jax.Array, "B height width C"]) -> Float[jax.Array, "B height width C"]:
@@ -49,7 +49,7 @@ class ConvNeXtStem(nn.Module):
     channels: tuple[Size, ...] = (96,)
     blocks: tuple[Depth, ...] = (3,)
     layer_scale_init: NonNegative = 1e-6
-    dtype: str = "float32"
+    dtype: Dtype = "float32"
 
     @nn.compact
     def __call__(

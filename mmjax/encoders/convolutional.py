@@ -10,7 +10,7 @@ from mmjax.encoders.base import Encoder
 from mmjax.encoders.projection import project
 from mmjax.encoders.spectrogram import LogMel, SpecAugment
 from mmjax.layers import ACTIVATIONS, Conv2d, LayerNorm, mask_for_stride
-from mmjax.ranges import Kernel, Size
+from mmjax.ranges import Activation, Dtype, Kernel, Size
 
 
 class ConvSpectrogram(nn.Module):
@@ -23,8 +23,8 @@ class ConvSpectrogram(nn.Module):
 
     channels: tuple[Size, ...] = (32, 64, 128)
     kernel_size: Kernel = 3
-    activation: str = "relu"
-    dtype: str = "float32"
+    activation: Activation = "relu"
+    dtype: Dtype = "float32"
 
     @nn.compact
     def __call__(

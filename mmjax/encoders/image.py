@@ -12,7 +12,7 @@ from mmjax.encoders.convnext import ConvNeXtStem
 from mmjax.encoders.projection import project
 from mmjax.encoders.visible import gather_visible, insert_mask_token
 from mmjax.layers import Conv2d, LearnedPositions, Transformer
-from mmjax.ranges import Kernel, NonNegative, Size, SizeOrZero
+from mmjax.ranges import Dtype, Kernel, NonNegative, Size, SizeOrZero
 from mmjax.sharding import param_axes
 
 
@@ -20,7 +20,7 @@ class LinearPatches(nn.Module):
     """Maps each patch linearly to a token (Dosovitskiy et al. 2021, eq. 1)."""
 
     patch: tuple[Size, Size]
-    dtype: str = "float32"
+    dtype: Dtype = "float32"
 
     @nn.compact
     def __call__(
@@ -42,7 +42,7 @@ class ConvPatches(nn.Module):
     channels: tuple[Size, ...] = (16, 32)
     kernel_size: Kernel = 3
     stride: Kernel = 2
-    dtype: str = "float32"
+    dtype: Dtype = "float32"
 
     @nn.compact
     def __call__(

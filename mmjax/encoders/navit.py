@@ -8,7 +8,7 @@ from mmjax.encoders.base import Encoder
 from mmjax.encoders.packing import Packing
 from mmjax.encoders.projection import project
 from mmjax.layers import Transformer
-from mmjax.ranges import NonNegative
+from mmjax.ranges import Dtype, NonNegative
 from mmjax.sharding import gather_table, param_axes
 
 
@@ -24,7 +24,7 @@ class NaViT(Encoder):
     trunk: Transformer
     packing: Packing | None = None
     position_init_std: NonNegative = 1.0
-    dtype: str = "float32"
+    dtype: Dtype = "float32"
 
     @nn.compact
     def __call__(self, image: Patches, train: bool = False) -> Encoded:

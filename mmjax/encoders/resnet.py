@@ -12,7 +12,7 @@ from jaxtyping import Float
 from mmjax.batch import Encoded, Image
 from mmjax.encoders.base import Encoder
 from mmjax.layers import Conv2d, GroupNorm
-from mmjax.ranges import Depth, Kernel, Size
+from mmjax.ranges import Depth, Dtype, Kernel, Size
 from mmjax.sharding import shard
 
 # Without a bias, since a norm with a bias follows.
@@ -32,7 +32,7 @@ class ResidualBlock(nn.Module):
     kind: Literal["basic", "bottleneck"]
     stride: Kernel
     num_groups: Size
-    dtype: str
+    dtype: Dtype
 
     @nn.compact
     def __call__(self, x: Float[jax.Array, "B height width C"]) -> Float[jax.Array, "B M N D"]:
@@ -71,7 +71,7 @@ class ResNet(Encoder):
     width: Size = 64
     stem: Literal["large", "small"] = "large"
     num_groups: Size = 32
-    dtype: str = "float32"
+    dtype: Dtype = "float32"
 
     @nn.compact
     def __call__(self, image: Image, train: bool = False) -> Encoded:

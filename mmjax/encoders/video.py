@@ -1,5 +1,7 @@
 """Encoders of video."""
 
+from typing import Literal
+
 import einops
 import flax.linen as nn
 import jax
@@ -12,7 +14,7 @@ from mmjax.encoders.image import ViT
 from mmjax.encoders.projection import project
 from mmjax.encoders.resnet import ResNet
 from mmjax.layers import Einsum, LearnedPositions, Transformer
-from mmjax.ranges import NonNegative, Size
+from mmjax.ranges import Dtype, NonNegative, Size
 
 
 class FactorisedVideo(Encoder):
@@ -27,9 +29,9 @@ class FactorisedVideo(Encoder):
 
     space: ViT | ResNet
     time: Transformer
-    pooling: str = "mean"
+    pooling: Literal["mean", "first", "last"] = "mean"
     position_init_std: NonNegative = 1.0
-    dtype: str = "float32"
+    dtype: Dtype = "float32"
 
     @nn.compact
     def __call__(self, video: Video, train: bool = False) -> Encoded:
@@ -49,7 +51,7 @@ class Tubelets(nn.Module):
 
     frames: Size
     patch: tuple[Size, Size]
-    dtype: str = "float32"
+    dtype: Dtype = "float32"
 
     @nn.compact
     def __call__(

@@ -9,7 +9,7 @@ from mmjax.batch import Audio, Encoded
 from mmjax.encoders.base import Encoder
 from mmjax.encoders.projection import project
 from mmjax.layers import Conv1d, LayerNorm, LearnedPositions, Transformer, mask_for_stride
-from mmjax.ranges import Kernel, NonNegative, Size
+from mmjax.ranges import Dtype, Kernel, NonNegative, Size
 
 
 class ConvWaveform(nn.Module):
@@ -25,7 +25,7 @@ class ConvWaveform(nn.Module):
     channels: Size = 512
     kernel_sizes: tuple[Kernel, ...] = (10, 3, 3, 3, 3, 2, 2)
     strides: tuple[Kernel, ...] = (5, 2, 2, 2, 2, 2, 2)
-    dtype: str = "float32"
+    dtype: Dtype = "float32"
 
     @nn.compact
     def __call__(

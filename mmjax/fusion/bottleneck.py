@@ -10,7 +10,7 @@ from mmjax.errors import InputError
 from mmjax.fusion import ops
 from mmjax.fusion.base import SingleResultFusion
 from mmjax.layers import Block, LayerNorm
-from mmjax.ranges import Decay, Depth, Size, Whole
+from mmjax.ranges import Decay, Depth, Dtype, Size, Whole
 
 
 class Bottleneck(SingleResultFusion):
@@ -32,7 +32,7 @@ class Bottleneck(SingleResultFusion):
     num_bottlenecks: Size = 4
     first_fusion_layer: Whole = 0
     dropout: Decay = 0.0
-    dtype: str = "float32"
+    dtype: Dtype = "float32"
 
     @nn.compact
     def __call__(self, encoded: dict[str, Encoded], train: bool = False) -> dict[str, Encoded]:

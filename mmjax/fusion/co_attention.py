@@ -6,7 +6,7 @@ from mmjax.batch import Encoded
 from mmjax.fusion import ops
 from mmjax.fusion.base import Fusion
 from mmjax.layers import Block, LayerNorm
-from mmjax.ranges import Decay, Depth, Size
+from mmjax.ranges import Decay, Depth, Dtype, Size
 
 
 class CoAttention(Fusion):
@@ -30,7 +30,7 @@ class CoAttention(Fusion):
     updated_streams: tuple[str, ...] | None = None
     causal_streams: tuple[str, ...] = ()
     dropout: Decay = 0.0
-    dtype: str = "float32"
+    dtype: Dtype = "float32"
 
     def is_causal_for(self, stream: str) -> bool:
         if stream not in self.streams:

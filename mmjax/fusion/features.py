@@ -10,7 +10,7 @@ from mmjax.errors import InputError
 from mmjax.fusion import ops
 from mmjax.fusion.base import SingleResultFusion
 from mmjax.layers import LayerNorm, Transformer, mean_pool
-from mmjax.ranges import Decay, Size, SizeOrZero
+from mmjax.ranges import Decay, Dtype, Size, SizeOrZero
 
 
 class FeatureFusion(SingleResultFusion):
@@ -28,7 +28,7 @@ class FeatureFusion(SingleResultFusion):
     mlp_width: SizeOrZero = 0
     trunk: Transformer | None = None
     dropout: Decay = 0.0
-    dtype: str = "float32"
+    dtype: Dtype = "float32"
 
     def is_causal_for(self, stream: str) -> bool:
         return stream != self.updated_stream or self.trunk is None or self.trunk.causal

@@ -11,7 +11,7 @@ from mmjax.errors import InputError
 from mmjax.fusion import ops
 from mmjax.fusion.base import SingleResultFusion
 from mmjax.layers import Block, LayerNorm
-from mmjax.ranges import Decay, Depth, Size
+from mmjax.ranges import Decay, Depth, Dtype, Size
 
 
 class Hierarchical(SingleResultFusion):
@@ -30,7 +30,7 @@ class Hierarchical(SingleResultFusion):
     num_heads: Size
     mlp_width: Size
     dropout: Decay = 0.0
-    dtype: str = "float32"
+    dtype: Dtype = "float32"
 
     @nn.compact
     def __call__(self, encoded: dict[str, Encoded], train: bool = False) -> dict[str, Encoded]:

@@ -11,7 +11,7 @@ from mmjax.batch import Encoded, is_present
 from mmjax.fusion import ops
 from mmjax.fusion.base import Fusion
 from mmjax.layers import Block, Einsum, LayerNorm
-from mmjax.ranges import Decay, Depth, Size
+from mmjax.ranges import Decay, Depth, Dtype, Size
 from mmjax.sharding import param_axes
 
 
@@ -40,7 +40,7 @@ class LateVoting(Fusion):
     query_stream: str | None = None
     new_stream: str = "votes"
     dropout: Decay = 0.0
-    dtype: str = "float32"
+    dtype: Dtype = "float32"
 
     def made_streams(self) -> tuple[str, ...]:
         return (self.new_stream, *(f"{self.new_stream}_{stream}" for stream in self.streams))

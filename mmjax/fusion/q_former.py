@@ -10,7 +10,7 @@ from mmjax.errors import InputError
 from mmjax.fusion import ops
 from mmjax.fusion.base import SingleResultFusion
 from mmjax.layers import LayerNorm, MultiHeadAttention
-from mmjax.ranges import Decay, Depth, Size
+from mmjax.ranges import Decay, Depth, Dtype, Size
 from mmjax.sharding import shard
 
 
@@ -34,7 +34,7 @@ class QFormer(SingleResultFusion):
     cross_every: Depth = 2
     causal: bool = False
     dropout: Decay = 0.0
-    dtype: str = "float32"
+    dtype: Dtype = "float32"
 
     def is_causal_for(self, stream: str) -> bool:
         return self.causal or stream != self.updated_stream

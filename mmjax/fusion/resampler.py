@@ -9,7 +9,7 @@ from mmjax.batch import Encoded
 from mmjax.fusion import ops
 from mmjax.fusion.base import SingleResultFusion
 from mmjax.layers import Block, LayerNorm, Mlp, MultiHeadAttention
-from mmjax.ranges import Decay, Depth, Size
+from mmjax.ranges import Decay, Depth, Dtype, Size
 from mmjax.sharding import param_axes, shard
 
 
@@ -31,7 +31,7 @@ class Resampler(SingleResultFusion):
     num_latents: Size = 8
     cross_attention_depth: Depth = 1
     dropout: Decay = 0.0
-    dtype: str = "float32"
+    dtype: Dtype = "float32"
 
     @nn.compact
     def __call__(self, encoded: dict[str, Encoded], train: bool = False) -> dict[str, Encoded]:

@@ -10,7 +10,7 @@ from mmjax.batch import Encoded
 from mmjax.errors import InputError
 from mmjax.heads.base import Head
 from mmjax.layers import Block, Einsum, LayerNorm, MultiHeadAttention
-from mmjax.ranges import Depth, Size
+from mmjax.ranges import Depth, Dtype, Size
 from mmjax.sharding import param_axes, shard
 
 
@@ -34,7 +34,7 @@ class Boxes(Head):
     depth: Depth = 2
     num_heads: Size = 4
     mlp_width: Size = 256
-    dtype: str = "float32"
+    dtype: Dtype = "float32"
 
     @nn.compact
     def __call__(self, encoded: Encoded, table: jax.Array | None = None) -> Float32[jax.Array, "B Q P"]:

@@ -5,7 +5,7 @@ import jax
 from jaxtyping import Bool, Float
 
 from mmjax.layers.einsum import Einsum, stacked_projection
-from mmjax.ranges import Size
+from mmjax.ranges import Dtype, Size
 from mmjax.sharding import shard
 
 PROJECTION_AXES = ("act_batch", "act_length", "act_heads", "act_head_width")
@@ -22,7 +22,7 @@ class MultiHeadAttention(nn.Module):
     num_heads: Size
     causal: bool = False
     use_bias: bool = True
-    dtype: str = "float32"
+    dtype: Dtype = "float32"
 
     @nn.compact
     def __call__(

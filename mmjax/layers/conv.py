@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from mmjax.layers.einsum import Einsum
-from mmjax.ranges import Kernel, Size
+from mmjax.ranges import Dtype, Kernel, Size
 from mmjax.sharding import param_axes
 
 
@@ -50,7 +50,7 @@ class Conv1d(nn.Module):
     width: Size
     kernel_size: Kernel
     stride: Kernel = 1
-    dtype: str = "float32"
+    dtype: Dtype = "float32"
 
     @nn.compact
     def __call__(self, x: Float[jax.Array, "B L C"]) -> Float[jax.Array, "B N D"]:
@@ -76,7 +76,7 @@ class Conv2d(nn.Module):
     use_bias: bool = True
     implementation: Literal["windows", "xla"] = "windows"
     axes: tuple[str | None, str | None] = ("patch", "embed")
-    dtype: str = "float32"
+    dtype: Dtype = "float32"
 
     @nn.compact
     def __call__(self, x: Float[jax.Array, "B height width C"]) -> Float[jax.Array, "B M N D"]:
@@ -106,7 +106,7 @@ class DepthwiseConv2d(nn.Module):
     """
 
     kernel_size: Kernel
-    dtype: str = "float32"
+    dtype: Dtype = "float32"
 
     @nn.compact
     def __call__(self, x: Float[jax.Array, "B height width C"]) -> Float[jax.Array, "B height width C"]:

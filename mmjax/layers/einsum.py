@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from mmjax.batch import Array
-from mmjax.ranges import Vocab
+from mmjax.ranges import Dtype, Vocab
 from mmjax.sharding import param_axes
 
 # N(0, 1 / fan_in), truncated at two standard deviations (LeCun et al. 1998).
@@ -28,7 +28,7 @@ class Einsum(nn.Module):
     shape: tuple[Vocab, ...]
     axes: tuple[str | None, ...]
     use_bias: bool = True
-    dtype: str = "float32"
+    dtype: Dtype = "float32"
 
     @nn.compact
     def parameters(self) -> tuple[Array, Array | None]:

@@ -5,7 +5,7 @@ import jax
 from jaxtyping import Float
 
 from mmjax.layers.einsum import Einsum
-from mmjax.ranges import Size
+from mmjax.ranges import Activation, Dtype, Size
 from mmjax.sharding import shard
 
 ACTIVATIONS = {
@@ -21,9 +21,9 @@ class Mlp(nn.Module):
     """`activation(x W1 + b1) W2 + b2` at each position."""
 
     mlp_width: Size
-    activation: str = "gelu_tanh"
+    activation: Activation = "gelu_tanh"
     use_bias: bool = True
-    dtype: str = "float32"
+    dtype: Dtype = "float32"
 
     @nn.compact
     def __call__(self, x: Float[jax.Array, "B L D"]) -> Float[jax.Array, "B L D"]:

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from mmjax.ranges import Positive, Size
+from mmjax.ranges import Dtype, Positive, Size
 from mmjax.sharding import param_axes
 
 
@@ -14,7 +14,7 @@ class LayerNorm(nn.Module):
 
     epsilon: Positive = 1e-6
     use_bias: bool = True
-    dtype: str = "float32"
+    dtype: Dtype = "float32"
 
     @nn.compact
     def __call__(self, x: Float[jax.Array, "*rows D"]) -> Float[jax.Array, "*rows D"]:
@@ -39,7 +39,7 @@ class GroupNorm(nn.Module):
 
     num_groups: Size = 32
     epsilon: Positive = 1e-5
-    dtype: str = "float32"
+    dtype: Dtype = "float32"
 
     @nn.compact
     def __call__(self, x: Float[jax.Array, "B height width C"]) -> Float[jax.Array, "B height width C"]:

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from mmjax.batch import Encoded
 from mmjax.layers.base import Trunk
 from mmjax.layers.einsum import Einsum
-from mmjax.ranges import Decay, Size
+from mmjax.ranges import Decay, Dtype, Size
 from mmjax.sharding import shard
 
 NUM_GATES = {"lstm": 4, "gru": 3}
@@ -32,7 +32,7 @@ class RecurrentLayer(nn.Module):
     width: Size
     cell: Literal["lstm", "gru"] = "lstm"
     reverse: bool = False
-    dtype: str = "float32"
+    dtype: Dtype = "float32"
 
     @nn.compact
     def __call__(
@@ -93,7 +93,7 @@ class Recurrent(Trunk):
     cell: Literal["lstm", "gru"] = "lstm"
     bidirectional: bool = True
     dropout: Decay = 0.0
-    dtype: str = "float32"
+    dtype: Dtype = "float32"
 
     @property
     def is_causal(self):

@@ -11,7 +11,7 @@ from mmjax.layers.attention import MultiHeadAttention
 from mmjax.layers.base import Trunk
 from mmjax.layers.mlp import Mlp
 from mmjax.layers.norm import LayerNorm
-from mmjax.ranges import Decay, Positive, Size
+from mmjax.ranges import Activation, Decay, Dtype, Positive, Size
 from mmjax.sharding import shard
 from mmjax.sharding.annotate import LAYERS_METADATA
 
@@ -28,12 +28,12 @@ class Block(nn.Module):
     num_heads: Size
     mlp_width: Size
     norm: Literal["pre", "post"] = "pre"
-    activation: str = "gelu_tanh"
+    activation: Activation = "gelu_tanh"
     causal: bool = False
     use_bias: bool = True
     epsilon: Positive = 1e-6
     dropout: Decay = 0.0
-    dtype: str = "float32"
+    dtype: Dtype = "float32"
 
     @nn.compact
     def __call__(
@@ -76,14 +76,14 @@ class Transformer(Trunk):
     num_heads: Size
     mlp_width: Size
     norm: Literal["pre", "post"] = "pre"
-    activation: str = "gelu_tanh"
+    activation: Activation = "gelu_tanh"
     causal: bool = False
     use_bias: bool = True
     epsilon: Positive = 1e-6
     dropout: Decay = 0.0
     scan: bool = True
     remat: Literal["none", "dots", "full"] = "none"
-    dtype: str = "float32"
+    dtype: Dtype = "float32"
 
     @classmethod
     def of(cls, depth: int, width: int, *, num_heads: int | None = None, **fields: Any) -> "Transformer":
