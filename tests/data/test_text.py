@@ -213,6 +213,41 @@ def test_special_ids_are_those_of_the_tokenizer_and_a_missing_one_is_refused(ber
         _ = vocabulary.mask_id
 
 
+def test_pretrained_uses_no_network(bert_folder, monkeypatch):
+    import socket
+
+    def refuse(*_):
+        raise AssertionError("a connection was opened")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    assert data.Pretrained(bert_folder, vocab_size=8).open().size == 8
+
+
+def test_counts_tell_unknown_and_truncated_tokens():
+    counts = data.TextTransform("text", wordpiece(), 5).count("bin ☃ blue at f")
+    assert (counts.tokens, counts.unknown, counts.truncated) == (5, 1, 2)
+
+
+def test_words_of_more_than_a_hundred_letters_give_pieces():
+    thai = "แมวสีดำนอนบนโซฟา" * 8
+    vocabulary = wordpiece(texts([thai, "bin"])).open()
+    assert vocabulary.decode(vocabulary.encode(thai)[0]) == thai
+    ids, words = vocabulary.encode(thai * 2 + " bin")
+    assert vocabulary.unk_id not in ids and sorted(set(words)) == [0, 1, 2]
+
+
+def test_long_texts_are_cut_without_another_result(monkeypatch):
+    from mmjax.data import text as module
+
+    long = "bin blue " + "red " * 5000
+    whole = transformed(data.TextTransform("text", wordpiece(), 40), long)
+    monkeypatch.setattr(module, "_CHARACTERS_PER_TOKEN", 10**6)
+    np.testing.assert_array_equal(
+        transformed(data.TextTransform("text", wordpiece(), 40), long).tokens, whole.tokens
+    )
+
+
 def test_pretrained_refuses_a_missing_or_empty_folder(tmp_path):
     with pytest.raises(InputError, match="expected a tokenizer's folder, found none at .*none"):
         data.Pretrained(str(tmp_path / "none"), vocab_size=8).open()
