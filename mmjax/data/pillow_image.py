@@ -81,6 +81,8 @@ def _open(key: str, path: str, value: Any, max_pixels: int) -> Any:
     except (Pillow.DecompressionBombError, Pillow.DecompressionBombWarning) as error:
         raise BadExample(key, f"{_at_most(max_pixels, path)}, found more than Pillow's: {error}") from error
     _check_size(key, path, image.width, image.height, max_pixels)
+    if image.format == "TIFF":  # whose tiles are decoded whole, even where they are larger than the image
+        _check_size(key, path, *(int(image.tag_v2.get(tag, 1)) for tag in (322, 323)), max_pixels)
     # Each scan takes the time of the whole image, however few bytes it has.
     if image.format in ("JPEG", "MPO") and (num := value.count(b"\xff\xda")) > _MAX_SCANS:
         raise BadExample(key, f"expected at most {_MAX_SCANS} scans in the JPEG in {path!r}, found {num}")

@@ -176,6 +176,7 @@ MODES = [
     ("PGM of 16 bits", lambda: b"P5 8 8 65535\n" + R16.astype(">u2").tobytes(), colour(RAMP), 1),
     ("PGM of 10 bits", lambda: b"P5 3 1 1023\n\0\0\x01\xff\x03\xff", colour(np.array([[0, 127, 255]])), 1),
     ("PBM", lambda: b"P4 8 1\n\xaa", colour(np.array([[0, 255] * 4])), 0),
+    ("TIFF in a larger tile", lambda: tiff_tile(16, 16), np.zeros((8, 8, 3)), 0),
     ("one pixel", lambda: encode(COLOURS[:1, :1]), COLOURS[:1, :1], 0),
     (
         "a black picture of floats",
@@ -275,6 +276,15 @@ def bmp_size(width: int, height: int) -> bytes:
     return bytes(raw)
 
 
+def tiff_tile(width: int, height: int) -> bytes:
+    """A TIFF of 8 x 8 grey pixels in one deflated tile of a given size."""
+    body = zlib.compress(bytes(10**6))
+    numbers = {256: 8, 257: 8, 258: 8, 259: 8, 262: 1, 277: 1, 322: width, 323: height, 325: len(body)}
+    numbers[324] = 8 + 2 + 12 * (len(numbers) + 1) + 4  # where the tile begins
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, numbers[tag]) for tag in sorted(numbers))
+    return b"II*\0" + struct.pack("<IH", 8, len(numbers)) + entries + bytes(4) + body
+
+
 def broken_crc() -> bytes:
     raw = bytearray(encode(COLOURS))
     raw[raw.index(b"IDAT") + 8] ^= 0xFF
@@ -342,6 +352,7 @@ BAD_FILES = [
         "expected at most 100 scans in the JPEG in 'x'",
     ),
     ("a PNG with 50 MB of packed text", lambda: png(1, 1, 8, 0, b"\0\0", TEXT_BOMB), "MAX_TEXT_CHUNK"),
+    ("a TIFF of 8 x 8 pixels in a tile of 40000 x 40000", lambda: tiff_tile(40000, 40000), PIXEL_LIMIT),
     ("an array of 2**32 pixels", _large_array, PIXEL_LIMIT),
 ]
 
