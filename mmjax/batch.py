@@ -134,6 +134,23 @@ class Stream(Protocol):
 
 Batch: TypeAlias = dict[str, Stream]
 
+RECORDS = "__records__"  # the key of a training batch's Records, beside its streams
+
+
+@struct.dataclass
+class Records:
+    """The record that each row of a training batch was made from, so that no row is its own negative."""
+
+    index: Array  # int32 "B", equal in rows of one record
+    mask: Array  # bool "B", True: bad examples, too, have a record
+    # {stream: (checksums uint32 "B 2", is_present bool "B")} before any view; the Learner fills it.
+    contents: dict[str, tuple[Array, Array]] | None = None
+
+
+def stream_names(batch: Batch) -> list[str]:
+    """The sorted names of a batch's streams."""
+    return sorted(name for name in batch if name != RECORDS)
+
 
 def is_present(stream: Stream) -> Array:
     """Whether each example has this stream: bool `"B"`, True where any position of its mask is."""

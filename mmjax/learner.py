@@ -1,17 +1,17 @@
 """Model, views and weighted objectives as one function: batch -> loss and metrics."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from mmjax.balance import Balance, Fixed
-from mmjax.batch import Array, Batch, Encoded
+from mmjax.batch import Array, Batch, Encoded, stream_names
 from mmjax.errors import InputError
 from mmjax.model import MultimodalModel
-from mmjax.objectives import Objective, Outputs
-from mmjax.views import Identity, View
+from mmjax.objectives import Mean, Objective, Outputs, with_weights
+from mmjax.views import Identity, View, remember_contents
 
 
 class Learner(nn.Module):
@@ -35,17 +35,19 @@ class Learner(nn.Module):
     ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
         """Returns ({objective: weight * loss}, metrics), scalars.
 
-        The metrics are {"loss/<objective>": loss without the weight, "<objective>/<metric>": value}.
+        The metrics are {"loss/<objective>": loss without the weight, "<objective>/<metric>": value}, and the
+        weight of each that is a mean over rows, by which `objectives.mean_over_batches` averages batches.
         """
         outputs = self.forward_views(batch, self.heads_by_view(), train)
         losses, metrics = {}, {}
         for name, objective in self.objectives.items():
             with jax.named_scope(f"objective_{name}"):
                 loss, objective_metrics = objective(outputs[objective.view])
-            losses[name] = objective.weight * loss.astype(jnp.float32)
+            value = loss.value if isinstance(loss, Mean) else loss
+            losses[name] = objective.weight * value.astype(jnp.float32)
             metrics[f"loss/{name}"] = loss
             metrics |= {f"{name}/{metric}": value for metric, value in objective_metrics.items()}
-        return losses, metrics
+        return losses, with_weights(metrics)
 
     def total_loss(self, losses: Mapping[str, jax.Array]) -> jax.Array:
         """The sum of {objective: scalar}, in the order of `objectives`: its rounding depends on the order."""
@@ -74,6 +76,7 @@ class Learner(nn.Module):
     ) -> dict[View, Outputs]:
         """Runs the model under each view. Identity runs first: views compare and reuse its results."""
         key = self.make_rng("views")
+        batch = remember_contents(batch, self.compared_streams(heads_by_view))
         unchanged: dict[str, Encoded] = {}  # {stream: encoding}, filled by `encode_streams`
         compared = [head for view in heads_by_view for head in view.compared_heads()]
         heads = tuple(dict.fromkeys((*heads_by_view.get(Identity(), ()), *compared)))
@@ -91,6 +94,11 @@ class Learner(nn.Module):
             view_predictions = self.model.predict(encoded, heads, train)
             outputs[view] = Outputs(view_predictions, targets | extra_targets, view_batch)
         return outputs
+
+    def compared_streams(self, views: Collection[View]) -> list[str]:
+        """The streams by which views, and the objectives under them, tell which rows are equal."""
+        objectives = [objective for objective in self.objectives.values() if objective.view in views]
+        return sorted({stream for each in (*views, *objectives) for stream in each.compared_streams()})
 
     def encode_streams(
         self,
@@ -113,7 +121,9 @@ class Learner(nn.Module):
                 encoded[stream] = self.model.encode(stream, changed[stream], train)
                 continue
             if stream not in batch:
-                raise InputError(f"the model reads the stream {stream!r}, and the data gives {sorted(batch)}")
+                raise InputError(
+                    f"the model reads the stream {stream!r}, and the data gives {stream_names(batch)}"
+                )
             if stream not in unchanged:
                 unchanged[stream] = self.model.encode(stream, batch[stream], train)
             encoded[stream] = unchanged[stream]

@@ -71,7 +71,7 @@ def experiment() -> Experiment:
         objectives={
             "image_text": objectives.InfoNCE("image", "text", match_by="text"),
             "audio_text": objectives.InfoNCE("audio", "text", match_by="text"),
-            "image_audio": objectives.InfoNCE("image", "audio"),
+            "image_audio": objectives.InfoNCE("image", "audio", match_by="text"),
             "hidden_words": objectives.MaskedLanguage("words", view=masked, weight=0.5),
         },
         optimizer=training.AdamW(peak_learning_rate=1e-3, schedule=training.Schedule(warmup_steps=100)),

@@ -61,7 +61,7 @@ from mmjax import data, encoders, fusion, heads, objectives, sharding, training
 from mmjax.layers import Recurrent, Transformer
 from mmjax.learner import Learner
 from mmjax.model import MultimodalModel
-from mmjax.objectives.base import Outputs, masked_mean
+from mmjax.objectives.base import Metrics, Outputs, mean_where
 from mmjax.training.flops import train_flops
 from mmjax.views import Identity
 
@@ -76,11 +76,11 @@ VOCAB = 800
 class CrossEntropy(objectives.OneHeadObjective):
     """Softmax cross-entropy with the Labels in the stream "label"."""
 
-    def __call__(self, outputs: Outputs) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def __call__(self, outputs: Outputs) -> tuple[objectives.Mean, Metrics]:
         logits, label = outputs.predictions[self.head], outputs.batch["label"]
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, label.values)
         is_correct = (logits.argmax(-1) == label.values).astype(jnp.float32)
-        return masked_mean(losses, label.mask), {"accuracy": masked_mean(is_correct, label.mask)}
+        return mean_where(losses, label.mask), {"accuracy": mean_where(is_correct, label.mask)}
 
 
 def trunk(depth: int = 2, **changes) -> Transformer:

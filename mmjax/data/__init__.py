@@ -12,6 +12,7 @@ from mmjax.data.local import LocalData, local
 from mmjax.data.mixture import Mixture
 from mmjax.data.multi_labels import MultiLabelTransform
 from mmjax.data.patches import PatchesTransform
+from mmjax.data.presence import Presence, refuse_absent_streams, sample_presence
 from mmjax.data.records import BadExample, MissingField, Record, lookup
 from mmjax.data.sources import (
     ArrayRecord,
@@ -36,6 +37,7 @@ from mmjax.data.vocabulary import (
     SEP_ID,
     UNK_ID,
     Pretrained,
+    SavedTokenizer,
     TokenizerSpec,
     Vocabulary,
     WordPiece,
@@ -45,8 +47,8 @@ __all__ = [
     "ArrayRecord", "Arrays", "AudioTransform", "BadExample", "BadExampleCounter", "BadExamples",
     "BoxesTransform", "CLS_ID", "ConsecutiveSentences", "Dataset", "Examples", "ImageTransform", "Jsonl",
     "LabelTransform", "LocalData", "MASK_ID", "MissingField", "Mixture", "MultiLabelTransform", "Npz",
-    "PAD_ID", "PatchesTransform", "Pretrained", "Reader", "Record", "SEP_ID", "Source", "TagTransform",
-    "TextTransform", "Tfds", "TokenizerSpec", "Transform", "UNK_ID", "VideoTransform", "Vocabulary",
-    "WebDataset", "WordPiece", "augment", "batches", "collate", "epoch", "local", "lookup", "pack",
-    "with_path",
+    "PAD_ID", "PatchesTransform", "Presence", "Pretrained", "Reader", "Record", "SEP_ID", "SavedTokenizer",
+    "Source", "TagTransform", "TextTransform", "Tfds", "TokenizerSpec", "Transform", "UNK_ID",
+    "VideoTransform", "Vocabulary", "WebDataset", "WordPiece", "augment", "batches", "collate", "epoch",
+    "local", "lookup", "pack", "refuse_absent_streams", "sample_presence", "with_path",
 ]  # fmt: skip

@@ -17,12 +17,13 @@ from mmjax.data.records import BadExample, MissingField
 from mmjax.data.sources.base import Reader, Source, replace_path, threadsafe_cache
 from mmjax.data.transform import Transform
 from mmjax.errors import InputError, Interrupted, one_line
+from mmjax.spec import Spec
 
 _LOG = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
-class Dataset:
+class Dataset(Spec):
     """Turns each record of a source into an example, by one transform per stream.
 
     source: the records.
@@ -105,6 +106,20 @@ class Examples:
                 raise BadExample(decoded.key, f"the stream {name!r}: {mismatch}")
         return example
 
+    def missing_streams(self, index: int) -> dict[str, str]:
+        """{stream: reason} of the streams whose fields a record lacks. Raises BadExample as the source does."""
+        record = self._reader[index]
+        key, missing = str(record["__key__"]), {}
+        for name, transform in self._streams.items():
+            try:
+                with _as_bad_example(key, f"decode of the stream {name!r}"):
+                    transform.locate(record)
+            except MissingField as error:
+                missing[name] = error.reason
+            except BadExample:
+                continue  # the field is there, and bad
+        return missing
+
     @functools.cached_property
     def _empty(self) -> dict[str, Stream]:
         return {name: transform.empty() for name, transform in self._streams.items()}
@@ -131,8 +146,9 @@ class Examples:
         return cached
 
     def _decode(self, index: int) -> _Decoded:
-        record = self._reader[index]
-        key = str(record["__key__"])
+        with _as_bad_example(f"record {index}", "reading"):
+            record = self._reader[index]
+            key = str(record["__key__"])
         decoded: dict[str, Any] = {}
         for name, transform in self._streams.items():
             try:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import logging
 import sys
 from collections.abc import Iterable, Iterator
@@ -9,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mmjax.batch import Batch, Stream
+from mmjax.batch import RECORDS, Batch, Records, Stream
 from mmjax.data.collate import collate
 from mmjax.data.dataset import Dataset, Examples
 from mmjax.data.mixture import Mixture
@@ -17,6 +18,7 @@ from mmjax.data.records import BadExample
 from mmjax.errors import InputError
 
 _LOG = logging.getLogger(__name__)
+_MAX_DIFFERENT = 10_000  # bad examples that are remembered
 _MAX_STEPS = 2**40  # of an endless run, since Grain needs a finite range
 
 
@@ -31,13 +33,17 @@ class BadExamples:
 class BadExampleCounter:
     """Logs bad examples, and raises when they exceed the fraction `mixture.max_bad_fraction` of the rows.
 
-    `add` checks the fraction once it has counted min(1000, number of records) rows.
+    `add` checks the fraction once it has counted min(1000, number of records) rows, and after
+    min(100, number of records) rows whether any was good, whatever the fraction is. It logs the first
+    `max_logged` examples one by one, and only counts later ones.
     """
 
-    def __init__(self, mixture: Mixture):
-        self._mixture = mixture
-        self._min_rows = min(1000, sum(len(dataset.open()) for _, dataset in mixture.datasets.values()))
-        self._reasons: dict[str, str] = {}  # by key, since later epochs report the same examples again
+    def __init__(self, mixture: Mixture, max_logged: int = 100):
+        self._mixture, self._max_logged = mixture, max_logged
+        num_records = sum(len(dataset.open()) for _, dataset in mixture.datasets.values())
+        self._min_rows, self._min_bad_rows = min(1000, num_records), min(100, num_records)
+        # (key, reason) of different examples, in order: later epochs report the same ones again.
+        self._different: dict[tuple[str, str], None] = {}
         self.num_bad = 0
         self.num_rows = 0
 
@@ -46,21 +52,39 @@ class BadExampleCounter:
         self.num_bad += len(bad.examples)
         self.num_rows += bad.num_rows
         for key, reason in bad.examples:
-            if key not in self._reasons:
+            if (key, reason) in self._different or len(self._different) >= _MAX_DIFFERENT:
+                continue
+            self._different[key, reason] = None
+            if len(self._different) <= self._max_logged:
                 _LOG.warning("skipped the bad example %s: %s", key, reason)
-                self._reasons[key] = reason
-        if self.num_rows >= self._min_rows:
+                if len(self._different) == self._max_logged:
+                    _LOG.warning("further bad examples are counted and not listed here")
+        if self.num_rows >= self._min_rows or self.num_bad == self.num_rows >= self._min_bad_rows:
             self.check()
 
     def check(self) -> None:
         """Checks the fraction, however few rows were counted. Raises InputError as `add` does."""
+        if self.num_bad and self.num_bad == self.num_rows:
+            raise InputError(
+                f"expected good examples, found that all {self.num_rows} are bad. Correct the data or their "
+                f"transforms.{self._list()}"
+            )
         if self.num_bad > self._mixture.max_bad_fraction * self.num_rows:
-            first = "\n".join(f"  {key}: {reason}" for key, reason in list(self._reasons.items())[:5])
             raise InputError(
                 f"expected at most {self._mixture.max_bad_fraction:.2%} bad examples (max_bad_fraction), "
-                f"found {self.num_bad} of {self.num_rows}. Correct the data or increase max_bad_fraction. "
-                f"The first:\n{first}"
+                f"found {self.num_bad} of {self.num_rows}. Correct the data or increase max_bad_fraction."
+                f"{self._list()}"
             )
+
+    def log_summary(self) -> None:
+        """Logs the number of bad examples, and the first few."""
+        if self.num_bad:
+            _LOG.warning("skipped %d of %d examples.%s", self.num_bad, self.num_rows, self._list())
+
+    def _list(self) -> str:
+        """The first few different examples, one a line; none after a resume, before any was seen again."""
+        lines = [f"  {key}: {reason}" for key, reason in itertools.islice(self._different, 5)]
+        return "\n".join([" The first:", *lines]) if lines else " The log of the run lists them."
 
 
 def batches(
@@ -147,7 +171,8 @@ class _BatchMaker:
     def __call__(self, step: int) -> tuple[Batch, BadExamples] | InputError:
         try:
             opened = self.open()
-            examples, bad = [], list[tuple[str, str]]()
+            examples, records, bad = [], [], list[tuple[str, str]]()
+            first_records = np.cumsum([0, *map(len, opened)])  # number the records of all datasets
             datasets, positions = self.mixture.assign(int(step) * self.mixture.batch_size + self.rows)
             for row, number, position in zip(self.rows, datasets.tolist(), positions.tolist(), strict=True):
                 dataset = opened[number]
@@ -157,9 +182,17 @@ class _BatchMaker:
                 counter = [0, 0, int(row), int(step)]
                 rng = np.random.Generator(np.random.Philox(key=[self.seed, 1], counter=counter))
                 examples.append(_read_example(dataset, index, rng, bad))
-            return collate(examples, self.mixture.streams()), BadExamples(bad, len(self.rows))
+                records.append(first_records[number] + index)
+            batch = collate(examples, self.mixture.streams())
+            return batch | {RECORDS: _numbered(records)}, BadExamples(bad, len(self.rows))
         except InputError as error:
             return error  # as a value, since Grain changes the type of an exception raised in a worker
+
+
+def _numbered(records: list[int]) -> Records:
+    # Of more than 2**31 records some share a number, which matters only if they meet in one batch.
+    index = (np.asarray(records, np.int64) % 2**31).astype(np.int32)
+    return Records(index, np.ones(len(records), bool))
 
 
 def _read_example(
@@ -192,7 +225,8 @@ def epoch(
         max_bad_fraction: bad examples become rows without any stream; a larger fraction raises InputError.
     """
     opened, empty = dataset.open(), dataset.empty()
-    counter = BadExampleCounter(Mixture.of(dataset, batch_size=batch_size, max_bad_fraction=max_bad_fraction))
+    mixture = Mixture.of(dataset, batch_size=batch_size, max_bad_fraction=max_bad_fraction)
+    counter = BadExampleCounter(mixture, max_logged=0)  # one summary at the end
     size = len(opened) if limit is None else min(limit, len(opened))
     for start in range(0, size, batch_size):
         bad: list[tuple[str, str]] = []
@@ -201,3 +235,4 @@ def epoch(
         counter.add(BadExamples(bad, len(indices)))
         yield collate(examples + [{}] * (batch_size - len(examples)), empty)
     counter.check()
+    counter.log_summary()

@@ -2,21 +2,22 @@
 
 import dataclasses
 import functools
-import math
 
 import numpy as np
 
-from mmjax.batch import Batch, Stream
+from mmjax.batch import RECORDS, Batch, Records, Stream
 from mmjax.data.collate import arrays
 from mmjax.data.dataset import Dataset
 from mmjax.data.text import TextTransform
 from mmjax.errors import InputError
+from mmjax.ranges import Fraction, Positive, Size
+from mmjax.spec import Spec
 
 _TOTAL = 2**30  # proportions are integers out of this total, so that rows are counted exactly at any step
 
 
 @dataclasses.dataclass(frozen=True)
-class Mixture:
+class Mixture(Spec):
     """The training data of a run.
 
     datasets: {name: (weight, dataset)}. Weights are proportions of rows and need not sum to 1.
@@ -24,20 +25,13 @@ class Mixture:
     max_bad_fraction: a larger fraction of bad examples stops the run.
     """
 
-    datasets: dict[str, tuple[float, Dataset]]
-    batch_size: int
-    max_bad_fraction: float = 0.01
+    datasets: dict[str, tuple[Positive, Dataset]]
+    batch_size: Size
+    max_bad_fraction: Fraction = 0.01
 
     def __post_init__(self):
         if not self.datasets:
             raise InputError("expected at least one dataset in the mixture, found none")
-        for name, (weight, _) in self.datasets.items():
-            if not (math.isfinite(weight) and weight > 0):
-                raise InputError(
-                    f"expected a positive weight of dataset {name!r}, found {weight}. Or remove it."
-                )
-        if self.batch_size < 1:
-            raise InputError(f"expected a batch_size of at least 1, found {self.batch_size}")
 
     @classmethod
     def of(cls, dataset: Dataset, *, batch_size: int, max_bad_fraction: float = 0.01) -> "Mixture":
@@ -78,7 +72,7 @@ class Mixture:
         import jax  # only for its shape type
 
         size = self.batch_size if batch_size is None else batch_size
-        return {
+        streams = {
             name: type(blank)(
                 **{
                     field: jax.ShapeDtypeStruct((size, *array.shape), array.dtype)
@@ -87,6 +81,8 @@ class Mixture:
             )
             for name, blank in self.streams().items()
         }
+        shapes = (jax.ShapeDtypeStruct((size,), dtype) for dtype in (np.int32, np.bool_))
+        return streams | {RECORDS: Records(*shapes)}
 
     def assign(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Assigns each row of the training to a dataset, and to a position in that dataset's own sequence.
@@ -101,6 +97,15 @@ class Mixture:
             The dataset's index, and the number of earlier rows of that dataset; int64 "rows" each.
         """
         return _assign(tuple(weight for weight, _ in self.datasets.values()), rows)
+
+    def num_rows(self, num_steps: int) -> dict[str, int]:
+        """{dataset: the number of rows of the first `num_steps` steps that it gives}."""
+        weights = tuple(weight for weight, _ in self.datasets.values())
+        remaining, given = num_steps * self.batch_size, {}
+        for name, proportion in zip(self.datasets, (*_proportions(weights), _TOTAL), strict=True):
+            given[name] = remaining * proportion // _TOTAL
+            remaining -= given[name]
+        return given
 
 
 def _assign(weights: tuple[float, ...], rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

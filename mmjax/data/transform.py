@@ -8,11 +8,12 @@ import numpy as np
 
 from mmjax.batch import Stream
 from mmjax.data.records import Record
+from mmjax.spec import Spec
 
 T = TypeVar("T")
 
 
-class Transform(abc.ABC):
+class Transform(Spec, abc.ABC):
     """Turns a record into one stream of an example, without a batch axis. Subclasses are frozen dataclasses.
 
     optional: whether a record may lack the field. If so, the example lacks the stream; if not, it is bad.
@@ -28,6 +29,10 @@ class Transform(abc.ABC):
             MissingField: the record lacks the field.
             BadExample: the field's value cannot be used.
         """
+
+    def locate(self, record: Record) -> None:
+        """Raises MissingField if the record lacks the field. Overridden where `decode` is slow."""
+        self.decode(record)
 
     @abc.abstractmethod
     def augment(self, decoded: Any, rng: np.random.Generator | None) -> Stream:

@@ -5,7 +5,6 @@ loss/<objective>           not weighted
 num_examples               the number of examples with any stream
 """
 
-import collections
 import dataclasses
 
 import numpy as np
@@ -13,30 +12,33 @@ import numpy as np
 from mmjax.batch import is_present
 from mmjax.errors import InputError
 from mmjax.evals.base import Eval, Predictor, Result, check_finite
+from mmjax.objectives import mean_over_batches
+from mmjax.ranges import Seed
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Losses(Eval):
     """Every objective's loss and metrics without dropout and augmentation; the data need all its streams.
 
-    A metric is the mean over batches, weighted by their numbers of examples. A loss that compares rows
-    depends on `batch_size`, and is easier in a last batch that is not full. Views sample with `seed` plus the
-    batch's number, so that checkpoints are compared on equal samples.
+    A metric is the mean over batches, weighted by the numbers of rows (tokens, values) that it is a mean over
+    in each; a metric without such numbers, by the examples of the batches. An objective for which no example
+    has all streams is left out. A loss that compares rows depends on `batch_size`, and is easier in a last
+    batch that is not full. Views sample with `seed` plus the batch's number, so that checkpoints are compared
+    on equal samples.
     """
 
-    seed: int = 0
+    seed: Seed = 0
 
     def required_heads(self) -> tuple[str, ...]:
         return ()
 
     def __call__(self, predictor: Predictor) -> Result:
-        sums: dict[str, float] = collections.defaultdict(float)
-        total = 0
+        batches, sizes = [], []
         for number, batch in enumerate(self.batches()):
             rows = np.logical_or.reduce([np.asarray(is_present(stream)) for stream in batch.values()]).sum()
-            for name, value in predictor.losses(batch, seed=self.seed + number).items():
-                sums[name] += float(check_finite(name, value)) * int(rows)
-            total += int(rows)
-        if not total:
+            losses = predictor.losses(batch, seed=self.seed + number)
+            batches.append({name: float(check_finite(name, value)) for name, value in losses.items()})
+            sizes.append(float(rows))
+        if not sum(sizes):
             raise InputError("losses: no example of the data has any stream")
-        return Result({name: value / total for name, value in sums.items()} | {"num_examples": float(total)})
+        return Result(mean_over_batches(batches, sizes) | {"num_examples": sum(sizes)})

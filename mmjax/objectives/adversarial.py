@@ -5,7 +5,9 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Float32
 
 from mmjax.batch import is_present
-from mmjax.objectives.base import OneHeadObjective, Outputs, masked_mean
+from mmjax.objectives.base import Metrics, OneHeadObjective, Outputs, masked_mean, mean_where
+from mmjax.objectives.means import Mean, count
+from mmjax.ranges import NonNegative
 
 
 class Adversarial(OneHeadObjective):
@@ -20,19 +22,20 @@ class Adversarial(OneHeadObjective):
     """
 
     stream: str
-    generator_weight: float = 1.0
+    generator_weight: NonNegative = 1.0
 
     def target_streams(self):
         return (self.stream,)
 
-    def __call__(self, outputs: Outputs) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def __call__(self, outputs: Outputs) -> tuple[Mean, Metrics]:
         logits, valid = outputs.predictions[self.head], is_present(outputs.batch[self.stream])
         discriminator, generator = adversarial_losses(logits, valid)
         correct = jnp.stack([logits[:, 0] > 0, logits[:, 1] < 0], axis=1).astype(jnp.float32).mean(1)
-        return discriminator + self.generator_weight * generator, {
-            "discriminator": discriminator,
-            "generator": generator,
-            "accuracy": masked_mean(correct, valid),
+        num = count(valid)
+        return Mean(discriminator + self.generator_weight * generator, num), {
+            "discriminator": Mean(discriminator, num),
+            "generator": Mean(generator, num),
+            "accuracy": mean_where(correct, valid),
         }
 
 

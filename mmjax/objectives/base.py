@@ -11,7 +11,12 @@ from flax import struct
 from jaxtyping import Bool, Float, Float32, Int
 
 from mmjax.batch import Array, Batch
+from mmjax.data import Vocabulary
+from mmjax.objectives.means import Mean, count
+from mmjax.ranges import NonNegative
 from mmjax.views import Identity, View
+
+Metrics = dict[str, Mean | jax.Array]  # of an objective: {name: Mean, or a scalar}
 
 
 @struct.dataclass
@@ -40,7 +45,7 @@ class Objective(nn.Module):
 
     _: dataclasses.KW_ONLY
     view: View = Identity()
-    weight: float = 1.0
+    weight: NonNegative = 1.0
 
     def required_heads(self) -> tuple[str, ...]:
         """The names of the heads whose predictions it reads."""
@@ -59,8 +64,29 @@ class Objective(nn.Module):
         """
         return None
 
-    def __call__(self, outputs: Outputs) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Returns (loss, {metric: value}), scalars. A batch without a valid row gives 0, not NaN."""
+    def num_classes(self, model: nn.Module) -> dict[str, int]:
+        """{stream of Labels: the number of classes of the head that learns them}."""
+        return {}
+
+    def needs_other_rows(self) -> bool:
+        """Whether a batch of one row teaches it nothing, because it compares or combines rows."""
+        return self.view.needs_other_rows()
+
+    def compared_streams(self) -> tuple[str, ...]:
+        """The streams whose contents, before any view, tell it which rows are equal."""
+        return ()
+
+    def check_vocabularies(self, vocabularies: Mapping[str, Vocabulary]) -> str | None:
+        """Why ids of its own, or of its view, do not fit {stream: opened vocabulary}, or None."""
+        return self.view.check_vocabularies(vocabularies)
+
+    def __call__(self, outputs: Outputs) -> tuple[Mean | jax.Array, Metrics]:
+        """Returns (loss, {metric: value}). A batch without a valid row gives 0, not NaN, of weight 0.
+
+        Each is a `Mean`: its weight is the number of rows (or tokens, or values) that it is a mean over, by
+        which logs and evaluations average batches. A plain scalar, such as a temperature, counts equally in
+        each batch.
+        """
         raise NotImplementedError
 
 
@@ -77,6 +103,11 @@ def masked_mean(values: Array, mask: Array) -> Array:
     """The mean of values "B ..." where mask is True; 0, not NaN, if it is True nowhere."""
     weight = mask.astype(values.dtype)
     return (values * weight).sum() / weight.sum().clip(1)
+
+
+def mean_where(values: Array, mask: Array) -> Mean:
+    """`masked_mean` of values "B ...", with the number of values as its weight."""
+    return Mean(masked_mean(values, mask), count(jnp.broadcast_to(mask, values.shape)))
 
 
 def masked_accuracy(

@@ -7,7 +7,9 @@ from jaxtyping import Float, Float32, Int
 
 from mmjax.batch import BoxTargets, is_present
 from mmjax.errors import InputError
-from mmjax.objectives.base import OneHeadObjective, Outputs, masked_mean
+from mmjax.objectives.base import Metrics, OneHeadObjective, Outputs, masked_mean, mean_where
+from mmjax.objectives.means import Mean, count
+from mmjax.ranges import NonNegative
 from mmjax.sharding import map_batch_shards
 
 
@@ -22,14 +24,14 @@ class Boxes(OneHeadObjective):
     """
 
     boxes: str = "boxes"
-    l1_weight: float = 5.0
-    giou_weight: float = 2.0
-    no_object_weight: float = 0.1
+    l1_weight: NonNegative = 5.0
+    giou_weight: NonNegative = 2.0
+    no_object_weight: NonNegative = 0.1
 
     def target_streams(self):
         return (self.boxes,)
 
-    def __call__(self, outputs: Outputs) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def __call__(self, outputs: Outputs) -> tuple[Mean, Metrics]:
         targets, predicted = outputs.batch[self.boxes], outputs.predictions[self.head]
         boxes, logits = predicted[..., :4], predicted[..., 4:]
         if targets.boxes.shape[1] > boxes.shape[1]:
@@ -45,9 +47,12 @@ class Boxes(OneHeadObjective):
         giou_loss = masked_mean(1 - giou, targets.mask)
         predicted_classes = jnp.take_along_axis(logits.argmax(-1), queries, axis=1)
         found = ((predicted_classes == targets.classes) & (iou > 0.5)).astype(jnp.float32)
-        metrics = {"classes": class_loss, "l1": l1_loss, "giou": giou_loss}
-        metrics |= {"iou": masked_mean(iou, targets.mask), "found": masked_mean(found, targets.mask)}
-        return class_loss + self.l1_weight * l1_loss + self.giou_weight * giou_loss, metrics
+        num = count(targets.mask)
+        loss = class_loss + self.l1_weight * l1_loss + self.giou_weight * giou_loss
+        losses = {"classes": class_loss, "l1": l1_loss, "giou": giou_loss}
+        metrics = {name: Mean(value, num) for name, value in losses.items()}
+        metrics |= {"iou": mean_where(iou, targets.mask), "found": mean_where(found, targets.mask)}
+        return Mean(loss, num), metrics
 
     def class_loss(
         self, logits: Float[jax.Array, "B Q C"], queries: Int[jax.Array, "B N"], targets: BoxTargets

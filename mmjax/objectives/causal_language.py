@@ -1,9 +1,15 @@
 """Next-token prediction: language modelling, captioning and sequence-to-sequence models."""
 
-import jax
 import jax.numpy as jnp
 
-from mmjax.objectives.base import OneHeadObjective, Outputs, masked_accuracy, masked_cross_entropy
+from mmjax.objectives.base import (
+    Metrics,
+    OneHeadObjective,
+    Outputs,
+    masked_accuracy,
+    masked_cross_entropy,
+)
+from mmjax.objectives.means import Mean, count
 from mmjax.views import marks_prefix
 
 
@@ -42,7 +48,7 @@ class CausalLanguage(OneHeadObjective):
             )
         return None
 
-    def __call__(self, outputs: Outputs) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def __call__(self, outputs: Outputs) -> tuple[Mean, Metrics]:
         text, logits = outputs.batch[self.stream], outputs.predictions[self.head][:, :-1]
         labels, mask = text.tokens[:, 1:], text.mask[:, :-1] & text.mask[:, 1:]
         if text.prefix is not None:
@@ -50,4 +56,6 @@ class CausalLanguage(OneHeadObjective):
         loss = masked_cross_entropy(logits, labels, mask)
         # The bound keeps the perplexity finite in float32 while the loss is.
         perplexity = jnp.exp(jnp.minimum(loss, 20.0))
-        return loss, {"accuracy": masked_accuracy(logits, labels, mask), "perplexity": perplexity}
+        num = count(mask)
+        accuracy = Mean(masked_accuracy(logits, labels, mask), num)
+        return Mean(loss, num), {"accuracy": accuracy, "perplexity": Mean(perplexity, num)}

@@ -6,7 +6,11 @@ import optax
 from jaxtyping import Bool, Float, Float32, Int
 
 from mmjax.batch import Labels, MultiLabels, is_present
-from mmjax.objectives.base import OneHeadObjective, Outputs, masked_mean
+from mmjax.data import LabelTransform
+from mmjax.heads import Classes
+from mmjax.objectives.base import Metrics, OneHeadObjective, Outputs, mean_where
+from mmjax.objectives.means import Mean
+from mmjax.ranges import Decay
 
 
 class LabelObjective(OneHeadObjective):
@@ -21,7 +25,7 @@ class LabelObjective(OneHeadObjective):
 
     labels: str = "label"
     streams: tuple[str, ...] | None = None
-    label_smoothing: float = 0.0
+    label_smoothing: Decay = 0.0
 
     def target_streams(self):
         return (self.labels, *(self.streams or ()))
@@ -40,7 +44,22 @@ class Classification(LabelObjective):
     eq. 1), in the loss and in the accuracy.
     """
 
-    def __call__(self, outputs: Outputs) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def num_classes(self, model):
+        head = model.heads.get(self.head)
+        return {self.labels: head.num_classes} if isinstance(head, Classes) else {}
+
+    def check_compatible(self, model, transforms):
+        transform, number = transforms.get(self.labels), self.num_classes(model).get(self.labels)
+        if number is None or not isinstance(transform, LabelTransform) or transform.classes is None:
+            return None
+        if len(transform.classes) > number:
+            return (
+                f"the stream {self.labels!r} has {len(transform.classes)} classes: expected at least as "
+                f"many in model.heads.{self.head}.num_classes, found {number}"
+            )
+        return None
+
+    def __call__(self, outputs: Outputs) -> tuple[Mean, Metrics]:
         logits, labels = outputs.predictions[self.head], outputs.batch[self.labels]
         if not isinstance(labels, Labels):
             raise ValueError(f"Classification reads Labels, and {self.labels!r} is {type(labels).__name__}")
@@ -53,7 +72,7 @@ class Classification(LabelObjective):
             partner_loss = smoothed_cross_entropy(logits, labels.values[partner], self.label_smoothing)
             loss, valid = weight * loss + (1 - weight) * partner_loss, valid & labels.mask[partner]
             correct = weight * correct + (1 - weight) * (predicted == labels.values[partner])
-        return masked_mean(loss, valid), {"accuracy": masked_mean(correct, valid)}
+        return mean_where(loss, valid), {"accuracy": mean_where(correct, valid)}
 
 
 class MultiLabel(LabelObjective):
@@ -67,7 +86,7 @@ class MultiLabel(LabelObjective):
 
     labels: str = "labels"
 
-    def __call__(self, outputs: Outputs) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def __call__(self, outputs: Outputs) -> tuple[Mean, Metrics]:
         logits, labels = outputs.predictions[self.head], outputs.batch[self.labels]
         if not isinstance(labels, MultiLabels) or logits.shape != labels.values.shape:
             raise ValueError(
@@ -84,8 +103,10 @@ class MultiLabel(LabelObjective):
         losses = optax.losses.sigmoid_binary_cross_entropy(logits.astype(jnp.float32), targets)
         predicted = (logits > 0) & valid
         num_correct = (predicted & labels.values).sum()
-        f1 = 2 * num_correct / jnp.maximum(predicted.sum() + (labels.values & valid).sum(), 1)
-        return masked_mean(losses, valid), {"f1": f1.astype(jnp.float32)}
+        num = predicted.sum() + (labels.values & valid).sum()
+        f1 = (2 * num_correct / jnp.maximum(num, 1)).astype(jnp.float32)
+        # With this weight the mean over batches is the F1 score of all their labels.
+        return mean_where(losses, valid), {"f1": Mean(f1, num.astype(jnp.float32))}
 
 
 def smoothed_cross_entropy(

@@ -9,13 +9,15 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Bool, Float, Float32
 
-from mmjax.batch import Array, Batch, is_present
+from mmjax.batch import RECORDS, Array, Batch, Records, is_present
 from mmjax.errors import InputError
-from mmjax.objectives.base import Objective, Outputs, masked_mean
+from mmjax.objectives.base import Metrics, Objective, Outputs, masked_mean
+from mmjax.objectives.means import Mean, count
 from mmjax.objectives.scalars import learned_scale
 from mmjax.objectives.tiles import NEG_INF, Rows, Terms, reduce_pairs
+from mmjax.ranges import Decay, Finite, NonNegative, Positive, Size
 from mmjax.sharding import param_axes
-from mmjax.views import row_checksums
+from mmjax.views import row_contents
 
 TILE_SIZE = 1024  # 4 MiB of logits: on CPU shapes larger tiles are no faster (docs/contrastive.md)
 
@@ -26,17 +28,27 @@ class ContrastiveObjective(Objective):
     streams: the streams of the heads, in their order; a pair is ignored if one of its streams is missing.
       None: the streams named as the heads.
     match_by: a stream; rows in which it is equal are positives of each other (Yang et al. 2022, UniCL). Use
-      it if a batch repeats captions: else examples with equal captions are pushed apart.
+      it if a batch repeats captions: else examples with equal captions are pushed apart. Texts are compared
+      as they are before any view masks them.
     tile_size: the maximal number of rows and columns of the logits that a device holds (see `tiles.py`).
+
+    Rows of one record, as at the end of an epoch or in a batch larger than its data, are positives of each
+    other as well. A batch in which no row has a negative has weight 0 in logs and evaluations.
     """
 
     _: dataclasses.KW_ONLY
     streams: tuple[str, ...] | None = None
     match_by: str | None = None
-    tile_size: int = TILE_SIZE
+    tile_size: Size = TILE_SIZE
 
     def target_streams(self):
-        return (*(self.streams or self.required_heads()), *((self.match_by,) if self.match_by else ()))
+        return (*(self.streams or self.required_heads()), *self.compared_streams())
+
+    def needs_other_rows(self):
+        return True
+
+    def compared_streams(self):
+        return (self.match_by,) if self.match_by else ()
 
     def embeddings(self, outputs: Outputs) -> dict[str, Array]:
         """{head: embeddings "B E"}. Raises InputError if their widths differ."""
@@ -66,20 +78,20 @@ class InfoNCE(ContrastiveObjective):
 
     first: str
     second: str
-    initial_temperature: float = 0.07
-    label_smoothing: float = 0.0
+    initial_temperature: Positive = 0.07
+    label_smoothing: Decay = 0.0
     decoupled: bool = False
-    beta: float = 0.0
-    tau_plus: float = 0.0
+    beta: NonNegative = 0.0
+    tau_plus: Decay = 0.0
 
     def required_heads(self):
         return (self.first, self.second)
 
     @nn.compact
-    def __call__(self, outputs: Outputs) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def __call__(self, outputs: Outputs) -> tuple[Mean, Metrics]:
         scale = learned_scale(self, self.initial_temperature, max_scale=100.0)
         embeddings = self.embeddings(outputs)
-        loss, accuracy = info_nce(
+        loss, accuracy, num = info_nce(
             embeddings[self.first],
             embeddings[self.second],
             scale,
@@ -90,7 +102,7 @@ class InfoNCE(ContrastiveObjective):
             tau_plus=self.tau_plus,
             tile_size=self.tile_size,
         )
-        return loss, {"accuracy": accuracy, "temperature": 1 / scale}
+        return Mean(loss, num), {"accuracy": Mean(accuracy, num), "temperature": 1 / scale}
 
 
 class SigmoidPairs(ContrastiveObjective):
@@ -102,44 +114,47 @@ class SigmoidPairs(ContrastiveObjective):
 
     first: str
     second: str
-    initial_temperature: float = 0.1
-    initial_bias: float = -10.0
+    initial_temperature: Positive = 0.1
+    initial_bias: Finite = -10.0
 
     def required_heads(self):
         return (self.first, self.second)
 
     @nn.compact
-    def __call__(self, outputs: Outputs) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def __call__(self, outputs: Outputs) -> tuple[Mean, Metrics]:
         scale = learned_scale(self, self.initial_temperature)
         bias = self.param("bias", param_axes(nn.initializers.constant(self.initial_bias)), ())
         embeddings, pairs = self.embeddings(outputs), self.pair_mask(outputs.batch)
         first, second = embeddings[self.first], embeddings[self.second]
         loss = sigmoid_pairs(first, second, scale, bias, pairs, tile_size=self.tile_size)
-        return loss, {"temperature": 1 / scale, "bias": bias}
+        return Mean(loss, count(pairs.valid)), {"temperature": 1 / scale, "bias": bias}
 
 
 @struct.dataclass
 class PairMask:
     """The valid rows, which pair with each other, and the pairs of them that are positives.
 
-    Row i and column i are a positive pair, and so are a row and a column with equal checksums.
+    Row i and column i are a positive pair, and so are rows of one record and rows with equal checksums.
     """
 
     valid: Array  # bool "B", False where one side is missing
     checksums: Array | None = None  # uint32 "B 2"
     has_checksum: Array | None = None  # bool "B", False where the stream of the checksums is missing
+    record: Array | None = None  # int32 "B", equal in rows of one record; None: each row has its own
 
     @classmethod
     def from_batch(cls, batch: Batch, streams: tuple[str, ...], match_by: str | None) -> "PairMask":
         """Rows with all of `streams` are valid; the checksums are those of the stream `match_by`."""
         valid = functools.reduce(jnp.logical_and, [is_present(batch[stream]) for stream in streams])
-        if match_by is None:
-            return cls(valid)
-        return cls(valid, row_checksums(batch[match_by]), is_present(batch[match_by]))
+        records = batch.get(RECORDS)
+        record = records.index if isinstance(records, Records) else None
+        checksums, has_checksum = row_contents(batch, match_by) if match_by else (None, None)
+        return cls(valid, checksums, has_checksum, record)
 
     def side(self, embeddings: Float[jax.Array, "B E"]) -> Rows:
         """One of the two sides, as `reduce_pairs` expects it."""
-        rows = {"embeddings": embeddings, "valid": self.valid, "row": jnp.arange(self.valid.shape[0])}
+        record = jnp.arange(self.valid.shape[0]) if self.record is None else self.record
+        rows = {"embeddings": embeddings, "valid": self.valid, "record": record}
         if self.checksums is None:
             return rows
         return rows | {"checksums": self.checksums, "has_checksum": self.has_checksum}
@@ -153,7 +168,7 @@ def compare(
         "RE,CE->RC", rows["embeddings"], columns["embeddings"], preferred_element_type=jnp.float32
     )
     valid = rows["valid"][:, None] & columns["valid"][None, :]
-    positive = rows["row"][:, None] == columns["row"][None, :]
+    positive = rows["record"][:, None] == columns["record"][None, :]
     if "checksums" in rows:
         is_equal = (rows["checksums"][:, None] == columns["checksums"][None, :]).all(-1)
         positive |= is_equal & rows["has_checksum"][:, None] & columns["has_checksum"][None, :]
@@ -171,8 +186,11 @@ def info_nce(
     beta: float = 0.0,
     tau_plus: float = 0.0,
     tile_size: int = TILE_SIZE,
-) -> tuple[Float32[jax.Array, ""], Float32[jax.Array, ""]]:
-    """(loss, top-1 accuracy), means over valid rows and both directions; arguments as InfoNCE's fields.
+) -> tuple[Float32[jax.Array, ""], Float32[jax.Array, ""], Float32[jax.Array, ""]]:
+    """(loss, top-1 accuracy, weight): means over valid rows and both directions. Arguments: InfoNCE's fields.
+
+    The weight is the number of valid rows, and 0 if none of them has a negative: the accuracy of a single
+    pair is always 1.
 
     The loss of a row is `log denominator - mean logit of its positives`. If `decoupled`, rows without a
     negative have an empty denominator and are ignored. A tie of the largest logits counts as an error.
@@ -181,25 +199,27 @@ def info_nce(
     terms = functools.partial(softmax_terms, is_plain=is_plain, smooth=label_smoothing > 0, beta=beta)
     reduced = reduce_pairs(terms, pairs.side(scale * first), pairs.side(second), tile_size)
     num_valid = jnp.maximum(pairs.valid.sum(), 1)
-    losses, accuracies = [], []
+    losses, accuracies, weights = [], [], []
     for side in reduced:
         target = side.sums["positives"] / jnp.maximum(side.sums["num_positives"], 1)
         if label_smoothing:
             mean_logit = side.sums["all"] / num_valid
             target = (1 - label_smoothing) * target + label_smoothing * mean_logit
         valid = pairs.valid
+        has_negative = valid & (side.sums["num_positives"] < num_valid)
+        weights.append(jnp.where(has_negative.any(), count(valid), 0.0))
         if is_plain:
             log_denominator = side.logsumexp["all"]
         else:
             log_denominator = log_negatives(side, scale, beta, tau_plus)
             if decoupled:
-                valid &= side.sums["num_negatives"] > 0
+                valid = has_negative
             else:
                 log_denominator = jnp.logaddexp(log_denominator, side.logsumexp["positives"])
         losses.append(masked_mean(jnp.where(valid, log_denominator - target, 0.0), valid))
         is_correct = side.maxima["positives"] > side.maxima["negatives"]
         accuracies.append(masked_mean(is_correct.astype(jnp.float32), pairs.valid))
-    return (losses[0] + losses[1]) / 2, (accuracies[0] + accuracies[1]) / 2
+    return tuple((rows + columns) / 2 for rows, columns in (losses, accuracies, weights))
 
 
 def softmax_terms(rows: Rows, columns: Rows, *, is_plain: bool, smooth: bool, beta: float) -> Terms:

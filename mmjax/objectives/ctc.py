@@ -6,10 +6,12 @@ import optax
 from jaxtyping import Bool, Float, Float32, Int
 
 from mmjax.batch import Text
-from mmjax.data import TextTransform
+from mmjax.data import TextTransform, Vocabulary
 from mmjax.data.vocabulary import PAD_ID
 from mmjax.heads import FrameLogits
-from mmjax.objectives.base import OneHeadObjective, Outputs, masked_mean
+from mmjax.objectives.base import Metrics, OneHeadObjective, Outputs, mean_where
+from mmjax.objectives.means import Mean
+from mmjax.ranges import Whole
 
 
 class CTC(OneHeadObjective):
@@ -27,7 +29,7 @@ class CTC(OneHeadObjective):
     """
 
     stream: str = "text"
-    blank_id: int = PAD_ID
+    blank_id: Whole = PAD_ID
 
     def target_streams(self):
         return (self.stream,)
@@ -36,6 +38,11 @@ class CTC(OneHeadObjective):
         head, transform = model.heads[self.head], transforms.get(self.stream)
         if not isinstance(head, FrameLogits):
             return f"the head {self.head!r} is a {type(head).__name__}: expected FrameLogits"
+        if self.blank_id >= head.vocab:
+            return (
+                f"blank_id={self.blank_id} is beyond the logits of the head {self.head!r}: expected less "
+                f"than model.heads.{self.head}.vocab={head.vocab}"
+            )
         if isinstance(transform, TextTransform) and head.vocab < transform.tokenizer.vocab_size:
             return (
                 f"the stream {self.stream!r} has a vocabulary of {transform.tokenizer.vocab_size}: expected "
@@ -43,15 +50,31 @@ class CTC(OneHeadObjective):
             )
         return None
 
-    def __call__(self, outputs: Outputs) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def check_vocabularies(self, vocabularies):
+        vocabulary = vocabularies.get(self.stream)
+        fault = None if vocabulary is None else blank_fault(self.blank_id, self.stream, vocabulary)
+        return fault or super().check_vocabularies(vocabularies)
+
+    def __call__(self, outputs: Outputs) -> tuple[Mean, Metrics]:
         frames = outputs.predictions[self.head]
         labels, num_labels = word_tokens(outputs.batch[self.stream])
         valid = (num_labels > 0) & frames.mask.any(1)
         has_enough = valid & (frames.mask.sum(1) >= min_frames(labels, num_labels))
         num_used = jnp.where(has_enough, num_labels, 0)
         losses = ctc_loss(frames.logits, frames.mask, labels, num_used, self.blank_id)
-        loss = masked_mean(losses / jnp.maximum(num_labels, 1), has_enough)
-        return loss, {"counted": masked_mean(has_enough.astype(jnp.float32), valid)}
+        loss = mean_where(losses / jnp.maximum(num_labels, 1), has_enough)
+        return loss, {"counted": mean_where(has_enough.astype(jnp.float32), valid)}
+
+
+def blank_fault(blank_id: int, stream: str, vocabulary: Vocabulary) -> str | None:
+    """Why `blank_id` cannot be the blank: it is the id of a token that words have. None: it can."""
+    blanks = {name: number for name, number in vocabulary.special_ids.items() if name != "unk"}
+    if blank_id in blanks.values() or blank_id >= vocabulary.size:
+        return None
+    return (
+        f"blank_id={blank_id} is a token of the words in the stream {stream!r}: expected an id that no word "
+        f"has, such as blank_id={vocabulary.pad_id}, the tokenizer's [PAD]"
+    )
 
 
 def word_tokens(text: Text) -> tuple[Int[jax.Array, "B L"], Int[jax.Array, " B"]]:

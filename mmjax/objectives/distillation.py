@@ -6,7 +6,9 @@ import optax
 from jaxtyping import Bool, Float, Float32
 
 from mmjax.batch import is_present
-from mmjax.objectives.base import Objective, Outputs, masked_mean
+from mmjax.objectives.base import Metrics, Objective, Outputs, masked_mean
+from mmjax.objectives.means import Mean, count
+from mmjax.ranges import Positive
 
 
 class Distillation(Objective):
@@ -24,7 +26,7 @@ class Distillation(Objective):
     teacher: str
     streams: tuple[str, ...] | None = None
     position_mask: str | None = None
-    temperature: float = 2.0
+    temperature: Positive = 2.0
 
     def required_heads(self):
         return (self.student, self.teacher)
@@ -32,14 +34,14 @@ class Distillation(Objective):
     def target_streams(self):
         return self.streams or self.required_heads()
 
-    def __call__(self, outputs: Outputs) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def __call__(self, outputs: Outputs) -> tuple[Mean, Metrics]:
         student, teacher = (outputs.predictions[head] for head in self.required_heads())
         rows = jnp.stack([is_present(outputs.batch[stream]) for stream in self.target_streams()]).all(0)
         valid = rows.reshape(-1, *(1,) * (student.ndim - 2)) & jnp.ones(student.shape[:-1], bool)
         if self.position_mask is not None:
             valid &= outputs.target(self.position_mask)
         loss, agreement = distill(student, teacher, valid, self.temperature)
-        return loss, {"agreement": agreement}
+        return Mean(loss, count(valid)), {"agreement": Mean(agreement, count(valid))}
 
 
 def distill(

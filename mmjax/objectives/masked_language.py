@@ -2,9 +2,14 @@
 
 import dataclasses
 
-import jax
-
-from mmjax.objectives.base import OneHeadObjective, Outputs, masked_accuracy, masked_cross_entropy
+from mmjax.objectives.base import (
+    Metrics,
+    OneHeadObjective,
+    Outputs,
+    masked_accuracy,
+    masked_cross_entropy,
+)
+from mmjax.objectives.means import Mean, count
 from mmjax.views import View
 
 
@@ -16,8 +21,10 @@ class MaskedLanguage(OneHeadObjective):
 
     view: View = dataclasses.field(kw_only=True)
 
-    def __call__(self, outputs: Outputs) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def __call__(self, outputs: Outputs) -> tuple[Mean, Metrics]:
         logits = outputs.predictions[self.head]
         tokens, masked = outputs.target("tokens"), outputs.target("masked")
         loss = masked_cross_entropy(logits, tokens, masked)
-        return loss, {"accuracy": masked_accuracy(logits, tokens, masked)}
+        return Mean(loss, count(masked)), {
+            "accuracy": Mean(masked_accuracy(logits, tokens, masked), count(masked))
+        }

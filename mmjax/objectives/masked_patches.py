@@ -11,12 +11,15 @@ from mmjax.encoders import LogMel
 from mmjax.encoders.audio import split_frames
 from mmjax.encoders.image import split_patches
 from mmjax.objectives.base import (
+    Metrics,
     OneHeadObjective,
     Outputs,
     masked_accuracy,
     masked_cross_entropy,
     masked_mean,
 )
+from mmjax.objectives.means import Mean, count
+from mmjax.ranges import Size
 from mmjax.views import View
 
 
@@ -31,14 +34,14 @@ class MaskedPatches(OneHeadObjective):
     """
 
     stream: str
-    patch: tuple[int, int]
+    patch: tuple[Size, Size]
     normalise: bool = False
     view: View = dataclasses.field(kw_only=True)
 
     def target_streams(self):
         return (self.stream,)
 
-    def __call__(self, outputs: Outputs) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def __call__(self, outputs: Outputs) -> tuple[Mean, Metrics]:
         patches = image_patches(outputs.batch[self.stream].pixels, self.patch)
         masked = patch_mask(outputs, patches)
         return reconstruction_loss(
@@ -58,15 +61,15 @@ class MaskedSpectrogram(OneHeadObjective):
 
     stream: str
     mel: LogMel
-    frames: int
-    mels: int | None = None
+    frames: Size
+    mels: Size | None = None
     normalise: bool = False
     view: View = dataclasses.field(kw_only=True)
 
     def target_streams(self):
         return (self.stream,)
 
-    def __call__(self, outputs: Outputs) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def __call__(self, outputs: Outputs) -> tuple[Mean, Metrics]:
         audio = outputs.batch[self.stream]
         patches, valid = split_frames(*self.mel(audio.samples, audio.mask), self.frames, self.mels)
         return reconstruction_loss(
@@ -92,7 +95,7 @@ class MaskedCodes(OneHeadObjective):
     def required_heads(self):
         return (self.head, self.quantiser)
 
-    def __call__(self, outputs: Outputs) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def __call__(self, outputs: Outputs) -> tuple[Mean, Metrics]:
         logits, masked = outputs.predictions[self.head], outputs.target("masked_patches")
         quantised = outputs.predictions[self.quantiser]
         if (expected := (*quantised.codes.shape, quantised.num_codes)) != logits.shape:
@@ -101,7 +104,8 @@ class MaskedCodes(OneHeadObjective):
                 f"for {expected}: expected num_patches={expected[1]} and patch_dim={expected[2]}"
             )
         loss = masked_cross_entropy(logits, quantised.codes, masked)
-        return loss, {"accuracy": masked_accuracy(logits, quantised.codes, masked)}
+        num = count(masked)
+        return Mean(loss, num), {"accuracy": Mean(masked_accuracy(logits, quantised.codes, masked), num)}
 
 
 def patch_mask(outputs: Outputs, patches: Float[jax.Array, "B L P"]) -> Bool[jax.Array, "B L 1"]:
@@ -138,7 +142,7 @@ def reconstruction_loss(
     predicted: Float[jax.Array, "B L P"],
     patches: Float[jax.Array, "B M Q"],
     mask: Bool[jax.Array, "B M Q"],
-) -> tuple[Float32[jax.Array, ""], dict[str, jax.Array]]:
+) -> tuple[Mean, Metrics]:
     """(mean of `(predicted - patches)^2` under the mask, {"explained": fraction of the variance explained}).
 
     Args:
@@ -152,4 +156,5 @@ def reconstruction_loss(
     loss = masked_mean(jnp.square(predicted - patches), mask)
     variance = masked_mean(jnp.square(patches - masked_mean(patches, mask)), mask)
     explained = jnp.where(variance > 0, 1 - loss / jnp.where(variance > 0, variance, 1), 0)
-    return loss, {"explained": explained}
+    num = count(mask)
+    return Mean(loss, num), {"explained": Mean(explained, jnp.where(variance > 0, num, 0.0))}

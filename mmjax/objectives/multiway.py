@@ -9,9 +9,11 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
 from mmjax.batch import Array, is_present
-from mmjax.objectives.base import Outputs
+from mmjax.objectives.base import Metrics, Outputs
 from mmjax.objectives.contrastive import ContrastiveObjective, info_nce
+from mmjax.objectives.means import Mean
 from mmjax.objectives.scalars import learned_scale
+from mmjax.ranges import Decay, Positive
 
 
 class MultiwayInfoNCE(ContrastiveObjective):
@@ -22,24 +24,24 @@ class MultiwayInfoNCE(ContrastiveObjective):
       both. "others" contrasts each head with the mean of the others that are present, scaled to unit length,
       over the rows that have the head and any other (after Poklukar et al. 2022, GMC).
 
-    Contrasts without a valid row in the batch are left out of the mean. Other fields as InfoNCE's.
+    Contrasts in which no row of the batch has a negative are left out of the mean. Other fields as InfoNCE's.
     """
 
     heads: tuple[str, ...]
     against: Literal["each", "others"] = "each"
-    initial_temperature: float = 0.07
-    label_smoothing: float = 0.0
+    initial_temperature: Positive = 0.07
+    label_smoothing: Decay = 0.0
 
     def required_heads(self):
         return self.heads
 
     @nn.compact
-    def __call__(self, outputs: Outputs) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def __call__(self, outputs: Outputs) -> tuple[Mean, Metrics]:
         pairs = self.pair_mask(outputs.batch)
-        losses, accuracies, has_rows, metrics = [], [], [], {}
+        losses, accuracies, metrics = [], [], {}
         for name, (first, second, valid) in self.contrasts(outputs).items():
             scale = learned_scale(self, self.initial_temperature, max_scale=100.0, name=f"log_scale_{name}")
-            loss, accuracy = info_nce(
+            loss, accuracy, num = info_nce(
                 first,
                 second,
                 scale,
@@ -47,13 +49,10 @@ class MultiwayInfoNCE(ContrastiveObjective):
                 label_smoothing=self.label_smoothing,
                 tile_size=self.tile_size,
             )
-            losses.append(loss)
-            accuracies.append(accuracy)
-            has_rows.append(valid.any().astype(jnp.float32))
+            losses.append(Mean(loss, num))
+            accuracies.append(Mean(accuracy, num))
             metrics[f"temperature_{name}"] = 1 / scale
-        num_contrasts = jnp.maximum(sum(has_rows), 1)
-        # A contrast without a valid row has a loss and an accuracy of 0.
-        return sum(losses) / num_contrasts, {"accuracy": sum(accuracies) / num_contrasts} | metrics
+        return mean_of_contrasts(losses), {"accuracy": mean_of_contrasts(accuracies)} | metrics
 
     def contrasts(self, outputs: Outputs) -> dict[str, tuple[Array, Array, Array]]:
         """{name: (first "B E", second "B E", valid rows "B")}."""
@@ -75,6 +74,13 @@ class MultiwayInfoNCE(ContrastiveObjective):
             )
             contrasts[f"{head}_others"] = embeddings[head], mean, present[head] & any_present
         return contrasts
+
+
+def mean_of_contrasts(means: list[Mean]) -> Mean:
+    """The mean of those means whose weight is not 0; its weight is the sum of theirs."""
+    counts = [mean.weight > 0 for mean in means]
+    total = sum(jnp.where(counted, mean.value, 0.0) for mean, counted in zip(means, counts, strict=True))
+    return Mean(total / jnp.maximum(sum(counts), 1), sum(mean.weight for mean in means))
 
 
 def mean_direction(

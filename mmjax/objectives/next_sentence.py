@@ -2,10 +2,16 @@
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 
-from mmjax.objectives.base import OneHeadObjective, Outputs, masked_accuracy, masked_cross_entropy
+from mmjax.objectives.base import (
+    Metrics,
+    OneHeadObjective,
+    Outputs,
+    masked_accuracy,
+    masked_cross_entropy,
+)
+from mmjax.objectives.means import Mean, count
 from mmjax.views import View
 
 
@@ -18,8 +24,10 @@ class NextSentence(OneHeadObjective):
 
     view: View = dataclasses.field(kw_only=True)
 
-    def __call__(self, outputs: Outputs) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def __call__(self, outputs: Outputs) -> tuple[Mean, Metrics]:
         logits, valid = outputs.predictions[self.head], outputs.target("valid")
         labels = outputs.target("is_next").astype(jnp.int32)
         loss = masked_cross_entropy(logits, labels, valid)
-        return loss, {"accuracy": masked_accuracy(logits, labels, valid)}
+        return Mean(loss, count(valid)), {
+            "accuracy": Mean(masked_accuracy(logits, labels, valid), count(valid))
+        }

@@ -1,10 +1,15 @@
 """Classification of words, such as named-entity recognition."""
 
-import jax
-
 from mmjax.data import TagTransform
 from mmjax.heads import PositionClasses
-from mmjax.objectives.base import OneHeadObjective, Outputs, masked_accuracy, masked_cross_entropy
+from mmjax.objectives.base import (
+    Metrics,
+    OneHeadObjective,
+    Outputs,
+    masked_accuracy,
+    masked_cross_entropy,
+)
+from mmjax.objectives.means import Mean, count
 
 
 class TokenClassification(OneHeadObjective):
@@ -28,7 +33,9 @@ class TokenClassification(OneHeadObjective):
             )
         return None
 
-    def __call__(self, outputs: Outputs) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def __call__(self, outputs: Outputs) -> tuple[Mean, Metrics]:
         logits, tags = outputs.predictions[self.head], outputs.batch[self.stream]
         loss = masked_cross_entropy(logits, tags.values, tags.mask)
-        return loss, {"accuracy": masked_accuracy(logits, tags.values, tags.mask)}
+        return Mean(loss, count(tags.mask)), {
+            "accuracy": Mean(masked_accuracy(logits, tags.values, tags.mask), count(tags.mask))
+        }

@@ -5,8 +5,10 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Float32, Int
 
 from mmjax.heads import Quantised
-from mmjax.objectives.base import OneHeadObjective, Outputs, masked_mean
+from mmjax.objectives.base import Metrics, OneHeadObjective, Outputs, masked_mean
 from mmjax.objectives.masked_patches import image_patches, reconstruction_loss
+from mmjax.objectives.means import Mean, count
+from mmjax.ranges import NonNegative, Size
 
 
 class VectorQuantised(OneHeadObjective):
@@ -22,20 +24,22 @@ class VectorQuantised(OneHeadObjective):
     """
 
     stream: str
-    patch: tuple[int, int]
-    commitment_weight: float = 0.25
+    patch: tuple[Size, Size]
+    commitment_weight: NonNegative = 0.25
 
     def target_streams(self):
         return (self.stream,)
 
-    def __call__(self, outputs: Outputs) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def __call__(self, outputs: Outputs) -> tuple[Mean, Metrics]:
         quantised: Quantised = outputs.predictions[self.head]
         patches = image_patches(outputs.batch[self.stream].pixels, self.patch)
         mask = quantised.mask
         value_mask = jnp.broadcast_to(mask[..., None], (*mask.shape, patches.shape[-1]))
         loss, metrics = reconstruction_loss(self.head, quantised.patches, patches, value_mask)
-        loss += codebook_loss(quantised.latents, quantised.code_vectors, mask, self.commitment_weight)
-        return loss, metrics | code_usage(quantised.codes, mask, quantised.num_codes)
+        codebook = codebook_loss(quantised.latents, quantised.code_vectors, mask, self.commitment_weight)
+        usage = code_usage(quantised.codes, mask, quantised.num_codes)
+        metrics |= {name: Mean(value, count(mask)) for name, value in usage.items()}
+        return loss.replace(value=loss.value + codebook), metrics
 
 
 def codebook_loss(

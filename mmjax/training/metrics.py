@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
+from mmjax.objectives import mean_over_batches, without_weights
 from mmjax.training.flops import mfu
 from mmjax.training.nonfinite import check_consecutive_skips, check_finite
 
@@ -55,6 +56,8 @@ class Meter:
     def read(self, last_step: int) -> dict[str, float]:
         """Means of the steps since the last read, without skipped ones, and speeds; then resets.
 
+        An objective's means are weighted by its rows in each step, and left out if it had none in any step.
+
         Args:
           last_step: the number of the step that was added last.
 
@@ -66,8 +69,8 @@ class Meter:
         seconds = max(time.perf_counter() - self.start, 1e-9)
         first_step = last_step - len(steps) + 1
         updates = [step for number, step in enumerate(steps, first_step) if self._is_update(step, number)]
-        names = [name for name in steps[0] if name != "skipped"]
-        row = {name: float(np.mean([u[name] for u in updates])) if updates else np.nan for name in names}
+        row = mean_over_batches(updates) if updates else dict.fromkeys(without_weights(steps[0]), np.nan)
+        row.pop("skipped", None)
         num_timed = len(steps) - self.num_untimed
         if num_timed:
             flops_per_second = self.flops_per_step * num_timed / seconds

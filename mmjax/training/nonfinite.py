@@ -17,7 +17,16 @@ from mmjax.errors import NonFiniteError
 MAX_CONSECUTIVE_SKIPS = 50  # after so many, the parameters are at fault and not the batches
 MAX_CONSECUTIVE_ROLLBACKS = 3  # without a finite log line between them
 
-ADVICE = "Try a lower learning rate, a longer warm-up or a smaller clip_norm, and look at that step's data"
+ADVICE = (
+    "Look at that step's data, and resume with on_nonfinite=skip or on_nonfinite=rollback; or train in another "
+    "folder (--run-dir) with a lower learning rate, a longer warm-up or a smaller clip_norm"
+)
+
+FIRST_STEP_ADVICE = (
+    "No update came before it, so that the learning rate is not the cause: look at the data and targets of "
+    "that objective (infinite values, labels out of range)"
+)
+MAX_NAMED = 10  # objectives in one message
 
 
 def must_be_finite(name: str) -> bool:
@@ -36,8 +45,15 @@ def check_finite(metrics: Mapping[str, Any], step: int) -> None:
     bad = [name for name in names if must_be_finite(name) and not math.isfinite(metrics[name])]
     if bad:
         subject = f"objective {bad[0].removeprefix('loss/')!r}" if bad[0].startswith("loss/") else bad[0]
+        others = [
+            name.removeprefix("loss/") for name in names if name.startswith("loss/") and name not in bad
+        ]
+        known = f" (finite: {', '.join(others[:MAX_NAMED])})" if others else ""
+        # The losses of step 1 are of the initial parameters, which no learning rate has changed.
+        advice = FIRST_STEP_ADVICE if step == 1 and bad[0].startswith("loss/") else ADVICE
         raise NonFiniteError(
-            f"step {step}: {subject} is {float(metrics[bad[0]])}; the last checkpoint is kept. {ADVICE}", step
+            f"step {step}: {subject} is {float(metrics[bad[0]])}{known}; the last checkpoint is kept. {advice}",
+            step,
         )
 
 

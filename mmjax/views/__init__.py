@@ -6,7 +6,7 @@ are hashable values, and all randomness comes from a key derived from (seed, ste
 """
 
 from mmjax.views.base import Chain, Identity, Targets, View
-from mmjax.views.checksums import equal_rows, row_checksums
+from mmjax.views.checksums import equal_rows, remember_contents, row_checksums, row_contents
 from mmjax.views.cutmix import CutMix
 from mmjax.views.drop_streams import DropStreams
 from mmjax.views.flip import Flip
@@ -20,5 +20,5 @@ from mmjax.views.tokens import MaskTokens
 __all__ = [
     "Chain", "CorruptSpans", "CutMix", "DropStreams", "Flip", "HardNegatives", "Identity", "MaskPatches",
     "MaskSpans", "MaskTokens", "Mixup", "Prefix", "SentencePairs", "Targets", "View", "equal_rows",
-    "marks_prefix", "row_checksums",
+    "marks_prefix", "remember_contents", "row_checksums", "row_contents",
 ]  # fmt: skip

@@ -1,16 +1,19 @@
 """The interface of views, the identity, and chains of views."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import jax
 
 from mmjax.batch import Array, Batch, Encoded
+from mmjax.data import Vocabulary
+from mmjax.spec import Spec
 
 Targets = dict[str, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
-class View:
+class View(Spec):
     """A change of the batch for an objective. A hashable value: equal views are computed once per step.
 
     Subclasses override what they need; the defaults change nothing.
@@ -27,6 +30,22 @@ class View:
     def required_streams(self) -> tuple[str, ...]:
         """The streams whose encodings `transform_encoded` needs: some head must read them."""
         return ()
+
+    def compared_streams(self) -> tuple[str, ...]:
+        """The streams whose contents, before any view, tell it which rows are equal (`row_contents`)."""
+        return ()
+
+    def needs_other_rows(self) -> bool:
+        """Whether it combines rows, so that in a batch of one row it does nothing."""
+        return False
+
+    def made_texts(self) -> dict[str, str]:
+        """{a stream that it makes: the stream of the data whose vocabulary the made one has}."""
+        return {}
+
+    def check_vocabularies(self, vocabularies: Mapping[str, Vocabulary]) -> str | None:
+        """Why its token ids do not fit {stream: opened vocabulary}, or None. Called before training."""
+        return None
 
     def transform_batch(self, batch: Batch, key: jax.Array) -> tuple[Batch, Targets]:
         """Changes streams before they are encoded.
@@ -70,6 +89,20 @@ class Chain(View):
 
     def required_streams(self):
         return tuple(stream for view in self.views for stream in view.required_streams())
+
+    def compared_streams(self):
+        return tuple(stream for view in self.views for stream in view.compared_streams())
+
+    def needs_other_rows(self):
+        return any(view.needs_other_rows() for view in self.views)
+
+    def made_texts(self):
+        return {made: source for view in self.views for made, source in view.made_texts().items()}
+
+    def check_vocabularies(self, vocabularies):
+        made = self.made_texts()
+        known = {**vocabularies, **{m: vocabularies[s] for m, s in made.items() if s in vocabularies}}
+        return next((fault for view in self.views if (fault := view.check_vocabularies(known))), None)
 
     def transform_batch(self, batch, key):
         targets: Targets = {}

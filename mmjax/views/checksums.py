@@ -1,16 +1,44 @@
-"""Row checksums, to find examples with equal inputs."""
+"""Row checksums, to find examples with equal inputs; and which rows of a batch are equal."""
+
+import dataclasses
+from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, UInt32
 
-from mmjax.batch import Audio, Image, Stream
+from mmjax.batch import RECORDS, Audio, Batch, Image, Records, Stream, is_present
 
 
-def equal_rows(stream: Stream) -> Bool[jax.Array, "B B"]:
-    """Whether two rows hold equal values where the mask is True; True on the diagonal."""
-    sums = row_checksums(stream)
-    return (sums[:, None] == sums[None, :]).all(-1)
+def remember_contents(batch: Batch, streams: Iterable[str]) -> Batch:
+    """The batch, with the present contents of `streams` in its Records, where views cannot change them."""
+    contents = {stream: row_contents(batch, stream) for stream in streams if stream in batch}
+    records = batch.get(RECORDS)
+    if not contents:
+        return batch
+    if records is None:  # an evaluation's batch, in which each record occurs once
+        num_rows = len(next(iter(contents.values()))[0])
+        records = Records(jnp.arange(num_rows), jnp.ones(num_rows, bool))
+    return {**batch, RECORDS: dataclasses.replace(records, contents=contents)}
+
+
+def row_contents(batch: Batch, stream: str) -> tuple[UInt32[jax.Array, "B 2"], Bool[jax.Array, " B"]]:
+    """(checksums, is_present) of each row of a stream, before any view if they were remembered."""
+    records = batch.get(RECORDS)
+    contents = records.contents if isinstance(records, Records) else None
+    if contents and stream in contents:
+        return contents[stream]
+    return row_checksums(batch[stream]), is_present(batch[stream])
+
+
+def equal_rows(batch: Batch, stream: str) -> Bool[jax.Array, "B B"]:
+    """Whether two rows hold an equal `stream`, or are of one record; True on the diagonal."""
+    sums, _ = row_contents(batch, stream)
+    is_equal = (sums[:, None] == sums[None, :]).all(-1)
+    if RECORDS in batch:
+        index = batch[RECORDS].index
+        is_equal |= index[:, None] == index[None, :]
+    return is_equal
 
 
 def row_checksums(stream: Stream) -> UInt32[jax.Array, "B 2"]:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from mmjax.batch import Image, is_present
-from mmjax.errors import InputError
+from mmjax.ranges import Fraction, Positive
 from mmjax.views.base import View
 from mmjax.views.partners import random_partners
 
@@ -25,17 +25,14 @@ class CutMix(View):
     """
 
     stream: str = "image"
-    alpha: float = 1.0
-    probability: float = 1.0  # that a row is mixed
-
-    def __post_init__(self):
-        if self.alpha <= 0 or not 0 <= self.probability <= 1:
-            raise InputError(
-                f"CutMix expects alpha > 0 and 0 <= probability <= 1, found {self.alpha}, {self.probability}"
-            )
+    alpha: Positive = 1.0
+    probability: Fraction = 1.0  # that a row is mixed
 
     def changed_streams(self):
         return (self.stream,)
+
+    def needs_other_rows(self):
+        return True
 
     def transform_batch(self, batch, key):
         image: Image = batch[self.stream]

@@ -35,9 +35,6 @@ class DropStreams(View):
                 f"DropStreams expects at least one stream, and each only once, found {streams}: "
                 "give one rate per stream"
             )
-        invalid = [(stream, rate) for stream, rate in self.rates if not 0 <= rate <= 1]
-        if invalid:
-            raise InputError(f"DropStreams expects probabilities from 0 to 1, found {invalid}")
 
     def required_streams(self):
         return tuple(stream for stream, _ in self.rates)

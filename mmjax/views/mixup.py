@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from mmjax.batch import Array, Audio, Image, Stream, is_present
 from mmjax.errors import InputError
+from mmjax.ranges import Positive
 from mmjax.views.base import View
 from mmjax.views.partners import random_partners
 
@@ -23,16 +24,17 @@ class Mixup(View):
     """
 
     streams: tuple[str, ...]
-    alpha: float = 0.2
+    alpha: Positive = 0.2
 
     def __post_init__(self):
-        if not self.alpha > 0 or not self.streams:
-            raise InputError(
-                f"Mixup expects alpha > 0 and at least one stream, found {self.alpha} and {self.streams}"
-            )
+        if not self.streams:
+            raise InputError("Mixup expects at least one stream, found none")
 
     def changed_streams(self):
         return self.streams
+
+    def needs_other_rows(self):
+        return True
 
     def transform_batch(self, batch, key):
         present = jnp.stack([is_present(batch[stream]) for stream in self.streams]).all(0)

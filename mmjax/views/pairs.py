@@ -5,9 +5,10 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from mmjax.batch import Text, is_present
+from mmjax.batch import RECORDS, Text, is_present
+from mmjax.ranges import Fraction, Positive
 from mmjax.views.base import View
-from mmjax.views.checksums import equal_rows
+from mmjax.views.checksums import equal_rows, row_contents
 from mmjax.views.partners import random_partners
 
 
@@ -16,7 +17,7 @@ class SentencePairs(View):
     """Joins two texts as `[CLS] first [SEP] second [SEP]` for next-sentence prediction (BERT's NSP).
 
     Adds the stream `stream`. With `mismatch_probability`, the second text comes from another row; a row whose
-    mismatched second text equals its own is invalid.
+    mismatched second text equals its own, or comes from the same record, is invalid.
 
     Targets: is_next bool "B", valid bool "B".
     """
@@ -24,10 +25,19 @@ class SentencePairs(View):
     first: str
     second: str
     stream: str = "pair"
-    mismatch_probability: float = 0.5
+    mismatch_probability: Fraction = 0.5
 
     def changed_streams(self):
         return (self.stream,)
+
+    def compared_streams(self):
+        return (self.second,)
+
+    def needs_other_rows(self):
+        return True
+
+    def made_texts(self):
+        return {self.stream: self.first}
 
     def transform_batch(self, batch, key):
         first, second = batch[self.first], batch[self.second]
@@ -36,8 +46,10 @@ class SentencePairs(View):
         other = random_partners(partner_key, rows)
         mismatched = jax.random.uniform(choose_key, (rows,)) < self.mismatch_probability
         paired = jax.tree.map(lambda x: x[jnp.where(mismatched, other, jnp.arange(rows))], second)
-        equal_tokens = (paired.tokens == second.tokens) | ~second.mask
-        is_equal = (equal_tokens & (paired.mask == second.mask)).all(axis=1)
+        sums, _ = row_contents(batch, self.second)
+        is_equal = (sums == sums[other]).all(axis=1)
+        if RECORDS in batch:
+            is_equal |= batch[RECORDS].index == batch[RECORDS].index[other]
         valid = is_present(first) & is_present(second) & is_present(paired) & ~(mismatched & is_equal)
         # Drop the second text's [CLS], and number its words after those of the first.
         tail = jax.tree.map(lambda x: x[:, 1:], paired)
@@ -57,7 +69,8 @@ class HardNegatives(View):
 
     Negatives are sampled from the batch in proportion to exp(similarity / temperature), where the similarity
     is that of two embedding heads (Li et al. 2021, ALBEF, section 3.2). A row with an equal `first` or
-    `second` is never a negative. Other streams are masked, since they would reveal which side was replaced.
+    `second`, or of the same record, is never a negative. Other streams are masked, since they would reveal
+    which side was replaced.
 
     Targets: matches bool "3B", valid bool "3B".
     """
@@ -65,7 +78,7 @@ class HardNegatives(View):
     first: str
     second: str
     heads: tuple[str, str]
-    temperature: float = 0.1
+    temperature: Positive = 0.1
 
     def compared_heads(self):
         return self.heads
@@ -73,13 +86,19 @@ class HardNegatives(View):
     def required_streams(self):
         return (self.first, self.second)
 
+    def compared_streams(self):
+        return (self.first, self.second)
+
+    def needs_other_rows(self):
+        return True
+
     def transform_encoded(self, encoded, predictions, batch, key):
         similarity = (
             jax.lax.stop_gradient(predictions[self.heads[0]] @ predictions[self.heads[1]].T)
             / self.temperature
         )
         present = is_present(batch[self.first]) & is_present(batch[self.second])
-        is_equal = equal_rows(batch[self.first]) | equal_rows(batch[self.second])
+        is_equal = equal_rows(batch, self.first) | equal_rows(batch, self.second)
         allowed = ~is_equal & present[:, None] & present[None, :]
         logits = jnp.where(allowed, similarity, -1e9)
         first_key, second_key = jax.random.split(key)

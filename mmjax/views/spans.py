@@ -9,7 +9,7 @@ from jaxtyping import Int32
 
 from mmjax.batch import Text
 from mmjax.data.vocabulary import SEP_ID
-from mmjax.errors import InputError
+from mmjax.ranges import Count, OpenFraction, PositiveFraction, Size, Vocab, Whole
 from mmjax.views.base import View
 from mmjax.views.tokens import MaskText
 
@@ -25,11 +25,8 @@ class MaskSpans(MaskText):
     masked; special tokens never are. Other fields and targets: see `MaskText`.
     """
 
-    geometric_p: float = 0.2
-    max_span_length: int = 10
-
-    def __post_init__(self):
-        check_spans(self, self.rate, self.geometric_p, self.max_span_length)
+    geometric_p: OpenFraction = 0.2
+    max_span_length: Count = 10
 
     def transform_batch(self, batch, key):
         text: Text = batch[self.stream]
@@ -51,21 +48,37 @@ class CorruptSpans(View):
     """
 
     stream: str
-    vocab: int
-    target_length: int
+    vocab: Vocab
+    target_length: Size
     source: str = "source"
     target: str = "target"
-    rate: float = 0.15
-    geometric_p: float = 1 / 3
-    max_span_length: int = 10
-    num_sentinels: int = 32
-    sep_id: int = SEP_ID
-
-    def __post_init__(self):
-        check_spans(self, self.rate, self.geometric_p, self.max_span_length)
+    rate: PositiveFraction = 0.15
+    geometric_p: OpenFraction = 1 / 3
+    max_span_length: Count = 10
+    num_sentinels: Size = 32
+    sep_id: Whole = SEP_ID
 
     def changed_streams(self):
         return (self.source, self.target)
+
+    def made_texts(self):
+        return {self.source: self.stream, self.target: self.stream}
+
+    def check_vocabularies(self, vocabularies):
+        vocabulary = vocabularies.get(self.stream)
+        if vocabulary is None:
+            return None
+        if self.vocab < vocabulary.size:
+            return (
+                f"CorruptSpans expects vocab={vocabulary.size} of the stream {self.stream!r}, found "
+                f"{self.vocab}: the sentinels, whose ids follow, would be tokens of the text"
+            )
+        if self.sep_id != vocabulary.sep_id:
+            return (
+                f"CorruptSpans expects sep_id={vocabulary.sep_id}, which the tokenizer of {self.stream!r} "
+                f"has, found {self.sep_id}: put sep_id={vocabulary.sep_id}"
+            )
+        return None
 
     def transform_batch(self, batch, key):
         text: Text = batch[self.stream]
@@ -144,12 +157,3 @@ def sample_span_lengths(
     draw = jax.random.uniform(key, shape) * (1 - (1 - geometric_p) ** max_span_length)
     num_failures = jnp.floor(jnp.log1p(-draw) / math.log1p(-geometric_p)).astype(jnp.int32)
     return 1 + num_failures.clip(0, max_span_length - 1)
-
-
-def check_spans(view: View, rate: float, geometric_p: float, max_span_length: int) -> None:
-    """Raises InputError if spans with these parameters cannot be sampled."""
-    if not (0 < rate <= 1 and 0 < geometric_p < 1 and max_span_length >= 1):
-        raise InputError(
-            f"{type(view).__name__} expects rate in (0, 1], geometric_p in (0, 1), max_span_length >= 1, "
-            f"found rate={rate}, geometric_p={geometric_p}, max_span_length={max_span_length}"
-        )

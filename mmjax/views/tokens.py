@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float32
 
 from mmjax.batch import Batch, Text
 from mmjax.data.vocabulary import MASK_ID, SPECIAL_TOKENS
+from mmjax.ranges import Fraction, PositiveFraction, Vocab, Whole
 from mmjax.views.base import Targets, View
 
 
@@ -25,16 +26,31 @@ class MaskText(View):
     """
 
     stream: str
-    vocab: int
-    rate: float = 0.15
+    vocab: Vocab
+    rate: PositiveFraction = 0.15
     _: dataclasses.KW_ONLY
-    mask_id: int = MASK_ID
-    num_special: int = len(SPECIAL_TOKENS)
-    mask_token_probability: float = 0.8
-    random_token_probability: float = 0.1
+    mask_id: Whole = MASK_ID
+    num_special: Whole = len(SPECIAL_TOKENS)
+    mask_token_probability: Fraction = 0.8
+    random_token_probability: Fraction = 0.1
 
     def changed_streams(self):
         return (self.stream,)
+
+    def check_vocabularies(self, vocabularies):
+        vocabulary = vocabularies.get(self.stream)
+        if vocabulary is None:
+            return None
+        for field, found, expected in (
+            ("vocab", self.vocab, vocabulary.size),
+            ("mask_id", self.mask_id, vocabulary.mask_id),
+        ):
+            if found != expected:
+                return (
+                    f"{type(self).__name__} of the stream {self.stream!r} expects {field}={expected}, which "
+                    f"its tokenizer has, found {found}: put {field}={expected}"
+                )
+        return None
 
     def corrupt(
         self, batch: Batch, masked: Bool[jax.Array, "B L"], draw: Float32[jax.Array, "B L"], key: jax.Array

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import jax
 import numpy as np
 
 from catalog.row import B, Row, batch, fill_masked, normal, padding, scramble_masked
@@ -10,6 +11,17 @@ from mmjax.batch import Audio, BoxTargets, Labels, MultiLabels, Tags, Text, is_p
 from mmjax.heads import MaskedLogits
 from mmjax.objectives import Outputs
 from mmjax.testing import VOCAB
+
+
+def values(apply: Callable) -> Callable:
+    """`apply` of an objective, with each Mean of its result replaced by the mean's value."""
+
+    def apply_to_values(*args, **kwargs):
+        is_mean = lambda x: isinstance(x, objectives.Mean)  # noqa: E731
+        found = apply(*args, **kwargs)
+        return jax.tree.map(lambda x: x.value if is_mean(x) else x, found, is_leaf=is_mean)
+
+    return apply_to_values
 
 
 def outputs(predictions: dict | None = None, targets: dict | None = None) -> Outputs:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mmjax import data
-from mmjax.batch import is_present
+from mmjax.batch import is_present, stream_names
 from mmjax.errors import InputError
 
 
@@ -125,9 +125,9 @@ def test_bad_examples_become_missing_rows_and_are_reported():
     mixed = data.Mixture.of(paired(bad=(3, 7)), batch_size=10)
     ((batch, bad),) = data.batches(mixed, seed=0, start_step=0, num_steps=1)
     assert bad.num_rows == 10 and sorted(key for key, _ in bad.examples) == ["arrays[3]", "arrays[7]"]
-    assert "expected a class number in 'label', found -1" in bad.examples[0][1]
-    for stream in batch.values():
-        assert is_present(stream).sum() == 8
+    assert "expected a class number from 0 to 2147483647 in 'label', found -1" in bad.examples[0][1]
+    for name in stream_names(batch):
+        assert is_present(batch[name]).sum() == 8
 
 
 def test_the_counter_logs_each_bad_example_once_and_raises_above_the_fraction(caplog):
@@ -156,6 +156,37 @@ def test_the_counter_waits_for_enough_rows_and_is_checked_at_the_end():
     assert (tolerant.num_bad, tolerant.num_rows) == (5, 20)
 
 
+def test_a_run_without_any_good_example_ends_soon_whatever_its_fraction():
+    mixed = data.Mixture.of(paired(bad=range(10)), batch_size=4, max_bad_fraction=1.0)
+    counter = data.BadExampleCounter(mixed)
+    with pytest.raises(InputError, match=r"all 12 are bad.*The first:\n  arrays\[\d\]: expected a class"):
+        for _, bad in data.batches(mixed, seed=0, start_step=0):
+            counter.add(bad)
+    with pytest.raises(InputError, match="found that all 10 are bad"):
+        list(data.epoch(paired(bad=range(10)), 5, max_bad_fraction=1.0))
+
+
+def test_the_counter_logs_the_first_and_counts_the_others(caplog):
+    tolerant = data.Mixture.of(paired(), batch_size=4, max_bad_fraction=1.0)
+    counter = data.BadExampleCounter(tolerant, max_logged=3)
+    with caplog.at_level(logging.WARNING):
+        for i in range(20):
+            counter.add(data.BadExamples([(f"k{i}", "r")] * 2, 3))
+    assert len(caplog.messages) == 4 and caplog.messages[-1].startswith("further bad examples are counted")
+    resumed = data.BadExampleCounter(data.Mixture.of(paired(), batch_size=4))
+    resumed.num_bad, resumed.num_rows = 3, 10
+    with pytest.raises(InputError, match="found 3 of 10.* The log of the run lists them."):
+        resumed.check()
+
+
+def test_an_evaluation_tells_its_bad_examples_in_one_summary(caplog):
+    with caplog.at_level(logging.WARNING):
+        list(data.epoch(paired(bad=(3, 4, 7)), 2, max_bad_fraction=1.0))
+    (message,) = caplog.messages
+    assert message.startswith("skipped 3 of 10 examples. The first:\n  arrays[3]: expected a class number")
+    assert message.count("\n") == 3
+
+
 def test_missing_data_raise_before_the_first_batch():
     missing = data.Dataset(
         data.WebDataset("/no/such", hint="Set MMJAX_DATA."), {"label": data.LabelTransform("y")}
@@ -164,8 +195,8 @@ def test_missing_data_raise_before_the_first_batch():
         data.batches(data.Mixture.of(missing, batch_size=2), seed=0, start_step=0)
 
 
-def test_an_empty_dataset_is_refused(make):
-    empty = data.Dataset(data.Jsonl(make.jsonl([])), {"label": data.LabelTransform("y")})
+def test_an_empty_dataset_is_refused():
+    empty = data.Dataset(data.Arrays({"y": []}), {"label": data.LabelTransform("y")})
     with pytest.raises(InputError, match="expected examples in dataset 'data', found none"):
         data.batches(data.Mixture.of(empty, batch_size=2), seed=0, start_step=0)
 

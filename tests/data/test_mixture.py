@@ -25,6 +25,9 @@ def test_rows_are_assigned_in_proportion_and_positions_have_no_gap(weights):
         fraction = weight / sum(weights)
         num_assigned = np.cumsum(dataset == number)
         assert np.abs(num_assigned - fraction * (rows + 1)).max() <= len(weights)
+    assert (
+        list(mixture.num_rows(600).values()) == np.bincount(dataset[:4800], minlength=len(weights)).tolist()
+    )
     # A pure function of the row: a part of the rows has the same assignment.
     np.testing.assert_array_equal(
         np.stack(mixture.assign(rows[3000:3010])), np.stack([dataset, position])[:, 3000:3010]

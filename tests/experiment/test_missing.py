@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 from catalog import ROWS
+from catalog.of_objectives import values
 from random_parameters import random_parameters
 
 from mmjax import objectives, views
@@ -155,7 +156,7 @@ def test_an_objective_without_valid_rows_gives_zero_loss_and_gradient(row):
     params = nn.meta.unbox(module.init(jax.random.key(0), empty))
 
     def loss(params, predictions):
-        return module.apply(params, empty.replace(predictions=predictions))[0]
+        return values(module.apply)(params, empty.replace(predictions=predictions))[0]
 
     # Codes and masks among the predictions are not differentiable.
     value, grads = jax.value_and_grad(loss, argnums=(0, 1), allow_int=True)(params, empty.predictions)

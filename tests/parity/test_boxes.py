@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from catalog.of_objectives import values
 from scipy.optimize import linear_sum_assignment
 
 from mmjax import heads, objectives, sharding
@@ -77,7 +78,7 @@ def loop_loss(outputs: Outputs) -> float:
 
 def test_loss():
     outputs = box_outputs()
-    loss, metrics = jax.jit(objectives.Boxes("boxes").apply)({}, outputs)
+    loss, metrics = jax.jit(values(objectives.Boxes("boxes").apply))({}, outputs)
     np.testing.assert_allclose(loss, loop_loss(outputs), rtol=RTOL)
     assert set(metrics) == {"classes", "l1", "giou", "iou", "found"}
 
@@ -92,7 +93,7 @@ def test_perfect_boxes_have_a_loss_near_zero():
         predicted[i, order[n], :4] = targets.boxes[i, n]
         predicted[i, order[n], 4:] = 20.0 * (np.arange(NUM_CLASSES + 1) == targets.classes[i, n])
     outputs = outputs.replace(predictions={"boxes": jnp.asarray(predicted)})
-    loss, metrics = objectives.Boxes("boxes").apply({}, outputs)
+    loss, metrics = values(objectives.Boxes("boxes").apply)({}, outputs)
     np.testing.assert_allclose(loss, 0, atol=1e-5)
     assert metrics["found"] == 1 and metrics["iou"] > 0.999
 
@@ -103,7 +104,7 @@ def test_a_batch_without_boxes_gives_zero_loss_and_gradient():
     outputs = outputs.replace(batch={"boxes": empty})
     module = objectives.Boxes("boxes")
     value, grads = jax.jit(
-        jax.value_and_grad(lambda x: module.apply({}, outputs.replace(predictions={"boxes": x}))[0])
+        jax.value_and_grad(lambda x: values(module.apply)({}, outputs.replace(predictions={"boxes": x}))[0])
     )(outputs.predictions["boxes"])
     assert value == 0
     np.testing.assert_array_equal(grads, 0)
@@ -136,10 +137,10 @@ def test_overlaps(first, second, iou, giou):
 
 def test_loss_is_equal_on_a_mesh():
     outputs, mesh = box_outputs(batch=8), MeshShape(data=8).make()
-    expected = objectives.Boxes("boxes").apply({}, outputs)[0]
+    expected = values(objectives.Boxes("boxes").apply)({}, outputs)[0]
     with sharding.using(mesh, sharding.REPLICATED):
         placed = jax.device_put(outputs, sharding.batch_sharding(mesh, sharding.REPLICATED))
-        found = jax.jit(objectives.Boxes("boxes").apply)({}, placed)[0]
+        found = jax.jit(values(objectives.Boxes("boxes").apply))({}, placed)[0]
     np.testing.assert_allclose(found, expected, rtol=TOLERANCE["sharded"])
 
 
@@ -147,7 +148,7 @@ def test_more_objects_than_queries_and_a_grid_that_does_not_fit_are_refused():
     outputs = box_outputs()
     few = outputs.replace(predictions={"boxes": outputs.predictions["boxes"][:, :4]})
     with pytest.raises(InputError, match="gives 4 boxes and the data hold up to 5: .* make its grid finer"):
-        objectives.Boxes("boxes").apply({}, few)
+        values(objectives.Boxes("boxes").apply)({}, few)
     head = heads.Boxes("image", num_classes=3, query_grid=(2, 2), token_grid=(3, 3))
     encoded = Encoded(jnp.ones((2, 6, 16)), jnp.ones((2, 6), bool))
     with pytest.raises(InputError, match=r"expects token_grid=\(3, 3\) in 'image', found 6 positions"):

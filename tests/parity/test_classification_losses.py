@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from catalog.of_objectives import class_outputs, multi_label_outputs
+from catalog.of_objectives import class_outputs, multi_label_outputs, values
 
 from mmjax import objectives
 from mmjax.objectives import Outputs
@@ -16,7 +16,7 @@ MIXED = {"partner": PARTNER, "mix_weight": WEIGHT}
 
 
 def apply(module, outputs):
-    return jax.jit(module.apply)({}, jax.tree.map(jnp.asarray, outputs))
+    return jax.jit(values(module.apply))({}, jax.tree.map(jnp.asarray, outputs))
 
 
 def softmax_loss(scores, label: int, smoothing: float) -> float:
@@ -105,7 +105,7 @@ def test_batches_without_labels_give_zero_loss_and_gradient():
     ):
 
         def loss(logits, module=module, empty=empty):
-            return module.apply({}, empty.replace(predictions={"classes": logits}))[0]
+            return values(module.apply)({}, empty.replace(predictions={"classes": logits}))[0]
 
         value, gradient = jax.jit(jax.value_and_grad(loss))(jnp.full((4, 3), 1e4))
         assert value == 0

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from catalog.of_objectives import outputs, pair_outputs, three_outputs
+from catalog.of_objectives import outputs, pair_outputs, three_outputs, values
 from catalog.row import normal
 
 from mmjax import objectives
@@ -124,7 +124,7 @@ def test_multiway_contrasts_each_two_heads():
     (inputs,) = jax.tree.map(jnp.asarray, three_outputs())
     module = objectives.MultiwayInfoNCE(("image", "text", "audio"), match_by="text", tile_size=2)
     variables = nn.unbox(module.init(jax.random.key(0), inputs))
-    loss, metrics = jax.jit(module.apply)(variables, inputs)
+    loss, metrics = jax.jit(values(module.apply))(variables, inputs)
     groups, losses = np.array([0, 1, 0, 3]), []
     for a, b in itertools.combinations(("image", "text", "audio"), 2):
         valid = np.asarray(is_present(inputs.batch[a]) & is_present(inputs.batch[b]))
@@ -138,7 +138,7 @@ def test_multiway_contrasts_each_head_with_the_mean_of_the_present_others():
     (inputs,) = jax.tree.map(jnp.asarray, three_outputs())
     module = objectives.MultiwayInfoNCE(("image", "text", "audio"), against="others")
     variables = nn.unbox(module.init(jax.random.key(0), inputs))
-    loss, _ = jax.jit(module.apply)(variables, inputs)
+    loss, _ = jax.jit(values(module.apply))(variables, inputs)
     present = {name: np.asarray(is_present(inputs.batch[name])) for name in ("image", "text", "audio")}
     assert not present["image"][3] and not present["audio"][2]
     losses = []
@@ -161,9 +161,10 @@ def test_multiway_ignores_a_stream_that_no_row_has(against):
     three = objectives.MultiwayInfoNCE(("image", "text", "audio"), against=against)
     variables = three.init(jax.random.key(0), inputs)
     (loss, _), grads = jax.value_and_grad(
-        lambda predictions: three.apply(variables, inputs.replace(predictions=predictions)), has_aux=True
+        lambda predictions: values(three.apply)(variables, inputs.replace(predictions=predictions)),
+        has_aux=True,
     )(inputs.predictions)
-    expected, _ = two.apply(two.init(jax.random.key(0), inputs), inputs)
+    expected, _ = values(two.apply)(two.init(jax.random.key(0), inputs), inputs)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(grads))
     assert (grads["image"] == 0).all()
     if against == "each":
@@ -201,7 +202,7 @@ def test_learned_scalars_are_logged_and_never_decayed(name):
     zero_grads = jax.tree.map(jnp.zeros_like, params)
     updates, _ = optimizer.update(zero_grads, optimizer.init(params), params)
     assert all((x == 0).all() for x in jax.tree.leaves(updates))
-    _, metrics = module.apply({"params": params}, inputs)
+    _, metrics = values(module.apply)({"params": params}, inputs)
     assert set(metrics) - {"accuracy"} == {scalar.replace("log_scale", "temperature") for scalar in scalars}
 
 

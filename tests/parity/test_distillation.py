@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from catalog.of_objectives import outputs
+from catalog.of_objectives import outputs, values
 from catalog.row import B, normal
 
 from mmjax import objectives
@@ -44,7 +44,7 @@ def test_distillation(positions):
 
     @jax.jit
     def run(predictions):
-        return module.apply({}, inputs.replace(predictions=predictions))
+        return values(module.apply)({}, inputs.replace(predictions=predictions))
 
     loss, metrics = run(inputs.predictions)
     expected = (np.mean(losses), np.mean(is_equal))

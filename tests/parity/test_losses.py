@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from catalog.of_objectives import match_outputs, pair_outputs, sentence_outputs, token_outputs
+from catalog.of_objectives import match_outputs, pair_outputs, sentence_outputs, token_outputs, values
 
 from mmjax import objectives, views
 from mmjax.objectives.base import masked_cross_entropy
@@ -63,11 +63,12 @@ def test_info_nce(smoothing, valid, repeated):
     pairs = pair_mask(valid, GROUPS if repeated else None)
     # With unit vectors as the second side, the logits are the first side.
     found = jax.jit(lambda x: info_nce(x, jnp.eye(6), 1.0, pairs, label_smoothing=smoothing))(logits)
-    np.testing.assert_allclose(found, loop_info_nce(logits, valid, positives, smoothing), rtol=RTOL)
+    expected = (*loop_info_nce(logits, valid, positives, smoothing), valid.sum())
+    np.testing.assert_allclose(found, expected, rtol=RTOL)
 
 
 def test_info_nce_counts_ties_as_errors():
-    _, accuracy = info_nce(jnp.ones((6, 6)), jnp.ones((6, 6)), 1.0, pair_mask(VALID, GROUPS))
+    _, accuracy, _ = info_nce(jnp.ones((6, 6)), jnp.ones((6, 6)), 1.0, pair_mask(VALID, GROUPS))
     assert accuracy == 0
 
 
@@ -89,7 +90,7 @@ def test_info_nce_module_masks_missing_rows_and_matches_equal_ones(match_by, log
     """Of four rows, 0 and 2 hold the same text, and 3 has no image."""
     (outputs,) = jax.tree.map(jnp.asarray, pair_outputs())
     module = objectives.InfoNCE("image", "text", match_by=match_by)
-    loss, metrics = jax.jit(module.apply)({"params": {"log_scale": jnp.float32(log_scale)}}, outputs)
+    loss, metrics = jax.jit(values(module.apply))({"params": {"log_scale": jnp.float32(log_scale)}}, outputs)
 
     valid, positives = np.array([True, True, True, False]), np.diag([True, True, True, False])
     if match_by:
@@ -103,7 +104,7 @@ def test_info_nce_module_masks_missing_rows_and_matches_equal_ones(match_by, log
 def test_sigmoid_pairs_module_scales_and_shifts():
     (outputs,) = jax.tree.map(jnp.asarray, pair_outputs())
     params = {"log_scale": jnp.float32(1.0), "bias": jnp.float32(-2.0)}
-    loss, _ = jax.jit(objectives.SigmoidPairs("image", "text").apply)({"params": params}, outputs)
+    loss, _ = jax.jit(values(objectives.SigmoidPairs("image", "text").apply))({"params": params}, outputs)
     first, second = (np.float64(outputs.predictions[name]) for name in ("image", "text"))
     total = 0.0
     for i in range(3):
@@ -131,7 +132,7 @@ def test_masked_language():
         losses.append(-log_softmax(logits[i, position])[token])
         correct.append(logits[i, position].argmax() == token)
     module = objectives.MaskedLanguage("words", view=views.Identity())
-    loss, metrics = jax.jit(module.apply)({}, outputs)
+    loss, metrics = jax.jit(values(module.apply))({}, outputs)
     np.testing.assert_allclose((loss, metrics["accuracy"]), (np.mean(losses), np.mean(correct)), rtol=RTOL)
 
 
@@ -142,7 +143,7 @@ def test_next_sentence():
     losses = [-log_softmax(logits[i])[label[i]] for i in rows]
     correct = [logits[i].argmax() == label[i] for i in rows]
     module = objectives.NextSentence("follows", view=views.Identity())
-    loss, metrics = jax.jit(module.apply)({}, outputs)
+    loss, metrics = jax.jit(values(module.apply))({}, outputs)
     np.testing.assert_allclose((loss, metrics["accuracy"]), (np.mean(losses), np.mean(correct)), rtol=RTOL)
 
 
@@ -153,7 +154,7 @@ def test_matching():
     losses = [-log_sigmoid(logits[i] if matches[i] else -logits[i]) for i in rows]
     correct = [(logits[i] > 0) == matches[i] for i in rows]
     module = objectives.Matching("matches", view=views.Identity())
-    loss, metrics = jax.jit(module.apply)({}, outputs)
+    loss, metrics = jax.jit(values(module.apply))({}, outputs)
     np.testing.assert_allclose((loss, metrics["accuracy"]), (np.mean(losses), np.mean(correct)), rtol=RTOL)
 
 

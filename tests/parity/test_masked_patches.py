@@ -4,7 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from catalog.of_objectives import MEL, code_outputs, patch_outputs, quantised_outputs, spectrogram_outputs
+from catalog.of_objectives import (
+    MEL,
+    code_outputs,
+    patch_outputs,
+    quantised_outputs,
+    spectrogram_outputs,
+    values,
+)
 
 from mmjax import objectives, views
 from mmjax.objectives.masked_patches import reconstruction_loss
@@ -16,7 +23,7 @@ IDENTITY = views.Identity()
 
 
 def apply(module, outputs):
-    return jax.jit(module.apply)({}, jax.tree.map(jnp.asarray, outputs))
+    return jax.jit(values(module.apply))({}, jax.tree.map(jnp.asarray, outputs))
 
 
 def patch_of(image: np.ndarray, number: int) -> np.ndarray:
@@ -133,7 +140,7 @@ def test_no_masked_patch_gives_zero_loss_and_gradient():
     none = jnp.zeros((2, 3, 4), bool)
     patches = jnp.full((2, 3, 4), 1e4)
     (loss, metrics), gradient = jax.value_and_grad(
-        lambda predicted: reconstruction_loss("x", predicted, patches, none), has_aux=True
+        lambda predicted: values(reconstruction_loss)("x", predicted, patches, none), has_aux=True
     )(-patches)
     assert loss == 0 and metrics["explained"] == 0
     np.testing.assert_array_equal(gradient, 0)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from catalog.of_objectives import ctc_outputs, language_outputs, tag_outputs
+from catalog.of_objectives import ctc_outputs, language_outputs, tag_outputs, values
 
 from mmjax import objectives
 from mmjax.heads import MaskedLogits
@@ -36,7 +36,7 @@ def test_causal_language(prefix):
             token = text.tokens[row, position]
             losses.append(-log_softmax(logits[row, position - 1])[token])
             correct.append(logits[row, position - 1].argmax() == token)
-    loss, metrics = jax.jit(objectives.CausalLanguage("words").apply)({}, outputs)
+    loss, metrics = jax.jit(values(objectives.CausalLanguage("words").apply))({}, outputs)
     np.testing.assert_allclose(loss, np.mean(losses), rtol=RTOL)
     np.testing.assert_allclose(metrics["accuracy"], np.mean(correct), rtol=RTOL)
     np.testing.assert_allclose(
@@ -46,9 +46,9 @@ def test_causal_language(prefix):
 
 def test_a_prefix_changes_the_loss():
     with_prefix, without = (
-        objectives.CausalLanguage("words").apply({}, jax.tree.map(jnp.asarray, language_outputs(prefix)[0]))[
-            0
-        ]
+        values(objectives.CausalLanguage("words").apply)(
+            {}, jax.tree.map(jnp.asarray, language_outputs(prefix)[0])
+        )[0]
         for prefix in (True, False)
     )
     assert abs(with_prefix - without) > 1e-3
@@ -100,7 +100,7 @@ def test_ctc_ignores_rows_without_text_or_with_too_few_frames():
         log_p = [log_softmax(frame) for frame in np.float64(frames.logits[row])[np.asarray(frames.mask[row])]]
         labels = [int(t) for t, word in zip(text.tokens[row], text.words[row], strict=True) if word >= 0]
         losses.append(loop_ctc(np.stack(log_p), labels) / len(labels))
-    loss, metrics = jax.jit(objectives.CTC("frames").apply)({}, outputs)
+    loss, metrics = jax.jit(values(objectives.CTC("frames").apply))({}, outputs)
     np.testing.assert_allclose(loss, np.mean(losses), rtol=RTOL)
     np.testing.assert_allclose(metrics["counted"], 2 / 3, rtol=RTOL)
 
@@ -112,7 +112,7 @@ def test_ctc_gradient_is_zero_at_ignored_rows_and_frames():
 
     def loss(logits):
         predictions = {"frames": MaskedLogits(logits, frames.mask)}
-        return objectives.CTC("frames").apply({}, outputs.replace(predictions=predictions))[0]
+        return values(objectives.CTC("frames").apply)({}, outputs.replace(predictions=predictions))[0]
 
     gradient = jax.jit(jax.grad(loss))(frames.logits)
     assert np.isfinite(gradient).all()
@@ -138,7 +138,7 @@ def test_token_classification():
         tag = int(tags.values[row, position])
         losses.append(-log_softmax(logits[row, position])[tag])
         correct.append(logits[row, position].argmax() == tag)
-    loss, metrics = jax.jit(objectives.TokenClassification("tags").apply)({}, outputs)
+    loss, metrics = jax.jit(values(objectives.TokenClassification("tags").apply))({}, outputs)
     np.testing.assert_allclose((loss, metrics["accuracy"]), (np.mean(losses), np.mean(correct)), rtol=RTOL)
 
 
@@ -158,7 +158,7 @@ def test_a_batch_without_valid_rows_gives_zero_loss_and_gradient(name):
         predictions = jax.tree.map(
             lambda x: jnp.full(x.shape, 1e4) * scale if x.dtype == np.float32 else x, outputs.predictions
         )
-        return module.apply({}, outputs.replace(batch=empty, predictions=predictions))[0]
+        return values(module.apply)({}, outputs.replace(batch=empty, predictions=predictions))[0]
 
     value, gradient = jax.jit(jax.value_and_grad(loss))(1.0)
     assert value == 0 and gradient == 0

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mmjax.errors import NonFiniteError
+from mmjax.objectives import Mean, with_weights
 from mmjax.training import metrics
 from mmjax.training.flops import PEAK_FLOPS
 from mmjax.training.metrics import Meter
@@ -26,6 +27,17 @@ def clock(monkeypatch):
 
 def on_device(**values: float) -> dict:
     return {name: jnp.float32(value) for name, value in values.items()}
+
+
+def test_means_are_weighted_by_rows():
+    """Pairs: the mean of rows 1 1 5; words: no row in any step; the temperature has no rows."""
+    meter = Meter(batch_size=8, flops_per_step=1.0)
+    for loss, rows in ((1.0, 2.0), (5.0, 1.0), (0.0, 0.0)):
+        measured = {"loss/pairs": Mean(loss, rows), "loss/words": Mean(0.0, 0.0), "temperature": loss}
+        meter.add(on_device(**with_weights(measured)), wait_seconds=0.0)
+    row = meter.read(last_step=3)
+    assert row["loss/pairs"] == pytest.approx(7 / 3) and row["temperature"] == 2.0
+    assert "loss/words" not in row and not any("weight" in name for name in row)
 
 
 def test_means_and_speeds(clock):
@@ -68,7 +80,7 @@ def test_the_step_that_compiles_is_not_timed(clock):
         (
             "loss/pairs",
             np.nan,
-            r"step 12: objective 'pairs' is nan; the last checkpoint is kept. Try a lower",
+            r"step 12: objective 'pairs' is nan \(finite: words\); the last checkpoint is kept. Look at that",
         ),
         ("loss/words", np.inf, r"step 12: objective 'words' is inf"),
         ("grad_norm", np.nan, r"step 12: grad_norm is nan"),

@@ -157,22 +157,22 @@ def image(*values: float) -> Image:
 
 
 def test_equal_rows_of_images_and_labels():
-    found = equal_rows(image(0.1, 0.2, 0.1, -0.1))
+    found = equal_rows({"x": image(0.1, 0.2, 0.1, -0.1)}, "x")
     np.testing.assert_array_equal(found, [[1, 0, 1, 0], [0, 1, 0, 0], [1, 0, 1, 0], [0, 0, 0, 1]])
-    found = equal_rows(Labels(jnp.array([3, 1, 3]), jnp.ones(3, bool)))
+    found = equal_rows({"x": Labels(jnp.array([3, 1, 3]), jnp.ones(3, bool))}, "x")
     np.testing.assert_array_equal(found, [[1, 0, 1], [0, 1, 0], [1, 0, 1]])
 
 
 def test_images_that_differ_only_in_sign_bits_are_not_equal():
     """A multiply-and-add checksum would only see whether an odd number of signs differ."""
     signs = np.where(np.random.default_rng(0).integers(0, 2, (64, 4, 4, 1)), 1.0, -1.0).astype(np.float32)
-    found = equal_rows(Image(jnp.asarray(signs), jnp.ones(64, bool)))
+    found = equal_rows({"x": Image(jnp.asarray(signs), jnp.ones(64, bool))}, "x")
     np.testing.assert_array_equal(found, np.eye(64, dtype=bool))
-    found = equal_rows(Image(jnp.asarray(np.maximum(signs, 0)), jnp.ones(64, bool)))
+    found = equal_rows({"x": Image(jnp.asarray(np.maximum(signs, 0)), jnp.ones(64, bool))}, "x")
     np.testing.assert_array_equal(found, np.eye(64, dtype=bool))
 
 
 def test_masked_values_do_not_affect_equality():
     images = image(0.1, 0.2, 0.1)
-    found = equal_rows(images.replace(mask=jnp.array([True, False, False])))
+    found = equal_rows({"x": images.replace(mask=jnp.array([True, False, False]))}, "x")
     np.testing.assert_array_equal(found, [[1, 0, 0], [0, 1, 1], [0, 1, 1]])
