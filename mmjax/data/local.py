@@ -26,5 +26,5 @@ def local(name: str) -> LocalData:
     'Set MMJAX_DATA to the folder that holds avdigits/ (see docs/data.md)'
     """
     default = Path(__file__).parents[3] / "shared" / "data"
-    folder = Path(os.environ.get("MMJAX_DATA", default)) / name
+    folder = Path(os.environ.get("MMJAX_DATA") or default) / name
     return LocalData(folder, f"Set MMJAX_DATA to the folder that holds {name}/ (see docs/data.md)")

@@ -1,4 +1,4 @@
-"""Bad, odd and hostile inputs, and what mmjax promises for each; `python tests/corpus/table.py` counts them."""
+"""Bad, odd and hostile inputs, each with what mmjax promises; `python tests/corpus/table.py` counts them."""
 
 from corpus import (
     arrays,
@@ -10,6 +10,7 @@ from corpus import (
     images,
     labels,
     learning,
+    resuming,
     run_folders,
     tables,
     tar_indexes,
@@ -29,6 +30,7 @@ MODULES = (
     images,
     labels,
     learning,
+    resuming,
     run_folders,
     tables,
     tar_indexes,

@@ -101,6 +101,13 @@ CASES: tuple[Case, ...] = (
         "link to a file that does not exist",
     ),
     at(
+        "a broken link beside shards",
+        "refused",
+        then(write("a.tar"), lambda f: (f / "b.tar").symlink_to("c.tar")),
+        "*.tar",
+        "b.tar, found: No such file",
+    ),
+    at(
         "links in a circle",
         "refused",
         lambda f: (f / "a.tar").symlink_to("a.tar"),

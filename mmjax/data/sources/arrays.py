@@ -155,7 +155,7 @@ class _Rows:
 
 def _summary(values: Sequence[Any]) -> str:
     """The type and shape of an array, and a digest of up to 100 of its values, which are spread evenly."""
-    kind = f"{values.dtype} {values.shape}" if isinstance(values, np.ndarray) else type(values).__name__
+    kind = f"{values.dtype} {values.shape}" if hasattr(values, "dtype") else type(values).__name__
     digest = 0
     for index in spread_indices(len(values), 100):
         digest = zlib.crc32(_to_bytes(values[index]), digest)
@@ -165,7 +165,7 @@ def _summary(values: Sequence[Any]) -> str:
 def _to_bytes(value: Any) -> bytes:
     if isinstance(value, bytes):
         return value
-    if isinstance(value, np.ndarray | np.generic) and value.dtype != object:
-        return np.ascontiguousarray(value).tobytes()
+    if hasattr(value, "dtype") and (array := np.asarray(value)).dtype != object:
+        return array.tobytes()
     # Any other object is known by its type alone: its repr may hold its address.
     return json.dumps(value, default=lambda unknown: type(unknown).__name__, skipkeys=True).encode()

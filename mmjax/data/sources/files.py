@@ -40,7 +40,10 @@ def fingerprint(files: Sequence[Path]) -> tuple[FileStamp, ...]:
     """The stamp of each file. Raises InputError unless all are regular files that can be read."""
     stamps = []
     for file in files:
-        status = file.stat()
+        try:
+            status = file.stat()
+        except OSError as error:  # a link to nothing, or a folder that may not be read
+            raise InputError(f"expected a file at {one_line(str(file))}, found: {error.strerror}") from error
         if not stat.S_ISREG(status.st_mode):  # reading a FIFO or a device may never end
             raise InputError(
                 f"expected a regular file at {one_line(str(file))}, found {_kind(status.st_mode)}"

@@ -60,7 +60,7 @@ def read_members(file: int, stamp: FileStamp) -> Iterator[Member]:
             new = _read_extended(file, info.type, offset, size, stamp)
             common, extended = (common | new, extended) if info.type == b"g" else (common, extended | new)
         else:
-            if info.type == tarfile.GNUTYPE_SPARSE or any(name.startswith("GNU.sparse.") for name in fields):
+            if info.type == tarfile.GNUTYPE_SPARSE or "sparse" in fields:
                 raise InputError(
                     f"expected no sparse members, found {excerpt(info.name)} in {stamp.shown}. "
                     "Pack it without --sparse."
@@ -116,7 +116,10 @@ def _read_extended(file: int, kind: bytes, offset: int, size: int, stamp: FileSt
         name, equals, value = data[start + len(length) + 1 : end - 1].partition(b"=")
         if not (space and equals and end <= len(data) and data[end - 1 : end] == b"\n"):
             _refuse(stamp, f"a malformed extended header at byte {offset + start}")
-        fields[name.decode("utf-8", "replace")] = value.decode("utf-8", "surrogateescape")
+        if name.startswith(b"GNU.sparse."):
+            fields["sparse"] = "1"
+        elif name in (b"path", b"linkpath", b"size"):  # all others are passed over, and take no memory
+            fields[name.decode()] = value.decode("utf-8", "surrogateescape")
         start = end
     return fields
 

@@ -64,15 +64,16 @@ def _open(folder: str, split: str) -> Reader:
     if split.partition("[")[0] not in (*splits, "all"):
         raise InputError(f"expected one of the splits {splits} of {folder}, found {excerpt(split)}")
     try:
-        if not builder.info.splits[split].num_examples:
-            raise InputError(f"expected examples in the split {excerpt(split)} of {folder}, found none")
-        examples = builder.as_data_source(split=split, file_format="array_record")
+        num_examples = builder.info.splits[split].num_examples
+        examples = builder.as_data_source(split=split, file_format="array_record") if num_examples else None
         parts = builder.info.splits[split].file_instructions
-    except (NotImplementedError, ValueError, AssertionError, OverflowError) as error:
+    except Exception as error:
         found = one_line(str(error))
         raise InputError(
             f"expected {folder} as ArrayRecord with the split {excerpt(split)}: {found}"
         ) from error
+    if examples is None:
+        raise InputError(f"expected examples in the split {excerpt(split)} of {folder}, found none")
     shards = [Path(part.filename) for part in parts]
     if missing := [shard.name for shard in shards if not shard.is_file()]:
         raise InputError(f"expected the shard {missing[0]} in {folder}, found none. Fetch the dataset again.")
