@@ -1,4 +1,4 @@
-"""Types of numbers with their ranges, and of other choices, which fields of an experiment's values declare: `depth: Depth`.
+"""Types that fields of an experiment declare: numbers with their ranges (`depth: Depth`), and choices.
 
 `mmjax.spec` refuses a value out of its field's range. NaN is outside every range, and so is infinity. The
 largest integers are far above any useful value: they refuse a slip such as `batch_size=1000000000` before it
@@ -6,7 +6,8 @@ fills the memory.
 """
 
 import math
-from typing import Annotated, Literal, TypeAlias
+import operator
+from typing import Annotated, Any, Literal, TypeAlias
 
 from annotated_types import Interval
 
@@ -59,9 +60,8 @@ def describe(interval: Interval) -> str:
 
 def contains(interval: Interval, value: float) -> bool:
     """Whether the value is in the range. NaN never is, because each comparison with it is False."""
-    return (
-        (interval.gt is None or value > interval.gt)
-        and (interval.ge is None or value >= interval.ge)
-        and (interval.lt is None or value < interval.lt)
-        and (interval.le is None or value <= interval.le)
+    bounds: tuple[Any, ...] = (interval.gt, interval.ge, interval.lt, interval.le)
+    comparisons = (operator.gt, operator.ge, operator.lt, operator.le)
+    return all(
+        bound is None or compare(value, bound) for bound, compare in zip(bounds, comparisons, strict=True)
     )

@@ -24,8 +24,8 @@ def format_plan(plan: Plan) -> str:
     ]
     if plan.half_precision:
         lines.append(
-            "note: compiled for CPUs, which compute in 32 bits: temporaries and memory traffic are up to twice "
-            "what a GPU or TPU needs in 16"
+            "note: compiled for CPUs, which compute in 32 bits: temporaries and memory traffic are up to "
+            "twice what a GPU or TPU needs in 16"
         )
     return "\n".join(lines) + "\n"
 

@@ -29,14 +29,12 @@ class FactorisedVideo(Encoder):
 
     space: ViT | ResNet
     time: Transformer
-    pooling: Literal["mean", "first", "last"] = "mean"
+    pooling: Literal["mean", "first"] = "mean"
     position_init_std: NonNegative = 1.0
     dtype: Dtype = "float32"
 
     @nn.compact
     def __call__(self, video: Video, train: bool = False) -> Encoded:
-        if self.pooling not in ("mean", "first"):
-            raise ValueError(f"pooling expects 'mean' or 'first', found {self.pooling!r}")
         frames = einops.rearrange(video.frames, "B T height width C -> (B T) height width C")
         x = self.space(Image(frames, video.mask.reshape(-1)), train).embeddings
         x = x[:, 0] if self.pooling == "first" else x.mean(axis=1)

@@ -173,7 +173,12 @@ ENVIRONMENT = [
     ("a closed standard output", "$MMJAX checkpoints nosuch >&-", {}, "expected an open standard output"),
     ("a closed standard error", "$MMJAX checkpoints nosuch 2>&-", {}, "expected an open standard error"),
     ("both closed", "$MMJAX checkpoints nosuch >&- 2>&-", {}, ""),
-    ("a full disk as output", "$MMJAX --help >/dev/full", {}, "No space left on device"),
+    (
+        "a full disk as output",
+        "$MMJAX --help >/dev/full",
+        {"PYTHONUNBUFFERED": None},
+        "No space left on device",
+    ),
     ("a full disk as standard error", "$MMJAX checkpoints nosuch 2>/dev/full", {}, ""),
     (
         "an unknown locale",

@@ -10,6 +10,8 @@ from catalog.row import random_parameters, trunk_inputs
 
 from mmjax import encoders
 from mmjax.batch import Image, Video
+from mmjax.errors import InputError
+from mmjax.spec import check_fields
 from mmjax.testing import TOLERANCE
 
 STACK = TOLERANCE["fp32_stack"]
@@ -102,5 +104,5 @@ def test_videos_that_do_not_fit_are_refused(monkeypatch):
         encoder.init(jax.random.key(0), clip())
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as in a run
     encoder = encoders.FactorisedVideo(space(), row.trunk(), pooling="last")
-    with pytest.raises(ValueError, match="pooling expects 'mean' or 'first', found 'last'"):
-        encoder.init(jax.random.key(0), clip())
+    with pytest.raises(InputError, match="pooling' expects 'mean' or 'first', found str 'last'"):
+        check_fields(encoder)
