@@ -53,6 +53,20 @@ def damaged(name: str, change: Callable[[bytes], bytes], promise: str, message: 
     return Case("ArrayRecord", name, promise, give, rf"(?=.*a\.array_record).*({message})")
 
 
+def two_shards(folder: Path) -> Any:
+    write_entries(folder / "a.array_record", b"1", b"2")
+    write_entries(folder / "b.array_record", b"3")
+    return [record["raw"] for record in read(folder, field="raw")]
+
+
+def replaced(folder: Path) -> Any:
+    """Other entries at the path of an open file."""
+    write_entries(folder / "a.array_record", b"1", b"2")
+    reader = data.ArrayRecord(str(folder), field="raw").open()
+    write_entries(folder / "a.array_record", b"3", b"4")
+    return reader[0]
+
+
 def fifo(folder: Path) -> Any:
     os.mkfifo(folder / "a.array_record")
     return read(folder)
@@ -96,23 +110,25 @@ array_records = (
         "its first half",
         lambda content: content[: len(content) // 2],
         "refused",
-        "expected ArrayRecord files",
+        "expected an ArrayRecord file",
     ),
     damaged(
-        "without its last bytes", lambda content: content[:-100], "refused", "expected ArrayRecord files"
+        "without its last bytes", lambda content: content[:-100], "refused", "expected an ArrayRecord file"
     ),
     damaged(
-        "bytes after its end", lambda content: content + b"x" * 99, "refused", "expected ArrayRecord files"
+        "bytes after its end", lambda content: content + b"x" * 99, "refused", "expected an ArrayRecord file"
     ),
-    damaged("zeros", lambda content: bytes(len(content)), "refused", "expected ArrayRecord files"),
-    damaged("text", lambda content: b"not an ArrayRecord " * 5000, "refused", "expected ArrayRecord files"),
-    damaged("a short text", lambda content: b"not an ArrayRecord", "refused", "expected ArrayRecord files"),
+    damaged("zeros", lambda content: bytes(len(content)), "refused", "expected an ArrayRecord file"),
+    damaged("text", lambda content: b"not an ArrayRecord " * 5000, "refused", "expected an ArrayRecord file"),
+    damaged("a short text", lambda content: b"not an ArrayRecord", "refused", "expected an ArrayRecord file"),
     damaged(
         "a byte of one chunk",
         lambda content: content[:1500] + b"??" + content[1502:],
         "skipped",
         "found a damaged one",
     ),
+    Case("ArrayRecord", "two shards in a folder", "right", two_shards, expected=[b"1", b"2", b"3"]),
+    Case("ArrayRecord", "replaced while open", "refused", replaced, "has changed"),
     Case("ArrayRecord", "a FIFO", "refused", fifo, "regular file.*a FIFO"),
 )
 

@@ -1,14 +1,19 @@
 """ArrayRecord files, Google's random-access container."""
 
+import bisect
 import dataclasses
+import itertools
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from mmjax.data.records import BadExample, Record
 from mmjax.data.sources.base import FileSource, Reader, threadsafe_cache
-from mmjax.data.sources.files import FileStamp, identify
+from mmjax.data.sources.files import FileStamp, identify, open_unchanged
 from mmjax.errors import InputError, one_line
+
+_NUM_THREADS = 16  # that open shards
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,35 +47,43 @@ def explain(error: Exception) -> str:
     return one_line(str(error).partition(" (")[0]) or "no ArrayRecord, or a truncated one"
 
 
+def _open_shard(stamp: FileStamp) -> Any:
+    from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+    if not stamp.size:  # its library would retry
+        raise InputError(f"expected an ArrayRecord file, found {stamp.shown} empty. Fetch it again.")
+    try:
+        return ArrayRecordDataSource(stamp.path)
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise InputError(
+            f"expected an ArrayRecord file, found {stamp.shown}: {explain(error)}. Fetch it again."
+        ) from error
+
+
 class _Entries:
     def __init__(self, stamps: tuple[FileStamp, ...], field: str):
-        from array_record.python.array_record_data_source import ArrayRecordDataSource
-
-        for stamp in stamps:
-            if not stamp.size:  # its library would retry
-                raise InputError(f"expected an ArrayRecord file, found {stamp.shown} empty. Fetch it again.")
-        try:
-            self._entries = ArrayRecordDataSource([stamp.path for stamp in stamps])
-            self._size = len(self._entries)
-        except (RuntimeError, ValueError, IndexError) as error:
-            found = f"{[stamp.shown for stamp in stamps[:3]]}: {explain(error)}"
-            raise InputError(f"expected ArrayRecord files, found {found}") from error
-        if not self._size:
+        with ThreadPoolExecutor(_NUM_THREADS) as threads:  # network file systems take long to open a file
+            self._shards = list(threads.map(_open_shard, stamps))
+        # The index of the first entry of each shard, and the number of all entries.
+        self._starts = [0, *itertools.accumulate(len(shard) for shard in self._shards)]
+        if not len(self):
             raise InputError(f"expected entries in {stamps[0].shown}, found none. Fetch the data again.")
         self._name, self._field, self._stamps = Path(stamps[0].path).name, field, stamps
 
     def __len__(self) -> int:
-        return self._size
+        return self._starts[-1]
 
     def identity(self) -> dict[str, Any]:
-        return identify(self._stamps, self._size)
+        return identify(self._stamps, len(self))
 
     def __getitem__(self, index: int) -> Record:
         import msgpack
 
         key = f"{self._name}[{index}]"
+        number = bisect.bisect_right(self._starts, index) - 1
         try:
-            entry = self._entries[index]
+            with open_unchanged(self._stamps[number]):  # the library opens the file at the first read
+                entry = self._shards[number][index - self._starts[number]]
         except (RuntimeError, ValueError) as error:  # a damaged chunk
             raise BadExample(key, f"expected an entry, found a damaged one: {explain(error)}") from error
         if self._field:
