@@ -44,7 +44,7 @@ def describe_mismatch(value: Any, blank: Stream) -> str | None:
         found = getattr(value, name)
         if expected is None and found is None:
             continue
-        if not (isinstance(found, np.ndarray | np.generic) and isinstance(expected, np.ndarray)):
+        if not (isinstance(found, (np.ndarray, np.generic)) and isinstance(expected, np.ndarray)):
             return f"expected {name} like {excerpt(expected)}, as of `empty`, found {excerpt(found)}"
         if found.dtype != expected.dtype or found.shape != expected.shape:
             return f"{_expected(name, expected)}, found {found.dtype}{list(found.shape)}"

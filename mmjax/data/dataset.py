@@ -1,11 +1,9 @@
 """A dataset: a source, and the transforms of its records."""
 
-import contextlib
 import dataclasses
 import functools
 import logging
 import traceback
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -100,7 +98,7 @@ class Examples:
             transform = self._streams[name]
             if rng is not None:
                 transform = self._transform(name, decoded.forbidden.get(name))
-            with _as_bad_example(decoded.key, f"augment of the stream {name!r}"):
+            with _AsBadExample(decoded.key, "augment", name):
                 example[name] = transform.augment(value, shared_draws.get(name, rng))
             if mismatch := describe_mismatch(example[name], self._empty[name]):
                 raise BadExample(decoded.key, f"the stream {name!r}: {mismatch}")
@@ -112,7 +110,7 @@ class Examples:
         key, missing = str(record["__key__"]), {}
         for name, transform in self._streams.items():
             try:
-                with _as_bad_example(key, f"decode of the stream {name!r}"):
+                with _AsBadExample(key, "decode", name):
                     transform.locate(record)
             except MissingField as error:
                 missing[name] = error.reason
@@ -146,18 +144,18 @@ class Examples:
         return cached
 
     def _decode(self, index: int) -> _Decoded:
-        with _as_bad_example(f"record {index}", "reading"):
+        with _AsBadExample(f"record {index}", "reading"):
             record = self._reader[index]
             key = str(record["__key__"])
         decoded: dict[str, Any] = {}
         for name, transform in self._streams.items():
             try:
-                with _as_bad_example(key, f"decode of the stream {name!r}"):
+                with _AsBadExample(key, "decode", name):
                     decoded[name] = transform.decode(record)
             except MissingField:
                 if not transform.optional:
                     raise
-        with _as_bad_example(key, "the rules of the dataset"):
+        with _AsBadExample(key, "the rules of the dataset"):
             forbidden = joint.forbidden_changes(self._rules, self._streams, record, decoded)
         return _Decoded(key, decoded, forbidden)
 
@@ -165,27 +163,32 @@ class Examples:
 _logged: set[tuple[type, str, int]] = set()  # (type, file, line) of the unexpected errors that were logged
 
 
-@contextlib.contextmanager
-def _as_bad_example(key: str, work: str) -> Iterator[None]:
+class _AsBadExample:
     """Turns any error of one record into a BadExample: decoders raise too many kinds of errors to list them.
 
     The first unexpected error of each type and line is logged with its traceback, which shows a programming
-    error of a transform.
+    error of a transform. This is a class because it runs for every stream of every example.
 
-    Args:
-        key: of the record.
-        work: what is being done, for the message.
+    key: of the record. work, stream: what is being done, for the message.
     """
-    try:
-        yield
-    except (BadExample, InputError, Interrupted):
-        raise
-    except BaseException as error:
+
+    __slots__ = ("key", "stream", "work")
+
+    def __init__(self, key: str, work: str, stream: str = ""):
+        self.key, self.work, self.stream = key, work, stream
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if error is None or isinstance(error, BadExample | InputError | Interrupted):
+            return
         # Rust libraries, such as tokenizers, raise their panics as a BaseException that cannot be imported.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
-        _log_once(key, work, error)
-        raise BadExample(key, f"{work} raised {type(error).__name__}: {error}") from error
+            return
+        work = f"{self.work} of the stream {self.stream!r}" if self.stream else self.work
+        _log_once(self.key, work, error)
+        raise BadExample(self.key, f"{work} raised {type(error).__name__}: {error}") from error
 
 
 def _log_once(key: str, work: str, error: BaseException) -> None:
