@@ -1,5 +1,6 @@
 """Means over the rows of a batch, and means of those over several batches."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from jaxtyping import Bool, Float32
 
 from mmjax.batch import Array
 
+TINY = 1e-30  # a perplexity is at least 1; this is for values that do not count
 WEIGHT = "weight_of/"  # precedes the name of a metric in the name of its weight
 
 
@@ -50,7 +52,8 @@ def mean_over_batches(
 ) -> dict[str, float]:
     """The mean of each metric over batches, {metric: value}, by the weights that `with_weights` added.
 
-    A metric whose weights are all 0 is left out: nothing was measured.
+    A metric whose weights are all 0 is left out: nothing was measured. A "perplexity" is the exponential of a
+    mean, so that the mean is taken of its logarithm.
 
     Args:
       batches: {metric: scalar} of each batch, on the host.
@@ -59,12 +62,17 @@ def mean_over_batches(
     means = {}
     for name in without_weights(batches[0]):
         values = np.asarray([batch[name] for batch in batches])
+        is_exponential = name.rpartition("/")[2] == "perplexity"
+        values = np.log(np.maximum(values, TINY)) if is_exponential else values
         if f"{WEIGHT}{name}" in batches[0]:
             weights = np.asarray([batch[f"{WEIGHT}{name}"] for batch in batches], np.float64)
         else:
             weights = np.ones(len(batches)) if default_weights is None else np.asarray(default_weights)
-        if (weights == weights[0]).all() and weights[0] > 0:
-            means[name] = float(values.mean())
-        elif weights.sum() > 0:
-            means[name] = float(np.where(weights > 0, values * weights, 0.0).sum() / weights.sum())
+        if not (weights > 0).any():
+            continue
+        if (weights == weights[0]).all():
+            mean = float(values.mean())
+        else:
+            mean = float(np.where(weights > 0, values * weights, 0.0).sum() / weights.sum())
+        means[name] = math.exp(mean) if is_exponential else mean
     return means

@@ -76,7 +76,8 @@ class Optimizer(Spec, abc.ABC):
     weight_decay: applies to kernels, tables and learned tokens, not to biases, norms and scalars.
     clip_norm: the largest global norm of the gradients; None: no clipping.
     accumulation_steps: the number of steps whose gradients are averaged into one update. This equals a larger
-      batch for losses that are means over rows; contrastive losses still compare only the rows of one step.
+      batch for losses that are means over equally many rows in each step; contrastive losses still compare
+      only the rows of one step.
     """
 
     peak_learning_rate: Rate

@@ -73,9 +73,9 @@ def test_conflicting_shapes_are_refused():
     "datasets, size, message",
     [
         ({}, 2, "expected at least one dataset"),
-        ({"a": (0.0, None)}, 2, "expected a positive weight of dataset 'a', found 0.0"),
-        ({"a": (float("nan"), None)}, 2, "found nan"),
-        ({"a": (1.0, None)}, 0, "expected a batch_size of at least 1, found 0"),
+        ({"a": (0.0, labels())}, 2, "'Mixture.datasets.a.0' expects float above 0, finite, found float 0.0"),
+        ({"a": (float("nan"), labels())}, 2, "found float nan"),
+        ({"a": (1.0, labels())}, 0, "'Mixture.batch_size' expects int from 1 to 1,048,576, found int 0"),
     ],
 )
 def test_invalid_mixtures_are_refused(datasets, size, message):
