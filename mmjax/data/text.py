@@ -110,7 +110,11 @@ class TextTransform(Transform):
             except UnicodeEncodeError as error:  # tokenizers would raise a TypeError without a reason
                 found = f"{part[error.start]!r} at {error.start}"
                 raise BadExample(key, f"expected text that UTF-8 can encode, found {found}") from error
-            ids, words = vocabulary.encode(part)
+            try:
+                ids, words = vocabulary.encode(part)
+            except Exception as error:  # the tokenizers library raises no other type
+                found = f"{excerpt(part)}: {error}"
+                raise BadExample(key, f"expected text that the tokenizer can read, found {found}") from error
             if len(ids) >= self.length or size >= min(len(text), _MAX_CHARACTERS):
                 return ids, words
             size *= 4  # a long run of spaces, or of characters that the tokenizer drops

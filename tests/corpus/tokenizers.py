@@ -121,6 +121,11 @@ def no_mask(folder: Path) -> int:
     return data.Pretrained(str(words), vocab_size=2).open().mask_id
 
 
+def without_unknown(folder: Path) -> list[int]:
+    """A word that is not in a vocabulary without [UNK], of which the library raises a bare Exception."""
+    return tokens(custom(folder, {"a": 0, "<end>": 1}, eos_token="<end>", unk_token="[none]"), "cat", 3)
+
+
 HOLE = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "a": 4, "cat": 20}
 NAMES = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
 
@@ -161,6 +166,18 @@ CASES: tuple[Case, ...] = (
         "no special tokens at all",
         lambda folder: tokens(custom(folder, {"a": 0, "cat": 1}), size=2),
         r"one of the special tokens \['pad', 'eos'\]",
+    ),
+    refused(
+        "no tokenizer_config.json",
+        changed("tokenizer_config.json", None),
+        r"special tokens \['pad', 'eos'\] in .*bert",
+    ),
+    Case(
+        "tokenizer",
+        "a word outside a vocabulary without [UNK]",
+        "skipped",
+        without_unknown,
+        message="that the tokenizer can read, found 'cat': .*UNK",
     ),
     refused(
         "no folder", lambda folder: tokens(folder / "none"), "a tokenizer's folder, found none at .*none"
