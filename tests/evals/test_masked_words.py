@@ -1,8 +1,10 @@
 """Accuracy on masked words, of a model that needs audio and images to predict them."""
 
+import dataclasses
+
 import numpy as np
 import pytest
-from fakes import dataset
+from fakes import TwoTokensPerWord, dataset
 
 from mmjax.errors import InputError
 from mmjax.evals import MaskedWords
@@ -90,3 +92,19 @@ def test_data_without_a_word_to_mask_are_refused(predictor):
     missing = tuple((n, "audio") for n in range(5))
     with pytest.raises(InputError, match=r"no example of the data has \['text', 'audio'\]"):
         MaskedWords(data=dataset(NAMES, missing=missing), context=("audio",), batch_size=8)(predictor)
+
+
+def test_unknown_words_count_as_wrong():
+    def predict_truth(batch, view, heads, seed=0):
+        return {"words": np.eye(64, dtype=np.float32)[truth]}, {}
+
+    examples = dataset(("red zebra",))
+    streams = examples.streams | {
+        "text": dataclasses.replace(examples.streams["text"], tokenizer=TwoTokensPerWord(("red", "fox")))
+    }
+    evaluation = MaskedWords(
+        data=dataclasses.replace(examples, streams=streams), slots=("colour", "animal"), batch_size=1
+    )
+    truth = np.asarray(next(iter(evaluation.batches()))["text"].tokens)
+    metrics = evaluation(predict_truth).metrics
+    assert metrics["nothing/word/colour"] == 1 and metrics["nothing/word/animal"] == 0

@@ -87,3 +87,21 @@ def test_missing_streams_heads_and_nan_are_refused():
 
     with pytest.raises(NonFiniteError, match="head 'image'"):
         Retrieval(data=dataset(), heads=("image", "text"))(predict_nan)
+
+
+def test_texts_are_identical_by_the_record_and_not_by_their_tokens():
+    """Unknown words and the end of a long text have no tokens, but they tell texts apart."""
+    long = "red blue green "
+    names = ("red fox", "red Fox", long + "fox", long + "owl")
+    metrics = Retrieval(data=dataset(names, length=8), heads=("image", "text"))(RandomEmbedder()).metrics
+    assert metrics["image->text/num_candidates"] == 3
+
+
+def test_a_single_candidate_is_refused():
+    with pytest.raises(InputError, match="any ranking of one candidate is right"):
+        Retrieval(data=dataset(("red fox",)), heads=("image", "text"))(RandomEmbedder())
+
+
+def test_the_best_possible_ranking_has_map_and_ndcg_of_1():
+    metrics = Retrieval(data=dataset(), heads=("image", "text"))(PerfectEmbedder()).metrics
+    assert metrics["image->text/mAP@10"] == metrics["text->image/nDCG@10"] == pytest.approx(1)
