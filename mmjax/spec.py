@@ -101,17 +101,20 @@ def _resolve(hint: Any, module_name: str) -> Any:
         try:
             known = vars(module) if module else {}
             return typing.get_type_hints(holder, known, names(), include_extras=True)["hint"]
-        except NameError:
+        except (NameError, AttributeError, TypeError, SyntaxError):
             continue
-    return Any  # such as a class that is local to a function
+    return Any  # such as the name of a class that is local to a function
 
 
 @functools.cache
 def _type_checking_imports(module_name: str) -> dict[str, Any]:
     """The names that a module imports for type checkers only, under `if TYPE_CHECKING:`."""
     names: dict[str, Any] = {}
-    module = sys.modules.get(module_name)
-    for node in ast.parse(inspect.getsource(module)).body if module else ():
+    try:
+        source = inspect.getsource(sys.modules[module_name])
+    except (KeyError, OSError, TypeError):  # typed into an interpreter or a notebook
+        return names
+    for node in ast.parse(source).body:
         if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
             for inner in node.body:
                 if isinstance(inner, ast.ImportFrom) and inner.module and not inner.level:

@@ -75,7 +75,10 @@ def _refuse_unknown_xla_flags(flags: str) -> None:
     if not flags:
         return
     parse = "import jaxlib.xla_client as client; client.CompileOptions()"
-    probe = subprocess.run([sys.executable, "-c", parse], capture_output=True, text=True, errors="replace")
+    probe = subprocess.run(
+        [sys.executable, "-c", parse], env=os.environ | {"XLA_FLAGS": flags},
+        capture_output=True, text=True, errors="replace",
+    )  # fmt: skip
     if probe.returncode:
         line = next((x for x in probe.stderr.splitlines() if "XLA_FLAGS" in x or "parse" in x), "")
         reason = one_line(line.partition("] ")[2] or line, 200)

@@ -147,7 +147,15 @@ def changed_fields(old: str, new: str) -> dict[str, tuple[str, str]]:
     pairs = {
         path: (before.get(path, "(absent)"), after.get(path, "(absent)")) for path in {**before, **after}
     }
-    return {path: (was, becomes) for path, (was, becomes) in pairs.items() if was != becomes}
+    return {path: (was, becomes) for path, (was, becomes) in pairs.items() if not _is_same(was, becomes)}
+
+
+def _is_same(first: str, second: str) -> bool:
+    """Whether two texts mean the same value: 1 and 1.0 do, since text is read as the type of its field."""
+    try:
+        return first == second or ast.literal_eval(first) == ast.literal_eval(second)
+    except (ValueError, SyntaxError):  # no literals, such as classes
+        return False
 
 
 def _with_defaults(node: ast.expr) -> ast.expr:

@@ -106,6 +106,15 @@ def test_changed_fields_have_paths(experiment):
     assert serialize.changed_fields(*texts) == {"seed": ("0", "3"), "mesh.fsdp": ("1", "2")}
 
 
+def test_an_int_for_a_float_is_no_change(experiment):
+    def text(weight, temperature):
+        objective = objectives.InfoNCE("image", "text", weight=weight, initial_temperature=temperature)
+        return to_text(dataclasses.replace(experiment, objectives={"pairs": objective}))
+
+    assert serialize.changed_fields(text(1, 1.0), text(1.0, 1)) == {}
+    assert serialize.changed_fields(text(1, 1.0), text(2, 1)) == {"objectives.pairs.weight": ("1", "2")}
+
+
 def test_shared_module_is_refused_and_the_error_has_both_paths(experiment):
     trunk = Transformer(depth=1, width=16, num_heads=2, mlp_width=32)
     encoders = {name: encoder.clone(trunk=trunk) for name, encoder in experiment.model.encoders.items()}
