@@ -1,6 +1,7 @@
 """The process of a command: its standard streams and the environment variables that JAX reads."""
 
 import functools
+import logging
 import os
 import subprocess
 import sys
@@ -28,9 +29,16 @@ def say(message: str) -> None:
         discard_output()
 
 
-def printable(message: str) -> str:
-    """A message for the terminal: control characters but its line breaks are escaped."""
-    return "\n".join(one_line(line, limit=1000) for line in message.split("\n"))
+def printable(message: str, limit: int = 1000) -> str:
+    """A message for the terminal: control characters but its line breaks are escaped, long lines are cut."""
+    return "\n".join(one_line(line, limit) for line in message.split("\n"))
+
+
+class LogFormatter(logging.Formatter):
+    """Escapes control characters, such as those of a record's key, in the lines of the log."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return printable(super().formatMessage(record), limit=10_000)
 
 
 def discard_output() -> None:

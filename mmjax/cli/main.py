@@ -92,7 +92,9 @@ def _exit_immediately(code: int, message: str = "") -> None:
 
 def _set_up_streams(debug: bool) -> None:
     """Sets up logging and the output streams."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(environment.LogFormatter("%(levelname)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("mmjax").setLevel(logging.INFO)
     # Orbax warns about choices that mmjax makes on purpose; errors in its threads are raised in this one too.
     for name in ("absl", "asyncio"):
@@ -167,7 +169,7 @@ def _log_rank(launch) -> None:
         return
     rank = f"[{launch.process_id}/{launch.num_processes}]"
     for handler in logging.getLogger().handlers:
-        handler.setFormatter(logging.Formatter(f"{rank} %(levelname)s: %(message)s"))
+        handler.setFormatter(environment.LogFormatter(f"{rank} %(levelname)s: %(message)s"))
     logging.getLogger("mmjax").info("%s", processes.describe(launch))
 
 

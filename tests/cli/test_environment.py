@@ -1,5 +1,6 @@
 """The process of a command: streams that cannot be written, messages, and variables that JAX reads."""
 
+import logging
 import sys
 
 import pytest
@@ -12,6 +13,12 @@ from mmjax.errors import InputError
 def test_printable_keeps_line_breaks_and_escapes_the_rest():
     assert environment.printable("a\n  b\x1b[2J\r\x00é") == "a\n  b\\x1b[2J\\r\\x00é"
     assert len(environment.printable("x" * 10_000)) < 1100
+
+
+def test_log_lines_hold_no_control_characters():
+    formatter = environment.LogFormatter("%(levelname)s: %(message)s")
+    record = logging.LogRecord("mmjax", logging.WARNING, "x.py", 1, "the key %s", ("\x1b[31mred\r",), None)
+    assert formatter.format(record) == "WARNING: the key \\x1b[31mred\\r"
 
 
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
