@@ -1,7 +1,7 @@
 """Evaluations: the numbers of libraries of record, and data that cannot be evaluated.
 
-Numbers of libraries were computed once in the environment of `make peers`, by the call beside them. Others are
-fractions that one can count.
+Numbers of libraries were computed once in the environment of `make peers`, by the call beside them. The rest
+are fractions that one can count.
 """
 
 import dataclasses

@@ -44,7 +44,7 @@ def test_batches_are_weighted_by_their_examples_and_have_fixed_seeds():
 
 def test_empty_data_and_nan_are_refused():
     empty = dataclasses.replace(dataset(), source=dataclasses.replace(dataset().source, records=()))
-    with pytest.raises(InputError, match="no example of the data has any stream"):
+    with pytest.raises(InputError, match="expected examples in its data, found none"):
         Losses(data=empty)(ScriptedPredictor())
     with pytest.raises(NonFiniteError, match="loss/x"):
         Losses(data=dataset())(ScriptedPredictor(float("nan")))

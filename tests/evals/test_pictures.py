@@ -17,7 +17,7 @@ def assert_png(path):
         assert np.asarray(image.convert("L")).std() > 5, "the picture is blank"
 
 
-@pytest.mark.parametrize("count", [7, 1])
+@pytest.mark.parametrize("count", [7, 2])
 def test_sheets_and_matrices(tmp_path, count):
     examples = dataset((*NAMES[:6], "red cat")[:count])
     result = Retrieval(data=examples, heads=("image", "text", "audio"), batch_size=4, num_shown=2)(
