@@ -10,6 +10,7 @@ import numpy as np
 
 from mmjax import data
 from mmjax.batch import Batch, is_present
+from mmjax.data import Dataset
 from mmjax.errors import InputError, NonFiniteError
 from mmjax.ranges import Count, Fraction, Size, Whole
 from mmjax.spec import Spec
@@ -75,7 +76,7 @@ class Eval(Spec, abc.ABC):
             raise InputError(f"{type(self).__name__}: expected examples in its data, found none")
         return self.batches_of(self.data, self.limit)
 
-    def batches_of(self, dataset: data.Dataset, limit: int | None = None) -> Iterator[Batch]:
+    def batches_of(self, dataset: Dataset, limit: int | None = None) -> Iterator[Batch]:
         """As `batches`, of other data, such as the training data of a baseline."""
         limits = {} if self.max_bad_fraction is None else {"max_bad_fraction": self.max_bad_fraction}
         return data.epoch(dataset, self.batch_size, limit, **limits)

@@ -131,7 +131,7 @@ def _differences_of_parts(old: dict[str, Any], new: dict[str, Any]) -> Iterator[
 def keeps_order(old: dict[str, Any], new: dict[str, Any]) -> bool:
     """Whether record n of one is the same or a mended record n of the other, as far as the identities tell.
 
-    They have as many records, and their files have the same names in the same order, or the same sizes.
+    They have as many records. Each file (or array) has the same name or, if it was renamed, the same size.
     """
     if old.keys() != new.keys() or old.get("records") != new.get("records"):
         return False
@@ -145,6 +145,14 @@ def keeps_order(old: dict[str, Any], new: dict[str, Any]) -> bool:
                 return False
         elif "digest" in before and before != after:  # of many files: their order is not known
             return False
-        elif list(before) != list(after) and list(before.values()) != list(after.values()):
+        elif not _keeps_places(before, after):
             return False
     return True
+
+
+def _keeps_places(before: dict[str, Any], after: dict[str, Any]) -> bool:
+    """Whether the n-th part of one is the n-th of the other: by its name, or renamed and otherwise equal."""
+    return len(before) == len(after) and all(
+        old == new or (old not in after and new not in before and before[old] == after[new])
+        for old, new in zip(before, after, strict=True)
+    )

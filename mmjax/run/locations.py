@@ -9,6 +9,7 @@ from typing import Any
 from mmjax import data
 from mmjax.errors import InputError, excerpt
 from mmjax.experiment import Experiment
+from mmjax.spec import fields
 
 
 def replace_values(value: Any, change: Callable[[Any], Any]) -> Any:
@@ -23,7 +24,7 @@ def replace_values(value: Any, change: Callable[[Any], Any]) -> Any:
     if changed is not value:
         return changed
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        old = {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.init}
+        old = {field.name: getattr(value, field.name) for field in fields(value)}
         new = {name: replace_values(child, change) for name, child in old.items()}
         new = {name: child for name, child in new.items() if child is not old[name]}
         return dataclasses.replace(value, **new) if new else value

@@ -1,4 +1,4 @@
-"""The data of a run are recorded, and compared when it resumes: mended files go on, other data are refused."""
+"""The data of a run are recorded and compared when it resumes: mended files go on, others are refused."""
 
 import dataclasses
 import io
@@ -127,6 +127,8 @@ def test_sources_of_ones_own_are_compared_by_their_number(make, tmp_path):
         ({"files": {"a": 1}, "records": 1}, {"files": {"b": 1}, "records": 1}, True),
         ({"files": {"a": 1}, "records": 1}, {"files": {"b": 2}, "records": 1}, False),
         ({"files": {"a": 1, "b": 2}, "records": 1}, {"files": {"b": 2, "a": 1}, "records": 1}, False),
+        ({"files": {"a": 1, "b": 1}, "records": 1}, {"files": {"b": 1, "a": 1}, "records": 1}, False),
+        ({"files": {"a": 1, "b": 1}, "records": 1}, {"files": {"a": 1, "c": 1}, "records": 1}, True),
         ({"files": {"a": 1}, "records": 1}, {"files": {"a": 1}, "records": 2}, False),
         (
             {"arrays": {"x": "int64 (4,) a"}, "records": 4},

@@ -1,4 +1,4 @@
-"""A start refuses what is cheap to refuse first: fields, missing data, shapes, the folder, the data; then compiles."""
+"""A start refuses what is cheap first: fields, missing data, shapes, the folder, the data; then compiles."""
 
 import os
 
