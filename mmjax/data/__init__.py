@@ -12,7 +12,7 @@ from mmjax.data.local import LocalData, local
 from mmjax.data.mixture import Mixture
 from mmjax.data.multi_labels import MultiLabelTransform
 from mmjax.data.patches import PatchesTransform
-from mmjax.data.presence import Presence, refuse_absent_streams, sample_presence
+from mmjax.data.presence import Presence, may_have_together, refuse_absent_streams, sample_presence
 from mmjax.data.records import BadExample, MissingField, Record, lookup
 from mmjax.data.sources import (
     ArrayRecord,
@@ -50,5 +50,5 @@ __all__ = [
     "PAD_ID", "PatchesTransform", "Presence", "Pretrained", "Reader", "Record", "SEP_ID", "SavedTokenizer",
     "Source", "TagTransform", "TextTransform", "Tfds", "TokenizerSpec", "Transform", "UNK_ID",
     "VideoTransform", "Vocabulary", "WebDataset", "WordPiece", "augment", "batches", "collate", "epoch",
-    "local", "lookup", "pack", "refuse_absent_streams", "sample_presence", "with_path",
+    "local", "lookup", "may_have_together", "pack", "refuse_absent_streams", "sample_presence", "with_path",
 ]  # fmt: skip

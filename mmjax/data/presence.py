@@ -67,6 +67,17 @@ def refuse_absent_streams(dataset: Dataset, name: str) -> None:
         )
 
 
+def may_have_together(dataset: Dataset, streams: tuple[str, ...]) -> bool:
+    """Whether some record has all of the streams; also True if that is not known after SEARCH_SECONDS."""
+    if not dataset.streams.keys() >= {*streams}:
+        return False
+    examples, start = dataset.open(), time.monotonic()
+    for index in range(len(examples)):
+        if time.monotonic() - start > SEARCH_SECONDS or not _absent(examples, index).keys() & {*streams}:
+            return True
+    return False
+
+
 def _search(examples: Examples, suspects: set[str], name: str) -> set[str]:
     """Those of the streams that no record has. Ends as soon as each was found, or after SEARCH_SECONDS."""
     start = time.monotonic()

@@ -72,6 +72,10 @@ class Objective(nn.Module):
         """Whether a batch of one row teaches it nothing, because it compares or combines rows."""
         return self.view.needs_other_rows()
 
+    def paired_streams(self) -> tuple[str, ...]:
+        """Streams of which a row must have all to count."""
+        return ()
+
     def compared_streams(self) -> tuple[str, ...]:
         """The streams whose contents, before any view, tell it which rows are equal."""
         return ()

@@ -47,6 +47,9 @@ class ContrastiveObjective(Objective):
     def needs_other_rows(self):
         return True
 
+    def paired_streams(self):
+        return tuple(self.streams or self.required_heads())
+
     def compared_streams(self):
         return (self.match_by,) if self.match_by else ()
 

@@ -34,6 +34,9 @@ class Distillation(Objective):
     def target_streams(self):
         return self.streams or self.required_heads()
 
+    def paired_streams(self):
+        return self.target_streams()
+
     def __call__(self, outputs: Outputs) -> tuple[Mean, Metrics]:
         student, teacher = (outputs.predictions[head] for head in self.required_heads())
         rows = jnp.stack([is_present(outputs.batch[stream]) for stream in self.target_streams()]).all(0)

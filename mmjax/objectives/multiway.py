@@ -35,6 +35,9 @@ class MultiwayInfoNCE(ContrastiveObjective):
     def required_heads(self):
         return self.heads
 
+    def paired_streams(self):
+        return ()  # any two of them suffice
+
     @nn.compact
     def __call__(self, outputs: Outputs) -> tuple[Mean, Metrics]:
         pairs = self.pair_mask(outputs.batch)

@@ -13,7 +13,8 @@ def check_data(experiment: Experiment) -> None:
 
     Raises:
       InputError: a dataset has no record, or a stream that occurs in no record; objectives compare records
-        and there is only one; or token ids in views and objectives are not those of the tokenizers.
+        and there is only one, or streams that no record has together; or token ids in views and objectives
+        are not those of the tokenizers.
     """
     seen: list[Dataset] = []
     for name, dataset in named_datasets(experiment).items():
@@ -21,6 +22,7 @@ def check_data(experiment: Experiment) -> None:
             data.refuse_absent_streams(dataset, name)
             seen.append(dataset)
     _refuse_single_record(experiment)
+    _refuse_absent_pairs(experiment)
     _refuse_foreign_ids(experiment)
 
 
@@ -59,6 +61,20 @@ def _refuse_single_record(experiment: Experiment) -> None:
         if total < 2 and objective.needs_other_rows():
             raise InputError(
                 f"objective {name!r} compares records: expected at least 2 of them, found {total}"
+            )
+
+
+def _refuse_absent_pairs(experiment: Experiment) -> None:
+    """Refuses an objective that compares streams which no record has together."""
+    datasets = [dataset for _, dataset in experiment.data.datasets.values()]
+    for name, objective in experiment.objectives.items():
+        streams = objective.paired_streams()
+        if {*streams} & {*objective.view.changed_streams()}:
+            continue  # the view may make them
+        if streams and not any(data.may_have_together(dataset, streams) for dataset in datasets):
+            raise InputError(
+                f"objective {name!r} reads the streams {list(streams)} of one example, and no record of the "
+                "data has all of them: correct the keys of the records, or remove the objective"
             )
 
 

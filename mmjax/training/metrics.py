@@ -1,5 +1,6 @@
 """Means of the steps' metrics, throughput, and the fraction of time spent waiting for input."""
 
+import logging
 import time
 from collections.abc import Sequence
 
@@ -9,6 +10,8 @@ import numpy as np
 from mmjax.objectives import mean_over_batches, without_weights
 from mmjax.training.flops import mfu
 from mmjax.training.nonfinite import check_consecutive_skips, check_finite
+
+_LOG = logging.getLogger(__name__)
 
 
 class Meter:
@@ -36,6 +39,7 @@ class Meter:
         self.devices = jax.devices() if devices is None else list(devices)
         self.num_skipped, self.num_consecutive_skips = num_skipped, 0
         self.compiled = False  # whether this process has compiled, that is, run its first step
+        self._idle: set[str] = set()  # losses without a row, of which the log tells
         self.reset()
 
     def reset(self) -> None:
@@ -71,6 +75,7 @@ class Meter:
         updates = [step for number, step in enumerate(steps, first_step) if self._is_update(step, number)]
         row = mean_over_batches(updates) if updates else dict.fromkeys(without_weights(steps[0]), np.nan)
         row.pop("skipped", None)
+        self._warn_of_idle_objectives(set(without_weights(steps[0])) - row.keys(), first_step, last_step)
         num_timed = len(steps) - self.num_untimed
         if num_timed:
             flops_per_second = self.flops_per_step * num_timed / seconds
@@ -82,6 +87,15 @@ class Meter:
             row |= {} if utilization is None else {"mfu": utilization}
         self.reset()
         return row
+
+    def _warn_of_idle_objectives(self, names: set[str], first_step: int, last_step: int) -> None:
+        """Tells once of each objective that had no row in any step, given the metrics without a mean."""
+        for name in sorted(name for name in names - self._idle if name.startswith("loss/")):
+            self._idle.add(name)
+            _LOG.warning(
+                "objective %r learned nothing in steps %d to %d: no example has all that it reads",
+                name.removeprefix("loss/"), first_step, last_step,
+            )  # fmt: skip
 
     def _is_update(self, metrics: dict, step: int) -> bool:
         """Whether the step updated the parameters. Counts skipped steps; raises as `read` does."""

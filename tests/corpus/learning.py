@@ -187,7 +187,15 @@ def rare(folder: Path) -> str:
     return "accepted"
 
 
+def never_together(folder: Path) -> None:
+    """Pictures and captions are different records: the names before the dot differ."""
+    examples = [{"jpg": jpeg()}, {"txt": b"a"}] * 4
+    check_data(experiment(shards(folder, examples, {"image": image(), "text": text()})))
+
+
 SHARES = [
+    Case(FAMILY, "pictures and captions that are never one record", "refused", never_together,
+         "no record of the data has all of them"),
     Case(FAMILY, "a stream that one of two datasets declares and lacks", "refused", absent_in_one_of_two,
          "the dataset 'bare' has the stream 'image'"),
     Case(FAMILY, "a stream that an evaluation's data lack", "refused", absent_in_evaluation,
@@ -488,8 +496,8 @@ NUMBERS = [
     number("steps are weighted by their rows",
            lambda _: logged({"loss/a": Mean(1.0, 1.0)}, {"loss/a": Mean(5.0, 3.0)}), {"loss/a": 4.0}),
     number("the perplexity of two batches of 3 and of 1 tokens",
-           lambda _: logged({"a/perplexity": Mean(8.0, 3.0)}, {"a/perplexity": Mean(128.0, 1.0)}),
-           {"a/perplexity": 16.0}),
+           lambda _: logged({"a/perplexity": Mean(8.0, 3.0)}, {"a/perplexity": Mean(128.0, 1.0)})["a/perplexity"],
+           16.0),
     number("a scalar counts equally in each step",
            lambda _: logged({"a/temperature": 1.0}, {"a/temperature": 3.0}), {"a/temperature": 2.0}),
 ]  # fmt: skip

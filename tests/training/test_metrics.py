@@ -29,13 +29,16 @@ def on_device(**values: float) -> dict:
     return {name: jnp.float32(value) for name, value in values.items()}
 
 
-def test_means_are_weighted_by_rows():
+def test_means_are_weighted_by_rows(caplog):
     """Pairs: the mean of rows 1 1 5; words: no row in any step; the temperature has no rows."""
     meter = Meter(batch_size=8, flops_per_step=1.0)
     for loss, rows in ((1.0, 2.0), (5.0, 1.0), (0.0, 0.0)):
         measured = {"loss/pairs": Mean(loss, rows), "loss/words": Mean(0.0, 0.0), "temperature": loss}
         meter.add(on_device(**with_weights(measured)), wait_seconds=0.0)
     row = meter.read(last_step=3)
+    assert caplog.messages == [
+        "objective 'words' learned nothing in steps 1 to 3: no example has all that it reads"
+    ]
     assert row["loss/pairs"] == pytest.approx(7 / 3) and row["temperature"] == 2.0
     assert "loss/words" not in row and not any("weight" in name for name in row)
 
