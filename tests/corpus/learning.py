@@ -496,8 +496,8 @@ NUMBERS = [
     number("steps are weighted by their rows",
            lambda _: logged({"loss/a": Mean(1.0, 1.0)}, {"loss/a": Mean(5.0, 3.0)}), {"loss/a": 4.0}),
     number("the perplexity of two batches of 3 and of 1 tokens",
-           lambda _: logged({"a/perplexity": Mean(8.0, 3.0)}, {"a/perplexity": Mean(128.0, 1.0)})["a/perplexity"],
-           16.0),
+           lambda _: logged({"it/perplexity": Mean(8.0, 3.0)},
+                            {"it/perplexity": Mean(128.0, 1.0)})["it/perplexity"], 16.0),
     number("a scalar counts equally in each step",
            lambda _: logged({"a/temperature": 1.0}, {"a/temperature": 3.0}), {"a/temperature": 2.0}),
 ]  # fmt: skip

@@ -267,17 +267,17 @@ def test_an_indivisible_size_raises():
 
 
 @pytest.mark.parametrize(
-    "shape, message",
+    "sizes, message",
     [
-        (MeshShape(data=3), "needs data 3 = 3 devices and JAX sees 8"),
-        (MeshShape(data=-1, fsdp=3), "needs data 2 x fsdp 3 = 6 devices and JAX sees 8"),
-        (MeshShape(data=-1, fsdp=-1), "at most one may be -1"),
-        (MeshShape(data=0), "sizes must be positive"),
+        ({"data": 3}, "needs data 3 = 3 devices and JAX sees 8"),
+        ({"data": -1, "fsdp": 3}, "needs data 2 x fsdp 3 = 6 devices and JAX sees 8"),
+        ({"data": -1, "fsdp": -1}, "for one mesh axis at most"),
+        ({"data": 0}, "'MeshShape.data' expects"),
     ],
 )
-def test_meshes_that_do_not_use_every_device_raise(shape, message):
+def test_meshes_that_do_not_use_every_device_raise(sizes, message):
     with pytest.raises(InputError, match=message):
-        shape.make()
+        MeshShape(**sizes).make()
 
 
 def test_one_size_of_a_mesh_may_be_minus_one():
