@@ -250,7 +250,9 @@ def test_array_record_reads_packed_maps_or_bytes(make):
         reader[2]
     assert data.ArrayRecord(path, field="raw").open()[2]["raw"] == b"\x01"
     (make.folder / "no.array_record").write_bytes(b"not an ArrayRecord")
-    assert "expected ArrayRecord files" in open_error(data.ArrayRecord(str(make.folder / "no.array_record")))
+    assert "expected an ArrayRecord file" in open_error(
+        data.ArrayRecord(str(make.folder / "no.array_record"))
+    )
 
 
 def test_tfds_needs_a_prepared_folder(make):
