@@ -26,7 +26,7 @@ Pixel: TypeAlias = Annotated[int, Interval(ge=0, le=255)]  # a grey level
 Finite: TypeAlias = Annotated[float, Interval(gt=-math.inf, lt=math.inf)]
 Positive: TypeAlias = Annotated[float, Interval(gt=0, lt=math.inf)]
 NonNegative: TypeAlias = Annotated[float, Interval(ge=0, lt=math.inf)]
-Rate: TypeAlias = Annotated[float, Interval(gt=0, le=1000)]  # of learning
+Rate: TypeAlias = Annotated[float, Interval(gt=0, le=1e30)]  # of learning, a float32
 Fraction: TypeAlias = Annotated[float, Interval(ge=0, le=1)]  # also a probability
 PositiveFraction: TypeAlias = Annotated[float, Interval(gt=0, le=1)]
 Decay: TypeAlias = Annotated[float, Interval(ge=0, lt=1)]  # of a running mean; also dropout

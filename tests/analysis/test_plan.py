@@ -220,7 +220,7 @@ def test_bad_options_are_rejected(file, capsys, options, message):
         (["--device", "abacus"], r"expected a device among \['NVIDIA A100.*found 'abacus'"),
         (["mesh.fsdp=3", "data.batch_size=6"], r"needs data 2 x fsdp 3 = 6 devices and JAX sees 8"),
         (["data.batch_size=12"], "expected data.batch_size to be a multiple of 8, found 12"),
-        (["num_steps=0"], "num_steps expects an integer of at least 1"),
+        (["num_steps=0"], "'num_steps' expects int from 1"),
     ],
 )
 def test_experiments_that_do_not_fit_are_rejected(file, capsys, arguments, message):

@@ -310,14 +310,14 @@ def test_describe_counts_the_trained_parameters(file, trained, capsys):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("mesh.data=0", "expected mesh sizes of at least 1"),
+        ("mesh.data=0", "'mesh.data' expects -1 or int from 1"),
         ("mesh.data=7", "expected data.batch_size to be a multiple of 7, found 8"),
         (
             "num_steps=99999999999999999999",
-            "num_steps expects an integer of at least 1 and at most 2147483647",
+            "'num_steps' expects int from 1 to 2,147,483,647",
         ),
-        ("seed=-1", "seed expects an integer of at least 0"),
-        ("data.batch_size=-8", "expected a batch_size of at least 1, found -8"),
+        ("seed=-1", "'seed' expects int from 0"),
+        ("data.batch_size=-8", "'data.batch_size' expects int from 1"),
         ("model.encoders.image.trunk.width=17", "cannot be built for these data: ValueError: width 17"),
         ("model.encoders.image.stem.patch=(3, 3)", "cannot be built for these data"),
         ("model.encoders.text.vocab=3", "has a vocabulary of 41: expected at least that"),
