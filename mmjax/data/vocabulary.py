@@ -14,6 +14,7 @@ from mmjax.data.sources.base import Source, threadsafe_cache
 from mmjax.data.sources.files import FileStamp, fingerprint
 from mmjax.errors import InputError, excerpt, one_line
 from mmjax.ranges import Count, Vocab
+from mmjax.spec import Spec
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # in the order of their ids
 PAD_ID, UNK_ID, CLS_ID, SEP_ID, MASK_ID = range(len(SPECIAL_TOKENS))
@@ -89,7 +90,7 @@ class Vocabulary(abc.ABC):
         return False
 
 
-class TokenizerSpec(abc.ABC):
+class TokenizerSpec(Spec, abc.ABC):
     """A frozen value that describes a vocabulary; making one reads no data.
 
     vocab_size: the exact number of token ids, and so of rows in a model's embedding table.
