@@ -31,9 +31,11 @@ def replace_values(value: Any, change: Callable[[Any], Any]) -> Any:
     if isinstance(value, Mapping):
         new = {key: replace_values(child, change) for key, child in value.items()}
         return new if any(new[key] is not child for key, child in value.items()) else value
-    if type(value) in (tuple, list):
+    if isinstance(value, tuple | list):
         new = [replace_values(child, change) for child in value]
-        return type(value)(new) if any(a is not b for a, b in zip(new, value, strict=True)) else value
+        if all(a is b for a, b in zip(new, value, strict=True)):
+            return value
+        return tuple(new) if isinstance(value, tuple) else new
     return value
 
 

@@ -27,8 +27,9 @@ REPLACEMENTS = tiny.RANDOM_MASKING | tiny.DROPOUT | tiny.ACCUMULATION
 def assert_same_run(run_dir: Path, reference: Path, num_steps: int) -> None:
     """Asserts bitwise equality of the final state, the exported file and the logged metrics."""
     tiny.assert_same_state(tiny.read_state(run_dir), tiny.read_state(reference))
-    assert export(run_dir, run_dir / "out.safetensors") == export(reference, reference / "out.safetensors")
-    assert (run_dir / "out.safetensors").read_bytes() == (reference / "out.safetensors").read_bytes()
+    files = [folder / "out.safetensors" for folder in (run_dir, reference)]
+    assert export(run_dir, files[0], overwrite=True) == export(reference, files[1], overwrite=True)
+    assert files[0].read_bytes() == files[1].read_bytes()
     rows, expected = (tiny.read_jsonl(d / "metrics.jsonl") for d in (run_dir, reference))
     assert [row["step"] for row in rows] == list(range(1, num_steps + 1))
     for name in ("loss", "loss/pairs", "loss/words", "grad_norm", "update_norm", "learning_rate"):
@@ -36,7 +37,7 @@ def assert_same_run(run_dir: Path, reference: Path, num_steps: int) -> None:
 
 
 def test_sigterm_at_any_step_then_resume_ends_bitwise_the_same(tmp_path, monkeypatch, record_property):
-    overrides = ["num_steps=7", "save_every=100", "evals.retrieval.every=3"]
+    overrides = ["num_steps=8", "save_every=100", "evals.retrieval.every=3"]
     experiment = load(tiny.write(tmp_path, replace=REPLACEMENTS), overrides)
     # Every start reuses these programs, which saves tracing. The test below starts new processes.
     session = loop.Session.of(experiment)
@@ -70,10 +71,10 @@ def test_sigterm_at_any_step_then_resume_ends_bitwise_the_same(tmp_path, monkeyp
             max(int(p.name) for p in (tmp_path / "interrupted" / "checkpoints").glob("[0-9]*")) == last_step
         )
     assert loop.run(experiment, tmp_path / "interrupted") == results
-    assert taken_steps == [1, 2, 3, 4, 5, 6, 7]
+    assert taken_steps == [1, 2, 3, 4, 5, 6, 7, 8]
     evals = [(tmp_path / d / "evals.jsonl").read_text() for d in ("interrupted", "uninterrupted")]
     assert evals[0] == evals[1] and evals[0].count("\n") == 3
-    assert_same_run(tmp_path / "interrupted", tmp_path / "uninterrupted", num_steps=7)
+    assert_same_run(tmp_path / "interrupted", tmp_path / "uninterrupted", num_steps=8)
     tiny.record_fault(
         record_property, "SIGTERM at chosen steps, some with an evaluation or within an update", 4
     )
