@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from mmjax.batch import Batch
-from mmjax.data import TextTransform
+from mmjax.data import BadExample, Reader, TextTransform
 from mmjax.evals import baseline, pictures
 from mmjax.evals.base import Eval, Predictor, check_finite, has_streams
-from mmjax.evals.previews import Preview, decode_texts, make_previews
+from mmjax.evals.previews import Preview, make_previews
 from mmjax.evals.ranking import Relevance, content_ids
 from mmjax.evals.text_errors import normalise, record_texts
 from mmjax.views import Identity
@@ -42,22 +42,19 @@ def build_galleries(
     # Images and audio get the example's text as caption, whether or not a head reads it.
     text = next((name for name in (*heads, *transforms) if isinstance(transforms[name], TextTransform)), None)
     parts: dict[str, list[tuple]] = {stream: [] for stream in heads}
-    num_before = 0
     for number, batch in enumerate(evaluation.batches()):
         outputs, _ = predictor(batch, Identity(), tuple(heads.values()))
-        num_rows = len(next(iter(outputs.values())))
-        captions = [f"#{num_before + row}" for row in range(num_rows)]
-        if text:
-            words = decode_texts(batch[text], transforms[text])
-            captions = [word or number for word, number in zip(words, captions, strict=True)]
-        num_before += num_rows
+        keys = _keys(evaluation, number)
+        captions = [t or k for t, k in zip(_texts(evaluation, text, batch, number), keys, strict=True)]
         for stream, head in heads.items():
+            own = isinstance(transforms[stream], TextTransform)
+            shown = _texts(evaluation, stream, batch, number) if own else captions
             present = has_streams(batch, stream)
             parts[stream].append((
                 check_finite(head, np.where(present[:, None], outputs[head], 0)),
                 present,
                 _content_ids(evaluation, stream, batch, number, present),
-                make_previews(batch[stream], transforms[stream], captions),
+                make_previews(batch[stream], transforms[stream], shown, keys),
                 baseline.raw_features(batch[stream], transforms[stream]) if with_raw else None,
             ))  # fmt: skip
     galleries = {}
@@ -70,13 +67,37 @@ def build_galleries(
     return galleries
 
 
+def _keys(evaluation: Eval, number: int) -> list[str]:
+    """The key of each record of batch `number`; "" for the rows that fill the last batch."""
+    reader, first = evaluation.data.source.open(), number * evaluation.batch_size
+    indices = range(first, first + evaluation.batch_size)
+    return [_key(reader, index) if index < len(reader) else "" for index in indices]
+
+
+def _key(reader: Reader, index: int) -> str:
+    try:
+        return str(reader[index]["__key__"])
+    except BadExample as error:  # the row is empty; the loader has counted it
+        return error.key
+
+
+def _texts(evaluation: Eval, stream: str | None, batch: Batch, number: int) -> list[str]:
+    """The record's own text in each row of batch `number`; "" where it has none."""
+    texts = [""] * evaluation.batch_size
+    if stream is not None:
+        rows = np.flatnonzero(has_streams(batch, stream))
+        found = record_texts(evaluation.data, stream, number * evaluation.batch_size + rows)
+        for row, text in zip(rows.tolist(), found, strict=True):
+            texts[row] = text
+    return texts
+
+
 def _content_ids(evaluation: Eval, stream: str, batch: Batch, number: int, present: np.ndarray) -> np.ndarray:
     """Content ids "B"; of a text, the record's, since [UNK] and truncation make different texts equal."""
     ids = np.array(content_ids(batch[stream]), object)
     if isinstance(evaluation.data.streams[stream], TextTransform):
-        rows = np.flatnonzero(present)
-        texts = record_texts(evaluation.data, stream, number * evaluation.batch_size + rows)
-        ids[rows] = [normalise(text, ignore_punctuation=False) for text in texts]
+        texts = np.array(_texts(evaluation, stream, batch, number), object)
+        ids[present] = [normalise(text, ignore_punctuation=False) for text in texts[present]]
     return ids.astype(str)
 
 

@@ -113,25 +113,29 @@ def retrieval_sheet(
     nearest: for each query, (candidate, whether it is relevant, cosine) from the nearest on.
     """
     num_rows, num_columns = len(queries), max(len(row) for row in nearest)
-    figure = new_figure(1.55 * (num_columns + 1) + 0.35, 1.86 * num_rows + 0.95, title, subtitle)
+    figure = new_figure(1.55 * (num_columns + 1) + 0.35, 1.98 * num_rows + 0.95, title, subtitle)
     grid = figure.subplots(
         num_rows, num_columns + 2, squeeze=False, gridspec_kw={"width_ratios": [1, 0.12] + [1] * num_columns}
     )
     for row, (query, candidates, rank) in enumerate(zip(queries, nearest, ranks, strict=True)):
         _draw_preview(grid[row, 0], query)
-        label = "" if query.kind == "text" else _shorten(query.caption) + "\n"
-        label += f"right at rank {rank} of {num_candidates}"
+        label = "\n".join([*_labels(query), f"right at rank {rank} of {num_candidates}"])
         grid[row, 0].set_xlabel(label, fontsize=8, color=RIGHT if rank <= num_columns else WRONG)
         for axes in grid[row, [1, *range(2 + len(candidates), num_columns + 2)]]:
             axes.set_axis_off()
         for axes, (preview, is_relevant, cosine) in zip(grid[row, 2:], candidates, strict=False):
             _draw_preview(axes, preview, RIGHT if is_relevant else "#dfa39b")
-            caption = "" if preview.kind == "text" else f"\n{_shorten(preview.caption)}"
-            label = f"{'✓' if is_relevant else '✗'} {cosine:.2f}{caption}"
+            label = "\n".join([f"{'✓' if is_relevant else '✗'} {cosine:.2f}", *_labels(preview)])
             axes.set_xlabel(label, fontsize=8, color=RIGHT if is_relevant else WRONG)
     for column, name in [(0, "query"), *((c + 2, f"{c + 1}") for c in range(num_columns))]:
         grid[0, column].set_title(name, loc="center", fontsize=9, color=SUBTITLE, fontweight="normal")
     save_png(figure, path)
+
+
+def _labels(preview: Preview) -> list[str]:
+    """The caption, which a text shows itself, and the record's key, where it is another."""
+    caption = [] if preview.kind == "text" else [_shorten(preview.caption)]
+    return caption + ([_shorten(preview.key)] if preview.key not in ("", preview.caption) else [])
 
 
 @functools.cache

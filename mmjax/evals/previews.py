@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -17,12 +18,15 @@ MAX_FRAMES = 160  # of a spectrogram
 class Preview:
     """One stream of one example, ready to draw.
 
+    caption: the record's own text; of a text, what is drawn.
     values: an image is uint8 "height width [3]", a spectrogram decibels "frames mels", a text has none.
+    key: the record's key.
     """
 
     kind: Literal["text", "image", "audio"]
     caption: str
     values: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 0)))
+    key: str = ""
 
 
 def decode_texts(stream: Text, transform: Any) -> list[str]:
@@ -38,11 +42,25 @@ def _join_punctuation(text: str) -> str:
     return re.sub(r"([(“]) ", r"\1", re.sub(r" ([,.:;!?)”])", r"\1", text))
 
 
-def make_previews(stream: Stream, transform: Any, captions: list[str]) -> list[Preview]:
-    """A preview of every row of a batch's stream, missing rows included. A text is its own caption."""
+def make_previews(
+    stream: Stream, transform: Any, captions: Sequence[str], keys: Sequence[str] = ()
+) -> list[Preview]:
+    """A preview of every row of a batch's stream, missing rows included.
+
+    Args:
+      captions: a text for each row; of a Text, the record's own, since tokens may be unknown or cut off.
+      keys: the records' keys.
+    """
+    previews = _make_previews(stream, transform, captions)
+    return (
+        [dataclasses.replace(p, key=key) for p, key in zip(previews, keys, strict=True)] if keys else previews
+    )
+
+
+def _make_previews(stream: Stream, transform: Any, captions: Sequence[str]) -> list[Preview]:
     match stream:
         case Text():
-            return [Preview("text", text) for text in decode_texts(stream, transform)]
+            return [Preview("text", text) for text in captions]
         case Image(pixels=pixels):
             images = [_small_image(row, transform) for row in np.asarray(pixels)]
             return [Preview("image", *item) for item in zip(captions, images, strict=True)]
@@ -51,7 +69,7 @@ def make_previews(stream: Stream, transform: Any, captions: list[str]) -> list[P
             spectrograms = [_small_spectrogram(log_mel) for log_mel in log_mels]
             return [Preview("audio", *item) for item in zip(captions, spectrograms, strict=True)]
         case Patches() | Video():
-            return make_previews(*transform.to_images(stream), captions)
+            return _make_previews(*transform.to_images(stream), captions)
         case _:
             raise TypeError(f"expected a Text, Image, Patches, Video or Audio, found {type(stream).__name__}")
 
