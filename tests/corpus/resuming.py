@@ -135,16 +135,14 @@ def resume_on(change: Callable[[Path], Any], *, accept: bool = False) -> Callabl
     """Records two shards of three records, changes them, and compares: the number that is then recorded."""
 
     def give(folder: Path) -> int:
-        run = begun(folder)
         shards = folder / "shards"
         for name in "ac":
             write_tar(shards / f"{name}.tar", 3)
-        identity.check_and_record(
-            experiment(folder, data.WebDataset(str(shards))), run, str(folder), accept=True
-        )
-        now = change(shards) or data.WebDataset(str(shards))
-        identity.check_and_record(experiment(folder, now), run, str(folder), accept=accept)
-        run.close()
+        with begun(folder) as run:
+            before = experiment(folder, data.WebDataset(str(shards)))
+            identity.check_and_record(before, run, str(folder), accept=True)
+            now = experiment(folder, change(shards) or data.WebDataset(str(shards)))
+            identity.check_and_record(now, run, str(folder), accept=accept)
         return json.loads((folder / "run" / "data.json").read_text())["datasets"]["data.data"]["records"]
 
     return give
