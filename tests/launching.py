@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pytest
 import tiny
 
 from mmjax.experiment import load
@@ -122,7 +123,11 @@ def assert_same_run(run_dir: Path, reference: Path, *, exact: bool) -> None:
         assert losses == expected if exact else np.allclose(losses, expected, rtol=RTOL), name
     evals, expected = tiny.read_jsonl(run_dir / "evals.jsonl"), tiny.read_jsonl(reference / "evals.jsonl")
     assert [(row["step"], row["eval"]) for row in evals] == [(row["step"], row["eval"]) for row in expected]
-    assert evals == expected
+    for row, expected_row in zip(evals, expected, strict=True):
+        assert row.keys() == expected_row.keys()
+        # Rounding may swap two candidates with nearly the same score, which moves nDCG by 0.005 here.
+        numbers, expected_numbers = ([r[name] for name in r if name != "eval"] for r in (row, expected_row))
+        assert numbers == (expected_numbers if exact else pytest.approx(expected_numbers, abs=0.02))
     found, expected = tiny.read_state(run_dir), tiny.read_state(reference)
     assert found.keys() == expected.keys() and any("/nu/" in name for name in found)
     for name in found:

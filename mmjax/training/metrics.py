@@ -2,7 +2,6 @@
 
 import logging
 import time
-from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -27,7 +26,7 @@ class Meter:
         batch_size: int,
         flops_per_step: float,
         num_skipped: int = 0,
-        devices: Sequence[jax.Device] | None = None,
+        devices: list | None = None,
     ):
         """Starts the clock.
 
@@ -36,7 +35,7 @@ class Meter:
           devices: that the run uses; None: all.
         """
         self.batch_size, self.flops_per_step = batch_size, flops_per_step
-        self.devices = jax.devices() if devices is None else list(devices)
+        self.devices = jax.devices() if devices is None else devices
         self.num_skipped, self.num_consecutive_skips = num_skipped, 0
         self.compiled = False  # whether this process has compiled, that is, run its first step
         self._idle: set[str] = set()  # losses without a row, of which the log tells
