@@ -8,7 +8,7 @@ import pytest
 import tiny
 from catalog.of_objectives import OBJECTIVES
 
-from mmjax import data, objectives, sharding, views
+from mmjax import balance, data, objectives, sharding, views
 from mmjax.errors import InputError
 from mmjax.experiment import Experiment, from_text, load, reading, serialize, to_text
 from mmjax.experiment.validation import best_metric, validate
@@ -107,12 +107,12 @@ def test_changed_fields_have_paths(experiment):
 
 
 def test_an_int_for_a_float_is_no_change(experiment):
-    def text(weight, temperature):
-        objective = objectives.InfoNCE("image", "text", weight=weight, initial_temperature=temperature)
-        return to_text(dataclasses.replace(experiment, objectives={"pairs": objective}))
+    def text(weight, other):
+        changed = balance.Scheduled(schedules={"pairs": ((0, weight), (9, other))})
+        return to_text(dataclasses.replace(experiment, balance=changed))
 
     assert serialize.changed_fields(text(1, 1.0), text(1.0, 1)) == {}
-    assert serialize.changed_fields(text(1, 1.0), text(2, 1)) == {"objectives.pairs.weight": ("1", "2")}
+    assert list(serialize.changed_fields(text(1, 1.0), text(2, 1))) == ["balance.schedules.pairs"]
 
 
 def test_shared_module_is_refused_and_the_error_has_both_paths(experiment):

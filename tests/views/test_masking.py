@@ -96,7 +96,7 @@ def test_short_recordings_are_masked_at_the_same_rate(batch):
 
 
 def test_invalid_fields_and_streams_are_refused(batch):
-    with pytest.raises(InputError, match="rate between 0 and 1 and a grid of at least"):
+    with pytest.raises(InputError, match="'MaskPatches.rate' expects float above 0, below 1"):
         MaskPatches("image", GRID, rate=1.0)
     with pytest.raises(InputError, match="found 'text', which is a Text: to mask words, use MaskTokens"):
         transform(MaskPatches("text", GRID), batch)
@@ -104,9 +104,7 @@ def test_invalid_fields_and_streams_are_refused(batch):
         InputError, match="samples_per_patch from 1 to the 800 samples of 'audio', found 10 x None"
     ):
         transform(MaskPatches("audio", (10, 1)), batch)
-    with pytest.raises(
-        InputError, match=r"expects alpha > 0 and at least one stream, found 0.0 and \('image',\)"
-    ):
+    with pytest.raises(InputError, match="'Mixup.alpha' expects float above 0, finite, found float 0.0"):
         Mixup(("image",), alpha=0.0)
     with pytest.raises(InputError, match="found 'text', which is a Text: remove it from `streams`"):
         transform(Mixup(("text",)), batch)

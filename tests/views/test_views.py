@@ -135,7 +135,10 @@ def test_keep_one_leaves_every_example_one_of_its_streams(rates):
     [
         ((), "DropStreams expects at least one stream, and each only once, found []"),
         ((("image", 0.1), ("image", 0.2)), "found ['image', 'image']"),
-        ((("image", 1.5), ("audio", 0.5)), "probabilities from 0 to 1, found [('image', 1.5)]"),
+        (
+            (("image", 1.5), ("audio", 0.5)),
+            "'DropStreams.rates.0.1' expects float from 0 to 1, found float 1.5",
+        ),
     ],
 )
 def test_invalid_drop_rates_are_refused(rates, message):
