@@ -125,9 +125,12 @@ def assert_same_run(run_dir: Path, reference: Path, *, exact: bool) -> None:
     assert [(row["step"], row["eval"]) for row in evals] == [(row["step"], row["eval"]) for row in expected]
     for row, expected_row in zip(evals, expected, strict=True):
         assert row.keys() == expected_row.keys()
-        # Rounding may swap two candidates with nearly the same score, which moves nDCG by 0.005 here.
-        numbers, expected_numbers = ([r[name] for name in r if name != "eval"] for r in (row, expected_row))
-        assert numbers == (expected_numbers if exact else pytest.approx(expected_numbers, abs=0.02))
+        # Rounding may swap two candidates with nearly the same score below the first, which moves these.
+        loose = set() if exact else {name for name in row if name.endswith(("/nDCG@10", "/mAP@10"))}
+        for name in row.keys() - loose:
+            assert row[name] == expected_row[name], name
+        for name in loose:
+            assert row[name] == pytest.approx(expected_row[name], abs=0.02), name
     found, expected = tiny.read_state(run_dir), tiny.read_state(reference)
     assert found.keys() == expected.keys() and any("/nu/" in name for name in found)
     for name in found:

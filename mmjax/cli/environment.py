@@ -38,6 +38,7 @@ class LogFormatter(logging.Formatter):
     """Escapes control characters, such as those of a record's key, in the lines of the log."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
+        """The line of a log record."""
         return printable(super().formatMessage(record), limit=10_000)
 
 

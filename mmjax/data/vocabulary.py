@@ -48,18 +48,22 @@ class Vocabulary(abc.ABC):
 
     @property
     def unk_id(self) -> int:
+        """The id of [UNK]."""
         return self._special_id("unk")
 
     @property
     def cls_id(self) -> int:
+        """The id of [CLS]."""
         return self._special_id("cls")
 
     @property
     def sep_id(self) -> int:
+        """The id of [SEP]."""
         return self._special_id("sep")
 
     @property
     def mask_id(self) -> int:
+        """The id of [MASK]."""
         return self._special_id("mask")
 
     def _special_id(self, name: str) -> int:
