@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mmjax.run.handle import Run, open_run
     from mmjax.run.handle import train_run as train
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 __all__ = ["Experiment", "Run", "load", "open_run", "train"]
 
 

@@ -1,11 +1,15 @@
 """Refusals of data from which an experiment would learn nothing, or the wrong thing, before it compiles."""
 
+import logging
+
 from mmjax import data, evals
 from mmjax.data import Dataset, TextTransform, Vocabulary
 from mmjax.errors import InputError, one_line
 from mmjax.experiment import Experiment
 from mmjax.objectives.ctc import blank_fault
 from mmjax.views import View
+
+log = logging.getLogger(__name__)
 
 
 def check_data(experiment: Experiment) -> None:
@@ -21,7 +25,7 @@ def check_data(experiment: Experiment) -> None:
         if dataset not in seen:
             data.refuse_absent_streams(dataset, name)
             seen.append(dataset)
-    _refuse_single_record(experiment)
+    _compare_sizes(experiment)
     _refuse_absent_pairs(experiment)
     _refuse_foreign_ids(experiment)
 
@@ -55,8 +59,14 @@ def named_datasets(experiment: Experiment) -> dict[str, Dataset]:
     return named | {f"the data of eval {name!r}": each.data for name, each in experiment.evals.items()}
 
 
-def _refuse_single_record(experiment: Experiment) -> None:
+def _compare_sizes(experiment: Experiment) -> None:
+    """Refuses a single record where records are compared; tells of batches with more rows than records."""
     total = sum(len(dataset.open()) for _, dataset in experiment.data.datasets.values())
+    if total < experiment.data.batch_size:
+        log.warning(
+            "data.batch_size=%d is more than the %d records: each batch repeats some, and rows of one record "
+            "are no negatives of each other", experiment.data.batch_size, total,
+        )  # fmt: skip
     for name, objective in experiment.objectives.items():
         if total < 2 and objective.needs_other_rows():
             raise InputError(
