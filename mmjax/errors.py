@@ -22,7 +22,7 @@ def excerpt(value: Any, limit: int = MAX_EXCERPT) -> str:
 
 
 def one_line(text: str, limit: int = MAX_REASON) -> str:
-    """A text for a message: control characters escaped, object addresses left out, cut to `limit` characters."""
+    """A text for a message: control characters escaped, addresses left out, cut to `limit` characters."""
     text = re.sub(r" at 0x[0-9a-fA-F]+", "", text[: 4 * limit])
     text = "".join(
         c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text

@@ -33,8 +33,9 @@ class Collective:
     An asynchronous start and its done are one collective. Arrays that XLA combined in one instruction are
     several.
 
-    num_bytes: the payload of one group per execution, in the type that the program has: the result of an all-gather, one device's operand of an
-      all-reduce or reduce-scatter, one device's shard for an all-to-all or collective-permute.
+    num_bytes: the payload of one group per execution, in the type that the program has: the result of an
+      all-gather, one device's operand of an all-reduce or reduce-scatter, one device's shard for an
+      all-to-all or collective-permute.
     is_sliced: an all-reduce of whose result each device keeps only its part. XLA turns it into a
       reduce-scatter on GPUs and TPUs, which is its `kind`, but not on CPUs.
     """
@@ -141,8 +142,8 @@ def _readers(
 ) -> Iterator[tuple[Instruction | None, tuple[Instruction, ...]]]:
     """Yields each instruction that reads `value`, and the instructions that pass the value on to it.
 
-    Looks into fusions, and behind those that only convert, copy or reshape. The reader is None where the value
-    is a result of the program or of a loop.
+    Looks into fusions, and behind those that only convert, copy or reshape. The reader is None where the
+    value is a result of the program or of a loop.
     """
     if value.is_root and not callers:
         yield None, ()
@@ -178,8 +179,8 @@ def _is_sliced(program: Program, computation: Computation, value: Instruction, n
 def _is_widened(program: Program, computation: Computation, operand: Instruction, value: Instruction) -> bool:
     """Whether XLA for CPU exchanges float32 where the program has bfloat16 or float16: twice the bytes.
 
-    It converts the operand of an all-reduce to float32, since CPUs cannot add narrow types of several devices,
-    and the result `value` back. Other devices exchange the narrow type.
+    It converts the operand of an all-reduce to float32, since CPUs cannot add narrow types of several
+    devices, and the result `value` back. Other devices exchange the narrow type.
     """
     narrow = ("bf16", "f16")
     readers = list(_readers(program, computation, value))

@@ -93,7 +93,7 @@ def _scores_by_eval(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, tu
 def _comparable(names: Sequence[str]) -> list[str]:
     """The metrics of one kind and scale: an evaluation records its most important metric first.
 
-    Those with its last part ("R@1" of each direction) or, if there are no others, with its first ("loss/...").
+    Those with its last part ("R@1" of each direction) or, if there are no others, with its first ("loss/").
     """
     first = next(iter(names), "")
     same_end = [name for name in names if name.rsplit("/", 1)[-1] == first.rsplit("/", 1)[-1]]

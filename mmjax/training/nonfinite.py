@@ -18,8 +18,8 @@ MAX_CONSECUTIVE_SKIPS = 50  # after so many, the parameters are at fault and not
 MAX_CONSECUTIVE_ROLLBACKS = 3  # without a finite log line between them
 
 ADVICE = (
-    "Look at that step's data, and resume with on_nonfinite=skip or on_nonfinite=rollback; or train in another "
-    "folder (--run-dir) with a lower learning rate, a longer warm-up or a smaller clip_norm"
+    "Look at that step's data, and resume with on_nonfinite=skip or on_nonfinite=rollback; or train in "
+    "another folder (--run-dir) with a lower learning rate, a longer warm-up or a smaller clip_norm"
 )
 
 FIRST_STEP_ADVICE = (
@@ -52,7 +52,8 @@ def check_finite(metrics: Mapping[str, Any], step: int) -> None:
         # The losses of step 1 are of the initial parameters, which no learning rate has changed.
         advice = FIRST_STEP_ADVICE if step == 1 and bad[0].startswith("loss/") else ADVICE
         raise NonFiniteError(
-            f"step {step}: {subject} is {float(metrics[bad[0]])}{known}; the last checkpoint is kept. {advice}",
+            f"step {step}: {subject} is {float(metrics[bad[0]])}{known}; the last checkpoint is kept. "
+            f"{advice}",
             step,
         )
 

@@ -183,7 +183,7 @@ def test_bad_usage_exits_with_2(arguments, capsys):
     [
         (["--help"], 0, "describe"),
         (["train", "--help"], 0, "path.to.field=value"),
-        (["--version"], 0, "mmjax 0.2.0"),
+        (["--version"], 0, "mmjax 0.3.0"),
         (["train", "nosuch.py"], 2, "expected an experiment file, found nothing at nosuch.py"),
         (["eval", "nosuch"], 2, "expected the folder of a run"),
         (["export", "nosuch", "x.safetensors"], 2, "expected the folder of a run"),

@@ -26,8 +26,8 @@ class Case:
 
     family: the kind of input: "tar", "image", ...
     name: what the input is, in words.
-    promise: "refused": an InputError (exit code 2). "skipped": a BadExample, which is counted and named by its
-        key. "right": the value of `give` equals `expected`.
+    promise: "refused": an InputError (exit code 2). "skipped": a BadExample, which is counted and named by
+        its key. "right": the value of `give` equals `expected`.
     give: writes the input to an empty folder, hands it to mmjax, and returns what mmjax made of it.
     message: a regular expression that the message of a refused or skipped case matches.
     expected: the value of a right case, computed without mmjax.
