@@ -105,7 +105,7 @@ class Examples:
         return example
 
     def missing_streams(self, index: int) -> dict[str, str]:
-        """{stream: reason} of the streams whose fields a record lacks. Raises BadExample as its source does."""
+        """{stream: reason} of the streams whose fields a record lacks. Raises BadExample as a source."""
         record = self._reader[index]
         key, missing = str(record["__key__"]), {}
         for name, transform in self._streams.items():
