@@ -149,8 +149,8 @@ def train(arguments: argparse.Namespace) -> None:
 
         _log_rank(processes.initialize())
         with processes.fail_together():
+            experiment = load(arguments.experiment, arguments.overrides)  # its file may configure devices
             environment.check_devices()
-            experiment = load(arguments.experiment, arguments.overrides)
             if arguments.data is not None:
                 experiment = locations.moved(experiment, arguments.data)
         run_dir = arguments.run_dir or Path("runs") / experiment.name

@@ -89,11 +89,10 @@ def test_overrides(experiment):
     ],
 )
 def test_invalid_balances_raise(experiment, changes, message):
-    changed = dataclasses.replace(experiment, **changes)
     if message is None:
-        return validate(changed)
+        return validate(dataclasses.replace(experiment, **changes))
     with pytest.raises(InputError, match=message):
-        validate(changed)
+        validate(dataclasses.replace(experiment, **changes))
 
 
 def test_gradient_methods_need_two_objectives(experiment):

@@ -8,6 +8,7 @@ import pytest
 import tiny
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
+from mmjax.errors import InputError
 from mmjax.run.tensorboard import Events
 
 
@@ -42,7 +43,7 @@ def test_purge_step_hides_later_steps_of_earlier_files(tmp_path):
 
 def test_error_of_creating_the_folder_reaches_the_caller(tmp_path):
     (tmp_path / "tb").write_text("a file")
-    with pytest.raises(FileExistsError):
+    with pytest.raises(InputError, match="expected a folder at .*tb, found a file"):
         Events(tmp_path / "tb")
 
 

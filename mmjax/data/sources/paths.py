@@ -78,7 +78,7 @@ def refuse_foreign(name: str) -> None:
         advice = "paths are not split at '::' here. Write a tuple of paths: ('a.tar', 'b.tar')."
     elif re.search(r"\{[^}]*(,|\.\.)[^}]*\}", name):
         pattern = re.sub(r"\{[^}]*\}", "*", name)
-        advice = f"braces are not expanded here. Write a glob, {excerpt(pattern)}, or a tuple of paths."
+        advice = f"braces are not expanded here. Write a glob, {excerpt(pattern, 200)}, or a tuple of paths."
     else:
         return
     raise InputError(f"expected the path of data, found {excerpt(name)}: {advice}")
