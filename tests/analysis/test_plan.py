@@ -192,8 +192,9 @@ def test_512_devices_are_simulated(file):
     assert printed["seconds"][printed["limit"]] == printed["step_seconds"]
     assert {row["over"] for row in printed["talk"]} == {"links", "network"}
     assert printed["mesh"]["data"] == 64 and printed["batch_size"] == 1024
-    # Two rows of 8 x 8 pixels and a mask, and of tokens, mask, token types and words at 6 positions.
-    assert printed["memory"]["batch"] == 2 * ((8 * 8 * 3 * 4 + 1) + 6 * (4 + 1 + 4 + 4))
+    # Two rows of 8 x 8 pixels and a mask, of tokens, mask, token types and words at 6 positions, and of the
+    # number of the record and a mask.
+    assert printed["memory"]["batch"] == 2 * ((8 * 8 * 3 * 4 + 1) + 6 * (4 + 1 + 4 + 4) + (4 + 1))
 
 
 @pytest.mark.parametrize(
