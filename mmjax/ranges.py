@@ -35,7 +35,9 @@ OpenFraction: TypeAlias = Annotated[float, Interval(gt=0, lt=1)]
 Dtype: TypeAlias = Literal[
     "float32", "bfloat16", "float16"
 ]  # of a module's arithmetic; parameters are float32
-Activation: TypeAlias = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "leaky_relu"]  # layers/mlp.py
+Activation: TypeAlias = Literal[  # of layers/mlp.py
+    "gelu", "gelu_tanh", "quick_gelu", "relu", "leaky_relu", "silu"
+]
 
 
 def describe(interval: Interval) -> str:

@@ -11,7 +11,7 @@ from mmjax.encoders.base import Encoder
 from mmjax.encoders.convnext import ConvNeXtStem
 from mmjax.encoders.projection import project
 from mmjax.encoders.visible import gather_visible, insert_mask_token
-from mmjax.layers import Conv2d, LearnedPositions, Transformer
+from mmjax.layers import Conv2d, LayerNorm, LearnedPositions, Transformer
 from mmjax.ranges import Dtype, Kernel, NonNegative, Size, SizeOrZero
 from mmjax.sharding import param_axes
 
@@ -20,6 +20,7 @@ class LinearPatches(nn.Module):
     """Maps each patch linearly to a token (Dosovitskiy et al. 2021, eq. 1)."""
 
     patch: tuple[Size, Size]
+    use_bias: bool = True
     dtype: Dtype = "float32"
 
     @nn.compact
@@ -29,7 +30,7 @@ class LinearPatches(nn.Module):
         """Returns tokens in reading order."""
         patches = split_patches(pixels, self.patch)
         patches = einops.rearrange(patches, "B L h w c -> B L (h w c)")
-        return project(patches, width, self.dtype)
+        return project(patches, width, self.dtype, use_bias=self.use_bias)
 
 
 class ConvPatches(nn.Module):
@@ -68,7 +69,9 @@ def split_patches(pixels: jax.Array, patch: tuple[int, int]) -> jax.Array:
 class ViT(Encoder):
     """Vision Transformer: stem, position embeddings and trunk (Dosovitskiy et al. 2021). It does not pool.
 
-    num_registers: learned tokens in front of the patches (Darcet et al. 2024). One can be the class token.
+    num_registers: learned tokens without positions in front of the patches (Darcet et al. 2024).
+    num_class_tokens: learned tokens with positions, first of all (Dosovitskiy et al. 2021, eq. 1).
+    input_norm: normalise the tokens before the trunk (CLIP).
     mask_token: replace masked patches by a learned vector (Bao et al. 2022, BEiT, section 2.3). Otherwise
       they are left out (He et al. 2022, MAE, section 3).
     """
@@ -78,6 +81,8 @@ class ViT(Encoder):
     num_registers: SizeOrZero = 0
     position_init_std: NonNegative = 1.0
     mask_token: bool = False
+    num_class_tokens: SizeOrZero = 0
+    input_norm: bool = False
 
     @property
     def hides_patches(self):
@@ -89,17 +94,25 @@ class ViT(Encoder):
         if self.mask_token:
             token = self.param("mask_token", param_axes(nn.initializers.normal(0.02), "embed"), x.shape[-1:])
             x = insert_mask_token(x, image.visible, token)
+        if self.num_class_tokens:
+            init = param_axes(nn.initializers.normal(0.02), None, "embed")
+            tokens = self.param("class_tokens", init, (self.num_class_tokens, self.trunk.width))
+            x = jnp.concatenate([jnp.broadcast_to(tokens, (x.shape[0], *tokens.shape)).astype(x.dtype), x], 1)
         x = LearnedPositions(x.shape[1], self.position_init_std, name="positions")(x)
+        first, x = x[:, : self.num_class_tokens], x[:, self.num_class_tokens :]
         mask, patch_indices = jnp.broadcast_to(image.mask[:, None], x.shape[:2]), None
         if image.visible is not None and not self.mask_token:
             x, mask, patch_indices = gather_visible(x, mask, image.visible)
         if self.num_registers:
             init = param_axes(nn.initializers.normal(0.02), "positions", "embed")
             registers = self.param("registers", init, (self.num_registers, self.trunk.width))
-            x = jnp.concatenate(
-                [jnp.broadcast_to(registers, (x.shape[0], *registers.shape)).astype(x.dtype), x], 1
-            )
+            registers = jnp.broadcast_to(registers, (x.shape[0], *registers.shape)).astype(x.dtype)
+            first = jnp.concatenate([first, registers], 1)
+        if num_first := first.shape[1]:
+            x = jnp.concatenate([first, x], 1)
             mask = jnp.broadcast_to(image.mask[:, None], x.shape[:2])
             if patch_indices is not None:
-                patch_indices = jnp.pad(patch_indices, ((0, 0), (self.num_registers, 0)), constant_values=-1)
+                patch_indices = jnp.pad(patch_indices, ((0, 0), (num_first, 0)), constant_values=-1)
+        if self.input_norm:
+            x = LayerNorm(self.trunk.epsilon, name="input_norm")(x)
         return self.trunk.encode(x, mask, train).replace(patch_indices=patch_indices)

@@ -30,6 +30,9 @@ class LogMel(Spec):
     low_hz, high_hz: the range of the filters; `high_hz` None: half of the sample rate.
     floor, floor_kind: the power of a band before the logarithm. "add": the floor is added. "clamp": it is the
       least power. "relative": `floor` times the mean power of the clip's valid frames and bands is added.
+    clip_seconds: the length to which each clip is padded with silence or cut, as Whisper does with 30 s. The
+      silence counts as sound: its frames are valid. With "kaldi" frames, as AST does, there is one frame for
+      each hop, and the logarithm of a frame beyond the clip is 0. None: a clip stays as long as it is.
     scaling: "clip": mean 0 and standard deviation 1. "whisper": decades, at most 8 below the clip's highest
       value, plus 4, divided by 4. "fixed": `mean` is subtracted, then it is divided by `std`.
     """
@@ -47,28 +50,40 @@ class LogMel(Spec):
     scaling: Literal["clip", "whisper", "fixed"] = "clip"
     mean: Finite = 0.0
     std: Positive = 1.0
+    clip_seconds: Positive | None = None
 
     @classmethod
-    def whisper(cls, num_mels: int = 80) -> "LogMel":
-        """Whisper's features (Radford et al. 2022, section 2.2) of a clip that is padded to 30 s.
+    def whisper(cls, num_mels: int = 80, clip_seconds: float | None = None) -> "LogMel":
+        """Whisper's features (Radford et al. 2022, section 2.2); of clips of any length with clip_seconds=30.
 
-        Frames of masked padding are zero here, where Whisper's hold its lowest value: a mask that is
-        True everywhere gives those.
+        Without, frames of masked padding are zero, where Whisper's hold its lowest value. Valid frames are
+        equal, except the last two of an array without padding, which is mirrored there.
         """
         return cls(
             sample_rate_hz=16_000, num_mels=num_mels, frames="reflected", floor=1e-10, floor_kind="clamp",
-            scaling="whisper",
+            scaling="whisper", clip_seconds=clip_seconds,
         )  # fmt: skip
 
     @classmethod
-    def ast(cls, mean: float = -4.2677393, std: float = 4.5689974) -> "LogMel":
-        """The features of AST (Gong et al. 2021, section 2.1) in the frames that lie within the clip.
+    def ast(
+        cls,
+        mean: float = -4.2677393,
+        std: float = 4.5689974,
+        *,
+        num_mels: int = 128,
+        clip_seconds: float | None = None,
+    ) -> "LogMel":
+        """The features of AST (Gong et al. 2021, section 2.1), in the frames that lie within the clip.
 
-        mean, std: those of the data set before scaling, by default AudioSet's.
-        """
+        Args:
+          mean, std: those of the data set before scaling, by default AudioSet's.
+          num_mels: the number of bands.
+          clip_seconds: 10.24 for AST's 1024 frames, those beyond the clip included.
+        """  # fmt: skip
         return cls(
-            sample_rate_hz=16_000, num_mels=128, low_hz=20.0, frames="kaldi", mel_scale="kaldi",
+            sample_rate_hz=16_000, num_mels=num_mels, low_hz=20.0, frames="kaldi", mel_scale="kaldi",
             floor=1.1920929e-07, floor_kind="clamp", scaling="fixed", mean=mean, std=2 * std,
+            clip_seconds=clip_seconds,
         )  # fmt: skip
 
     def sizes(self) -> tuple[int, int, int]:
@@ -82,6 +97,11 @@ class LogMel(Spec):
     ) -> tuple[Float32[jax.Array, "B frames mels"], Bool[jax.Array, "B frames"]]:
         """Returns the spectrogram, zero at masked frames, and the mask of its frames."""
         samples = jnp.where(mask, samples, 0)  # the last valid windows overlap the padding
+        is_present = mask.any(1, keepdims=True)
+        if self.clip_seconds is not None:
+            samples, mask = self._fit(samples, mask)
+            if self.frames != "kaldi":
+                mask = jnp.broadcast_to(is_present, samples.shape)
         frames, frame_mask = self._split(samples, mask)
         fft = self.sizes()[2]
         spectrum = map_batch_shards(lambda frames: jnp.fft.rfft(frames, n=fft), frames)
@@ -89,7 +109,21 @@ class LogMel(Spec):
         power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
         high = self.sample_rate_hz / 2 if self.high_hz is None else self.high_hz
         filters = mel_filters(self.sample_rate_hz, fft, self.num_mels, self.low_hz, high, self.mel_scale)
-        return self._scale(power @ filters, frame_mask[..., None]), frame_mask
+        mel = self._scale(power @ filters, frame_mask[..., None])
+        if self.clip_seconds is not None and self.frames == "kaldi":
+            beyond = -self.mean / self.std if self.scaling == "fixed" else 0.0
+            mel = jnp.where((is_present & ~frame_mask)[..., None], beyond, mel)
+            frame_mask = jnp.broadcast_to(is_present, frame_mask.shape)
+        return mel, frame_mask
+
+    def _fit(self, samples: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Samples and mask, padded or cut to `clip_seconds`, or for "kaldi" to one window for each hop."""
+        window, hop, _ = self.sizes()
+        length = round((self.clip_seconds or 0) * self.sample_rate_hz)
+        if self.frames == "kaldi":
+            length = max(length // hop - 1, 0) * hop + window
+        padding = (0, 0), (0, max(0, length - samples.shape[1]))
+        return jnp.pad(samples, padding)[:, :length], jnp.pad(mask, padding)[:, :length]
 
     def _split(self, samples: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Windowed frames "B frames window" and their mask."""

@@ -57,6 +57,7 @@ class Experiment(Spec):
     best_mode: Literal["max", "min"] = "max"  # whether the largest or the smallest value is the best
     on_nonfinite: Literal["stop", "skip", "rollback"] = "stop"  # what to do at a non-finite step
     balance: "Balance" = dataclasses.field(default_factory=_fixed)  # how several losses become one update
+    init_from: str | dict[str, str] | None = None  # folders of pretrained models or runs (interop/initial.py)
     conflict_every: Whole = 0  # steps between reports of conflicting gradients; 0: none
 
     def __post_init__(self) -> None:

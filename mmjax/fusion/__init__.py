@@ -4,7 +4,9 @@ from mmjax.fusion.base import Fusion
 from mmjax.fusion.bottleneck import Bottleneck
 from mmjax.fusion.channel_cross import ChannelCross
 from mmjax.fusion.co_attention import CoAttention
+from mmjax.fusion.coca_decoder import CoCaDecoder
 from mmjax.fusion.concat import ConcatMlp
+from mmjax.fusion.decoder import CrossAttentionDecoder
 from mmjax.fusion.gated import GatedSum
 from mmjax.fusion.hierarchical import Hierarchical
 from mmjax.fusion.late import Late
@@ -16,6 +18,7 @@ from mmjax.fusion.resampler import Resampler
 from mmjax.fusion.single_stream import SingleStream
 
 __all__ = [
-    "Bottleneck", "ChannelCross", "CoAttention", "ConcatMlp", "Fusion", "GatedSum", "Hierarchical", "Late",
-    "LateVoting", "Mean", "Prefix", "QFormer", "Resampler", "SingleStream",
+    "Bottleneck", "ChannelCross", "CoAttention", "CoCaDecoder", "ConcatMlp", "CrossAttentionDecoder",
+    "Fusion", "GatedSum", "Hierarchical", "Late", "LateVoting", "Mean", "Prefix", "QFormer", "Resampler",
+    "SingleStream",
 ]  # fmt: skip

@@ -1,6 +1,7 @@
 """Heads: turn encodings into predictions."""
 
 from mmjax.heads.adversarial import RealOrGenerated
+from mmjax.heads.attention_pooling import AttentionPooledEmbedding
 from mmjax.heads.base import Head
 from mmjax.heads.boxes import Boxes
 from mmjax.heads.classes import Classes
@@ -13,7 +14,7 @@ from mmjax.heads.tokens import TokenLogits
 from mmjax.heads.votes import Votes
 
 __all__ = [
-    "Boxes", "Classes", "FrameLogits", "Head", "MaskedLogits", "MatchingLogit", "PatchQuantiser",
-    "PooledEmbedding", "PositionClasses", "Quantised", "RealOrGenerated", "Reconstruction", "TokenLogits",
-    "Votes",
+    "AttentionPooledEmbedding", "Boxes", "Classes", "FrameLogits", "Head", "MaskedLogits", "MatchingLogit",
+    "PatchQuantiser", "PooledEmbedding", "PositionClasses", "Quantised", "RealOrGenerated", "Reconstruction",
+    "TokenLogits", "Votes",
 ]  # fmt: skip

@@ -1,5 +1,7 @@
 """Class logits of every position."""
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -16,13 +18,14 @@ class PositionClasses(Head):
     """Class logits of each position, by a linear map (Devlin et al. 2019, 5.3)."""
 
     num_classes: Size
+    use_bias: bool = dataclasses.field(default=True, kw_only=True)
 
     @nn.compact
     def __call__(self, encoded: Encoded, table: jax.Array | None = None) -> Float32[jax.Array, "B L classes"]:
         x = encoded.embeddings.astype(jnp.float32)
         return Einsum(
             "B L D, D C -> B L C", shape=(x.shape[-1], self.num_classes), axes=("embed", "classes"),
-            name="linear",
+            use_bias=self.use_bias, name="linear",
         )(x)  # fmt: skip
 
 

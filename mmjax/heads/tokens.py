@@ -11,13 +11,22 @@ from jaxtyping import Float32
 from mmjax.batch import Encoded
 from mmjax.heads.base import Head
 from mmjax.layers import Einsum, LayerNorm
+from mmjax.layers.mlp import ACTIVATIONS
+from mmjax.ranges import Activation, Positive
 from mmjax.sharding import param_axes, shard
 
 
 class TokenLogits(Head):
-    """Dense, GELU, norm, the transposed token table and a bias (BERT's MLM head)."""
+    """Dense, GELU, norm, the transposed token table and a bias (BERT's MLM head).
+
+    transform: without it, dense, GELU, norm and bias are left out, as in GPT.
+    activation: a key of `mlp.ACTIVATIONS`.
+    """
 
     after: Literal["encoder", "fusion"] = dataclasses.field(default="fusion", kw_only=True)
+    transform: bool = dataclasses.field(default=True, kw_only=True)
+    activation: Activation = dataclasses.field(default="gelu_tanh", kw_only=True)
+    epsilon: Positive = dataclasses.field(default=1e-6, kw_only=True)
 
     @nn.compact
     def __call__(
@@ -27,11 +36,14 @@ class TokenLogits(Head):
             raise ValueError(f"TokenLogits reads stream {self.stream!r}, whose encoder has no token table")
         x = encoded.embeddings
         vocab, width = table.shape
-        x = Einsum(
-            "B L D, D M -> B L M", shape=(x.shape[-1], width), axes=("patch", "embed"), dtype=x.dtype.name,
-            name="dense",
-        )(x)  # fmt: skip
-        x = LayerNorm(name="norm")(nn.gelu(x))
-        bias = self.param("bias", param_axes(nn.initializers.zeros, "vocab"), (vocab,))
-        logits = jnp.einsum("BLD,VD->BLV", x, table, preferred_element_type=jnp.float32) + bias[None, None]
+        if self.transform:
+            x = Einsum(
+                "B L D, D M -> B L M", shape=(x.shape[-1], width), axes=("patch", "embed"),
+                dtype=x.dtype.name, name="dense",
+            )(x)  # fmt: skip
+            x = LayerNorm(self.epsilon, name="norm")(ACTIVATIONS[self.activation](x))
+        logits = jnp.einsum("BLD,VD->BLV", x, table, preferred_element_type=jnp.float32)
+        if self.transform:
+            bias = self.param("bias", param_axes(nn.initializers.zeros, "vocab"), (vocab,))
+            logits = logits + bias[None, None]
         return shard(logits, "act_batch", "act_length", "act_vocab")

@@ -17,11 +17,14 @@ class MultiHeadAttention(nn.Module):
     """Multi-head attention (Vaswani et al. 2017, eq. 1 and section 3.2.2), with its softmax in float32.
 
     A query whose keys are all masked attends to them uniformly: its output is not NaN, but must be masked.
+
+    key_bias: whether keys have a bias too, which changes no attention weight (Whisper's have none).
     """
 
     num_heads: Size
     causal: bool = False
     use_bias: bool = True
+    key_bias: bool = True
     dtype: Dtype = "float32"
 
     @nn.compact
@@ -50,7 +53,7 @@ class MultiHeadAttention(nn.Module):
             return Einsum(
                 "B L D, D H K -> B L H K",
                 shape=(inputs.shape[-1], *heads), axes=("embed", "heads", "head_width"),
-                use_bias=self.use_bias, dtype=self.dtype, name=name,
+                use_bias=self.use_bias and (self.key_bias or name != "key"), dtype=self.dtype, name=name,
             )  # fmt: skip
 
         if context is x:

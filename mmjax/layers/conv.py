@@ -1,4 +1,4 @@
-"""Convolutions with "same" padding: n positions become ceil(n / stride).
+"""Convolutions. With "same" padding, their default, n positions become ceil(n / stride).
 
 They are computed as one matrix product over windows, or by XLA's convolution. On a CPU XLA's convolution of
 few channels with a stride takes several times as long as the matrix product. From 32 channels on, copying the
@@ -17,12 +17,19 @@ from mmjax.ranges import Dtype, Kernel, Size
 from mmjax.sharding import param_axes
 
 
-def extract_windows(x: jax.Array, kernel_size: int, stride: int, axis: int) -> jax.Array:
-    """Moves each window along `axis` to the last axis: shape (..., n / stride, ..., kernel_size * C)."""
-    num_windows = -(-x.shape[axis] // stride)
-    total_padding = max(0, (num_windows - 1) * stride + kernel_size - x.shape[axis])
+def extract_windows(x: jax.Array, kernel_size: int, stride: int, axis: int, where: str = "same") -> jax.Array:
+    """Moves each window along `axis` to the last axis: shape (..., n / stride, ..., kernel_size * C).
+
+    where: see `Conv1d.padding`.
+    """
+    length = x.shape[axis]
+    if where == "valid" and length < kernel_size:
+        raise ValueError(f"expected at least one window of {kernel_size} positions, found {length} positions")
+    num_windows = (length - kernel_size) // stride + 1 if where == "valid" else -(-length // stride)
+    total_padding = max(0, (num_windows - 1) * stride + kernel_size - length)
+    before = (kernel_size - 1) // 2 if where == "centred" else total_padding // 2
     padding = [(0, 0)] * x.ndim
-    padding[axis] = (total_padding // 2, total_padding - total_padding // 2)
+    padding[axis] = (before, max(0, total_padding - before))
     x = jnp.pad(x, padding)
     slices = [
         jax.lax.slice_in_dim(x, offset, offset + (num_windows - 1) * stride + 1, stride=stride, axis=axis)
@@ -45,19 +52,26 @@ def mask_for_stride(x: jax.Array, mask: jax.Array, stride: int) -> tuple[jax.Arr
 
 
 class Conv1d(nn.Module):
-    """Convolution over positions: "B L C" -> "B ceil(L / stride) D"."""
+    """Convolution over positions: "B L C" -> "B ceil(L / stride) D".
+
+    padding: where the windows lie. "same": zeros are added at both ends, equally many or one more at the end.
+      "centred": window i is centred on position i * stride, as torch's is with a padding of half the kernel.
+      "valid": no zeros are added, and only whole windows count: (L - kernel_size) // stride + 1.
+    """
 
     width: Size
     kernel_size: Kernel
     stride: Kernel = 1
+    padding: Literal["same", "centred", "valid"] = "same"
+    use_bias: bool = True
     dtype: Dtype = "float32"
 
     @nn.compact
     def __call__(self, x: Float[jax.Array, "B L C"]) -> Float[jax.Array, "B N D"]:
-        x = extract_windows(x, self.kernel_size, self.stride, axis=1)
+        x = extract_windows(x, self.kernel_size, self.stride, 1, self.padding)
         return Einsum(
             "B L P, P D -> B L D", shape=(x.shape[-1], self.width), axes=("patch", "embed"),
-            dtype=self.dtype, name="kernel",
+            use_bias=self.use_bias, dtype=self.dtype, name="kernel",
         )(x)  # fmt: skip
 
 

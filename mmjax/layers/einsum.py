@@ -74,8 +74,9 @@ def stacked_projection(projections: Sequence[Einsum], x: jax.Array) -> list[jax.
     equation = f"{inputs},{kernel_axes.replace(out, 'Z' + out)}->{output.replace(out, 'Z' + out)}"
     kernel = jnp.stack(kernels, axis=kernel_axes.index(out))
     y = jnp.einsum(equation, x.astype(first.dtype), kernel.astype(first.dtype))
-    if first.use_bias:
-        bias = jnp.stack(biases).astype(first.dtype)
+    if any(bias is not None for bias in biases):
+        shape = next(bias.shape for bias in biases if bias is not None)
+        bias = jnp.stack([jnp.zeros(shape) if bias is None else bias for bias in biases]).astype(first.dtype)
         y += bias.reshape((1,) * (y.ndim - bias.ndim) + bias.shape)
     axis = output.index(out)
     return [jax.lax.index_in_dim(y, i, axis, keepdims=False) for i in range(len(projections))]

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Float32
 
-from mmjax.ranges import NonNegative, Positive, Vocab
+from mmjax.ranges import NonNegative, Positive, SizeOrZero, Vocab
 from mmjax.sharding import param_axes
 
 
@@ -14,22 +14,25 @@ class LearnedPositions(nn.Module):
     """Adds a learned vector to each position.
 
     length: the largest number of positions.
+    first: the row of the first position (RoBERTa's tables begin at row 2).
     init_std: the standard deviation at initialisation. BERT's 0.02 fits token embeddings of that scale. For
       inputs of unit scale it is too small: models of short sequences then learn the order late or never.
     """
 
     length: Vocab
     init_std: NonNegative = 1.0
+    first: SizeOrZero = 0
 
     @nn.compact
     def __call__(self, x: Float[jax.Array, "B L D"]) -> Float[jax.Array, "B L D"]:
-        if x.shape[1] > self.length:
+        if x.shape[1] > self.length - self.first:
             raise ValueError(
-                f"the input has {x.shape[1]} positions, and the table of positions has {self.length}"
+                f"the input has {x.shape[1]} positions, and the table of positions has "
+                f"{self.length - self.first}"
             )
         init = param_axes(nn.initializers.normal(self.init_std), "positions", "embed")
         table = self.param("table", init, (self.length, x.shape[-1]))
-        return x + table[None, : x.shape[1]].astype(x.dtype)
+        return x + table[None, self.first : self.first + x.shape[1]].astype(x.dtype)
 
 
 class SinusoidalPositions(nn.Module):

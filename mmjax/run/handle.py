@@ -15,7 +15,7 @@ from mmjax.batch import Batch
 from mmjax.checkpoint.manager import Checkpoints
 from mmjax.errors import InputError
 from mmjax.experiment import Experiment, from_text, override, to_text
-from mmjax.heads import PooledEmbedding
+from mmjax.heads import AttentionPooledEmbedding, PooledEmbedding
 from mmjax.run import files, identity, loop, tokenizers
 from mmjax.run.evaluation import Results, with_limits
 from mmjax.run.export import flatten, save_parameters
@@ -193,8 +193,12 @@ class Run:
     def _embed(self, inputs: Mapping[str, Sequence[Any]], head: str, batch_size: int) -> np.ndarray:
         model = self.experiment.model
         module = model.heads.get(head)
-        if not isinstance(module, PooledEmbedding):
-            known = [name for name, each in model.heads.items() if isinstance(each, PooledEmbedding)]
+        if not isinstance(module, AttentionPooledEmbedding | PooledEmbedding):
+            known = [
+                name
+                for name, each in model.heads.items()
+                if isinstance(each, AttentionPooledEmbedding | PooledEmbedding)
+            ]
             raise InputError(f"expected an embedding head among {known}, found {head!r}")
         transforms = {
             stream: input_transform(self.experiment, stream) for stream in model.streams_for((head,))

@@ -12,7 +12,7 @@ from mmjax.batch import Batch, is_present
 from mmjax.data import BadExample, Transform
 from mmjax.errors import InputError
 from mmjax.experiment import Experiment
-from mmjax.heads import PooledEmbedding
+from mmjax.heads import AttentionPooledEmbedding, PooledEmbedding
 
 
 def embedding_head(experiment: Experiment, stream: str) -> str:
@@ -24,7 +24,9 @@ def embedding_head(experiment: Experiment, stream: str) -> str:
     found = [
         name
         for name, head in experiment.model.heads.items()
-        if isinstance(head, PooledEmbedding) and head.stream == stream and head.after == "encoder"
+        if isinstance(head, AttentionPooledEmbedding | PooledEmbedding)
+        and head.stream == stream
+        and head.after == "encoder"
     ]
     if stream in found or len(found) == 1:
         return stream if stream in found else found[0]

@@ -9,6 +9,7 @@ from mmjax import training
 from mmjax.balance.shared import split_params
 from mmjax.experiment import Experiment
 from mmjax.experiment.validation import tracing, uses_shared_parameters, validate
+from mmjax.interop.initial import initial_parts, place
 from mmjax.learner import Learner
 
 
@@ -50,9 +51,17 @@ class Session:
         return cls(experiment, learner, optimizer, mesh, abstract)
 
     def new_state(self) -> training.TrainState:
-        """The state before the first step."""
+        """The state before the first step.
+
+        Raises:
+          InputError: `init_from` names files that are missing, damaged or of another architecture.
+        """
         e = self.experiment
-        return training.create_state(self.learner, self.optimizer, e.data.spec(), e.seed, self.mesh, e.rules)
+        parts = initial_parts(e.init_from, e.model, self.abstract.params) if e.init_from else {}
+        state = training.create_state(self.learner, self.optimizer, e.data.spec(), e.seed, self.mesh, e.rules)
+        if not parts:
+            return state
+        return training.with_params(state, place(state.params, parts), self.optimizer, self.abstract)
 
     def predictor(self, state: training.TrainState) -> training.Predictor:
         """The trained model as a function of NumPy batches."""

@@ -102,3 +102,11 @@ def create_state(
     shardings = jax.tree.map(lambda x: x.sharding, abstract)
     with using(mesh, rules):
         return jax.jit(lambda: unbox(init_state(learner, optimizer, batch, seed)), out_shardings=shardings)()
+
+
+def with_params(
+    state: TrainState, params: dict, optimizer: optax.GradientTransformation, abstract: TrainState
+) -> TrainState:
+    """The state before the first step with other parameters: an optimizer's state may depend on them."""
+    shardings = jax.tree.map(lambda x: x.sharding, abstract.opt_state)
+    return state.replace(params=params, opt_state=jax.jit(optimizer.init, out_shardings=shardings)(params))

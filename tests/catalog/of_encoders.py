@@ -6,7 +6,18 @@ from collections.abc import Callable
 import jax.numpy as jnp
 import numpy as np
 
-from catalog.row import B, D, Row, batch, keep_unmasked, normal, padding, scramble_input, trunk
+from catalog.row import (
+    B,
+    D,
+    Row,
+    batch,
+    keep_positions,
+    keep_unmasked,
+    normal,
+    padding,
+    scramble_input,
+    trunk,
+)
 from mmjax import encoders, layers
 from mmjax.batch import AdversarialEncoded, Audio, Image, Patches, Text, Video
 from mmjax.testing import TOLERANCE, VOCAB
@@ -57,8 +68,50 @@ def masked_audio(dtype: str) -> encoders.SpectrogramTransformer:
     return encoders.SpectrogramTransformer(mel=mel, stem=stem, trunk=trunk(dtype), mask_token=True)
 
 
+def ast_stem(dtype: str) -> encoders.FramePatches:
+    return encoders.FramePatches(2, mels=3, strides=(1, 2), order="mel", dtype=dtype)
+
+
+def ast(dtype: str) -> encoders.SpectrogramTransformer:
+    """Overlapping patches behind two class tokens; frames beyond the clip are valid."""
+    mel = encoders.LogMel(
+        sample_rate_hz=8000, num_mels=8, frames="kaldi", scaling="fixed", mean=-4.0, clip_seconds=0.1
+    )
+    return encoders.SpectrogramTransformer(
+        mel=mel, stem=ast_stem(dtype), trunk=trunk(dtype), num_class_tokens=2
+    )
+
+
+def whisper_stem(dtype: str) -> encoders.ConvFrames:
+    return encoders.ConvFrames(
+        kernel_size=3, strides=(1, 2), padding="centred", activation="gelu", dtype=dtype
+    )
+
+
+def whisper(dtype: str) -> encoders.SpectrogramTransformer:
+    """A clip that is padded with valid silence, and more positions than it needs."""
+    mel = encoders.LogMel(sample_rate_hz=8000, num_mels=8, frames="reflected", clip_seconds=0.2)
+    return encoders.SpectrogramTransformer(
+        mel=mel, stem=whisper_stem(dtype), trunk=trunk(dtype, key_bias=False), max_length=12
+    )
+
+
+def text_embeddings(dtype: str) -> encoders.TextTransformer:
+    identity = layers.Identity(D, dtype=dtype)
+    return encoders.TextTransformer(VOCAB, identity, max_length=8, embedding_norm=True)
+
+
 def text_transformer(dtype: str) -> encoders.TextTransformer:
     return encoders.TextTransformer(VOCAB, trunk(dtype), max_length=8, hash_ngrams=(2, 3), hash_buckets=64)
+
+
+def class_token(dtype: str) -> encoders.TextTransformer:
+    causal = trunk(dtype, causal=True, final_norm=False)
+    return encoders.TextTransformer(VOCAB, causal, max_length=9, class_token=True)
+
+
+def pooled_by_queries(dtype: str) -> encoders.PooledByQueries:
+    return encoders.PooledByQueries(vit(dtype), width=8, num_queries=3, num_heads=2, dtype=dtype)
 
 
 def two_sentences() -> tuple[Text]:
@@ -108,6 +161,17 @@ def spectrogram_cnn(dtype: str) -> encoders.SpectrogramCNN:
 
 def waveform_stem(dtype: str) -> encoders.ConvWaveform:
     return encoders.ConvWaveform(channels=8, kernel_sizes=(10, 3), strides=(5, 4), dtype=dtype)
+
+
+def wav2vec2(dtype: str) -> encoders.WaveformTransformer:
+    stem = encoders.ConvWaveform(
+        channels=8, kernel_sizes=(10, 3), strides=(5, 4), padding="valid", norms="first", use_bias=False,
+        activation="gelu", dtype=dtype,
+    )  # fmt: skip
+    positions = encoders.ConvPositions(kernel_size=3, num_groups=4, dtype=dtype)
+    return encoders.WaveformTransformer(
+        stem, trunk(dtype), position_convolution=positions, embedding_norm=True, mask_token=True
+    )
 
 
 def adversarial(dtype: str) -> encoders.AdversarialSpectrogram:
@@ -181,11 +245,23 @@ ENCODERS = [
     encoder(
         "WaveformTransformer", lambda t: encoders.WaveformTransformer(waveform_stem(t), trunk(t)), "audio"
     ),
+    visible_row("WaveformTransformer.wav2vec2", wav2vec2, "audio", 40),
+    row(
+        "ConvPositions",
+        lambda t: encoders.ConvPositions(4, num_groups=2, dtype=t),
+        lambda: (normal(B, 6, D), padding()),
+        scramble=scramble_input(0, 1),
+        select=keep_positions,
+    ),
     encoder("AdversarialSpectrogram", adversarial, "audio", select=keep_adversarial),
     image_stem("LinearPatches", lambda t: encoders.LinearPatches((4, 6), dtype=t)),
     image_stem("ConvPatches", lambda t: encoders.ConvPatches((4, 6), channels=(4,), dtype=t)),
     audio_stem("FramePatches", lambda t: encoders.FramePatches(2, mels=3, dtype=t)),
+    audio_stem("FramePatches.ast", ast_stem),
     audio_stem("ConvFrames", lambda t: encoders.ConvFrames(dtype=t)),
+    audio_stem("ConvFrames.whisper", whisper_stem),
+    encoder("PooledByQueries", pooled_by_queries, "image"),
+    encoder("TextTransformer.class_token", class_token, "text"),
     encoder("ViT", vit, "image"),
     visible_row("ViT.visible", vit, "image", 4),
     visible_row(
@@ -203,6 +279,9 @@ ENCODERS = [
     ),
     visible_row("SpectrogramTransformer.mask_token", masked_audio, "audio", 10),
     encoder("SpectrogramTransformer.conv", spectrogram(lambda t: encoders.ConvFrames(dtype=t)), "audio"),
+    row("SpectrogramTransformer.ast", ast, lambda: (batch()["audio"],)),
+    row("SpectrogramTransformer.whisper", whisper, lambda: (batch()["audio"],)),
+    row("TextTransformer.embeddings", text_embeddings, two_sentences),
     row("TextTransformer", text_transformer, two_sentences),
     row("TextTransformer.prefix", text_transformer, prefixed_text),
 ]

@@ -41,6 +41,11 @@ def attention_row(kind: type, name: str = "", inputs: Callable = streams, **fiel
     return row(row_name, lambda dtype: kind(PAIR, dtype=dtype, **SIZES | fields), inputs)
 
 
+def decoder(dtype: str, streams: tuple[str, ...] = PAIR, **changes) -> fusion.CrossAttentionDecoder:
+    causal = trunk(dtype, causal=True, cross_attention=True, **changes)
+    return fusion.CrossAttentionDecoder(streams, "text", causal)
+
+
 FUSION = [
     Row("fusion.Late", lambda t: fusion.Late(PAIR), streams, bf16=None),
     attention_row(fusion.CoAttention, depth=1),
@@ -64,6 +69,9 @@ FUSION = [
         fusion.QFormer, "updated_stream", depth=2, num_queries=3, updated_stream="text", causal=True
     ),
     row("Prefix", lambda t: fusion.Prefix(PAIR, "text", trunk(t))),
+    row("CrossAttentionDecoder", lambda t: decoder(t)),
+    row("CrossAttentionDecoder.three", lambda t: decoder(t, streams=("text", "image", "other"), norm="post")),
+    row("CoCaDecoder", lambda t: fusion.CoCaDecoder(PAIR, "text", 2, num_heads=4, mlp_width=32, dtype=t)),
     attention_row(fusion.Hierarchical, inputs=with_hidden_states, depth=2),
     attention_row(
         fusion.Hierarchical, "updated_stream", inputs=with_hidden_states, depth=2, updated_stream="text"

@@ -79,11 +79,17 @@ HEADS = [
         lambda: heads.PooledEmbedding("text", dim=8, hidden_state=1, use_bias=True),
         inputs=lambda: (encoded().replace(hidden_states=(normal(B, L, D, seed=3), normal(B, L, D, seed=4))),),
     ),
+    head(
+        "AttentionPooledEmbedding",
+        lambda: heads.AttentionPooledEmbedding("text", dim=D, num_heads=2, mlp_width=24),
+        tolerance=TOLERANCE["fp32_stack"],
+    ),
     head("Classes", lambda: heads.Classes("text", num_classes=3, pooling="mean")),
     head("Votes", lambda: heads.Votes("votes"), select=keep_tokens),
     head("Votes.example", lambda: heads.Votes("votes", per="example")),
     head("MatchingLogit", lambda: heads.MatchingLogit("text")),
     head("PooledEmbedding.last", lambda: heads.PooledEmbedding("text", dim=8, pooling="last")),
+    head("PooledEmbedding.norm", lambda: heads.PooledEmbedding("text", dim=8, norm_epsilon=1e-5)),
     head("PositionClasses", lambda: heads.PositionClasses("text", num_classes=3), select=keep_tokens),
     head("FrameLogits", lambda: heads.FrameLogits("audio", vocab=5), select=keep_frames),
     head(

@@ -48,6 +48,12 @@ LAYERS = [
     layer("LayerNorm", lambda t: layers.LayerNorm(dtype=t), normal(B, L, D)),
     layer("Mlp", lambda t: layers.Mlp(mlp_width=32, dtype=t), normal(B, L, D)),
     layer("Conv1d", lambda t: layers.Conv1d(D, kernel_size=3, stride=2, dtype=t), normal(B, L, 5)),
+    layer(
+        "Conv1d.centred", lambda t: layers.Conv1d(D, 3, 2, padding="centred", dtype=t), normal(B, L, 5)
+    ),
+    layer(
+        "Conv1d.valid", lambda t: layers.Conv1d(D, 3, 2, "valid", use_bias=False, dtype=t), normal(B, L, 5)
+    ),
     layer("Conv2d", lambda t: layers.Conv2d(D, kernel_size=3, stride=2, dtype=t), normal(B, 5, 6, 2)),
     layer(
         "Conv2d.xla", lambda t: layers.Conv2d(D, 3, 2, implementation="xla", dtype=t), normal(B, 5, 6, 2)
@@ -66,6 +72,10 @@ LAYERS = [
     block_row("Block", "pre"),
     block_row("Block.post", "post"),
     stack("Transformer", depth=2),
+    layer(
+        "Identity", lambda t: layers.Identity(D, dtype=t), normal(B, L, D), padding(), bf16=None,
+        scramble=scramble_input(0, 1), select=keep_positions,
+    ),
     stack(
         "Transformer.unrolled", depth=2, scan=False, remat="dots", norm="post", use_bias=False,
         activation="quick_gelu",

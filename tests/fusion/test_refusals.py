@@ -33,6 +33,10 @@ MISFITS = {
         r"Resampler.updated_stream names \['audio'\], which it does not read: "
         r"expected one of \['text', 'image'\]",
     ),
+    "a decoder that attends to no other stream": (
+        fusion.CrossAttentionDecoder(PAIR, "text", trunk(causal=True)),
+        r"CrossAttentionDecoder expects a trunk with cross_attention=True .* found cross_attention=False",
+    ),
     "one of several updated streams that it does not read": (
         fusion.CoAttention(PAIR, depth=1, updated_streams=("audio",), **SIZES),
         r"CoAttention.updated_streams names \['audio'\], which it does not read: "

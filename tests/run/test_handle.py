@@ -31,9 +31,11 @@ def run(tmp_path_factory) -> mmjax.Run:
 
 
 def test_import_of_mmjax_does_not_import_jax():
-    program = "import sys, mmjax; print(mmjax.__dir__()[-5:], 'jax' in sys.modules)"
+    program = "import sys, mmjax; print(mmjax.__dir__()[-6:], 'jax' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "['Experiment', 'Run', 'load', 'open_run', 'train'] False"
+    assert done.stdout.strip() == (
+        "['Experiment', 'Run', 'load', 'load_pretrained', 'open_run', 'train'] False"
+    )
     with pytest.raises(AttributeError, match="module 'mmjax' has no attribute 'nosuch'"):
         mmjax.nosuch  # noqa: B018
 
