@@ -143,7 +143,7 @@ def _fields_fault(value: Any, prefix: str, deep: bool) -> _Fault | None:
 
 
 def _fault(value: Any, hint: Any, path: str, deep: bool) -> _Fault | None:
-    """What is wrong with a value, or None."""
+    """The first fault of a value, or None."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
         return _range_fault(value, hint, path, deep)

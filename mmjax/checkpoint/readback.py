@@ -21,7 +21,7 @@ Shapes = dict[str, tuple[tuple[int, ...], np.dtype]]  # {path: (shape, dtype)}
 
 @dataclasses.dataclass(frozen=True)
 class Expected:
-    """What a checkpoint was meant to hold.
+    """The contents that a checkpoint was saved with.
 
     sample: the path and the value of the smallest array that this process holds whole; None if it has none.
     """
@@ -44,7 +44,7 @@ class Expected:
 def find_fault(
     folder: Path, step: int, expected: Expected | None = None, *, full: bool = False
 ) -> str | None:
-    """How a step's files cannot be opened as what was saved, or None.
+    """The reason why a step's files do not open as the state that was saved, or None if they do.
 
     Reads the structure, that is the shape and dtype of every array, and one array: some 10 ms, and .5 s for
     1,000 arrays. Needs no other process.

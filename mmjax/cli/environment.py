@@ -9,7 +9,7 @@ from typing import Any, TextIO
 
 from mmjax.errors import InputError, excerpt, one_line
 
-# What starts a backend fails with; JAX asserts where JAX_PLATFORMS names none of this machine.
+# Starting a backend raises these; an AssertionError where JAX_PLATFORMS names no platform of this machine.
 BACKEND_ERRORS = (RuntimeError, AssertionError, ValueError)
 
 

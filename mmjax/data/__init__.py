@@ -28,6 +28,7 @@ from mmjax.data.sources import (
 )
 from mmjax.data.tags import TagTransform
 from mmjax.data.text import TextTransform
+from mmjax.data.tokenizer_files import Pretrained, SavedTokenizer
 from mmjax.data.transform import Transform
 from mmjax.data.video import VideoTransform
 from mmjax.data.vocabulary import (
@@ -36,12 +37,10 @@ from mmjax.data.vocabulary import (
     PAD_ID,
     SEP_ID,
     UNK_ID,
-    Pretrained,
-    SavedTokenizer,
     TokenizerSpec,
     Vocabulary,
-    WordPiece,
 )
+from mmjax.data.word_piece import WordPiece
 
 __all__ = [
     "ArrayRecord", "Arrays", "AudioTransform", "BadExample", "BadExampleCounter", "BadExamples",

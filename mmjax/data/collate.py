@@ -37,7 +37,7 @@ def _stack(name: str, values: Sequence[Stream], blank: Stream) -> Stream:
 
 
 def describe_mismatch(value: Any, blank: Stream) -> str | None:
-    """How the arrays of a value differ in type or shape from those of `blank`; None: not at all."""
+    """The first difference in type or shape of a value's arrays from those of `blank`; None: none."""
     if type(value) is not type(blank):
         return f"expected {type(blank).__name__}, found {type(value).__name__}"
     for name, expected in vars(blank).items():

@@ -19,7 +19,7 @@ _LOG = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Presence:
-    """How many of a sample of records have each stream. Whether they can be decoded is not tried.
+    """The number of sampled records that have each stream. The records are not decoded.
 
     missing: {stream: what the first record without it lacks}.
     """
@@ -79,7 +79,7 @@ def may_have_together(dataset: Dataset, streams: tuple[str, ...]) -> bool:
 
 
 def _search(examples: Examples, suspects: set[str], name: str) -> set[str]:
-    """Those of the streams that no record has. Ends as soon as each was found, or after SEARCH_SECONDS."""
+    """The suspected streams that no record has. Ends when each was found, or after SEARCH_SECONDS."""
     start = time.monotonic()
     for index in range(len(examples)):
         if not suspects:

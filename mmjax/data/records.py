@@ -73,7 +73,7 @@ def _list(names: Iterable[Any]) -> str:
 
 @functools.lru_cache(maxsize=64)  # every record without an optional field asks again
 def _suggest(path: str, fields: tuple[str, ...]) -> str:
-    """What may be meant, if a field is close to the path: `jpeg` for `jpg`, `1.jpg` in `photo.1.jpg`."""
+    """Suggests a field that is close to the path: `jpeg` for `jpg`, `1.jpg` in `photo.1.jpg`; else ""."""
     for field in fields:
         if field.endswith(f".{path}"):
             return (

@@ -22,7 +22,7 @@ _MAX_CHARACTERS = 2**20
 
 @dataclasses.dataclass(frozen=True)
 class TokenCounts:
-    """How much of a text its tokens hold.
+    """The tokens of one text, counted.
 
     tokens: the number of tokens, without special ones; of a text that is cut, those before the cut.
     unknown: how many of them are [UNK].

@@ -48,7 +48,7 @@ class VideoTransform(Transform):
 
     @property
     def optional(self) -> bool:
-        """That of the sheet."""
+        """Whether a record may lack the sheet."""
         return self.sheet.optional
 
     @functools.cached_property

@@ -15,7 +15,7 @@ _LOCK = threading.RLock()
 
 
 def once(evaluation: Eval, name: str, measure: Callable[[], Value]) -> Value:
-    """What `measure()` returns, remembered for equal evaluations of the same data.
+    """Returns `measure()`, whose result is remembered for equal evaluations of the same data.
 
     Args:
       name: tells several results of one evaluation apart.

@@ -49,7 +49,7 @@ class TextEval(HeadEval):
         return record_texts(self.data, self.stream, batch_number * self.batch_size + np.flatnonzero(rows))
 
     def text_errors(self, references: Sequence[str]) -> "TextErrors":
-        """What compares texts with these references. Raises InputError if none of them has a word."""
+        """The counter of errors against these references. Raises InputError if none of them has a word."""
         tokenizer = self.data.streams[self.stream].tokenizer.open()
         return TextErrors(references, tokenizer, self.ignore_case, self.ignore_punctuation)
 

@@ -4,22 +4,23 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mmjax import fusion
-from mmjax.batch import Stream
-from mmjax.encoders import TextTransformer, ViT
 from mmjax.heads import PooledEmbedding
 from mmjax.interop import bert, clip
-from mmjax.interop.configs import image_input, integer, section, text_input
+from mmjax.interop.configs import integer, section
+from mmjax.interop.towers import tower_inputs, towers_of
 from mmjax.interop.weights import Weight
 from mmjax.model import MultimodalModel
 
 MODEL_TYPES = ("chinese_clip",)
 PREFIXES = ()
 UNUSED = ("position_ids", "text_model.pooler.")
-# What text_config leaves out, where BERT's own reader expects a number.
+# A text_config may leave these out; BERT's reader expects them.
 DEFAULTS = {
     "vocab_size": 30522, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
     "intermediate_size": 3072, "max_position_embeddings": 512, "type_vocab_size": 2, "hidden_act": "gelu",
 }  # fmt: skip
+
+inputs = tower_inputs
 
 
 def model(config: Mapping[str, Any]) -> MultimodalModel:
@@ -39,11 +40,6 @@ def model(config: Mapping[str, Any]) -> MultimodalModel:
     )
 
 
-def inputs(config: Mapping[str, Any]) -> dict[str, Stream]:
-    """A text and an image, whose shapes give those of the parameters."""
-    return text_input() | image_input(section(config, "vision_config"))
-
-
 def model_weights(module: MultimodalModel, theirs: str = "") -> Iterator[Weight]:
     """Its parameters."""
     yield from bert.encoder_weights(module.encoders["text"], "encoders_text/", f"{theirs}text_model.")
@@ -53,12 +49,9 @@ def model_weights(module: MultimodalModel, theirs: str = "") -> Iterator[Weight]
 
 def configs(module: MultimodalModel) -> Iterator[dict[str, Any]]:
     """The contents of config.json for the nearest Chinese-CLIP, without the size of images."""
-    text, image = module.encoders.get("text"), module.encoders.get("image")
-    head = module.heads.get("text")
-    if not (isinstance(text, TextTransformer) and isinstance(image, ViT)):
+    if (towers := towers_of(module)) is None:
         return
-    if not isinstance(head, PooledEmbedding):
-        return
+    text, image, head = towers
     vision = clip.image_config(image) | {"projection_dim": head.dim}
     for words in bert.configs(text):
         if words["model_type"] == "bert":

@@ -4,18 +4,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mmjax import fusion
-from mmjax.batch import Stream
 from mmjax.encoders import LinearPatches, TextTransformer, ViT
 from mmjax.heads import PooledEmbedding
 from mmjax.interop.configs import (
-    activation,
     activation_name,
-    image_input,
     integer,
-    number,
     section,
-    text_input,
 )
+from mmjax.interop.towers import tower_inputs, towers_of, trunk
 from mmjax.interop.vit import patches
 from mmjax.interop.weights import LOG_SCALE, Weight, attention, layer_weights, linear, norm
 from mmjax.layers import Transformer
@@ -24,6 +20,10 @@ from mmjax.model import MultimodalModel
 MODEL_TYPES = ("clip",)
 PREFIXES = ()
 UNUSED = ("position_ids",)
+# Of fields that a config leaves out.
+DEFAULTS: dict[str, Any] = {"hidden_act": "quick_gelu", "epsilon": 1e-5}
+
+inputs = tower_inputs
 
 
 def model(config: Mapping[str, Any]) -> MultimodalModel:
@@ -37,7 +37,7 @@ def model(config: Mapping[str, Any]) -> MultimodalModel:
                 num_token_types=0,
                 max_length=integer(text, "max_position_embeddings", 77),
                 scale_embeddings=False,
-                trunk=trunk(text, 512, 2048, 8, causal=True),
+                trunk=trunk(text, width=512, mlp_width=2048, num_heads=8, causal=True, **DEFAULTS),
             ),
             "image": image_encoder(vision),
         },
@@ -49,11 +49,6 @@ def model(config: Mapping[str, Any]) -> MultimodalModel:
     )
 
 
-def inputs(config: Mapping[str, Any]) -> dict[str, Stream]:
-    """A text and an image, whose shapes give those of the parameters."""
-    return text_input() | image_input(section(config, "vision_config"))
-
-
 def image_encoder(config: Mapping[str, Any]) -> ViT:
     """The encoder that a vision_config describes."""
     side = integer(config, "patch_size", 32)
@@ -61,22 +56,7 @@ def image_encoder(config: Mapping[str, Any]) -> ViT:
         stem=LinearPatches(patch=(side, side), use_bias=False),
         num_class_tokens=1,
         input_norm=True,
-        trunk=trunk(config, 768, 3072, 12, causal=False),
-    )
-
-
-def trunk(
-    config: Mapping[str, Any], width: int, mlp_width: int, num_heads: int, *, causal: bool
-) -> Transformer:
-    """One of the two trunks; the numbers are the defaults of what a config leaves out."""
-    return Transformer(
-        depth=integer(config, "num_hidden_layers", 12),
-        width=integer(config, "hidden_size", width),
-        num_heads=integer(config, "num_attention_heads", num_heads),
-        mlp_width=integer(config, "intermediate_size", mlp_width),
-        activation=activation(config, "hidden_act", "quick_gelu"),
-        causal=causal,
-        epsilon=number(config, "layer_norm_eps", 1e-5),
+        trunk=trunk(config, **DEFAULTS),
     )
 
 
@@ -129,12 +109,9 @@ def trunk_weights(module: Transformer, ours: str, theirs: str) -> Iterator[Weigh
 
 def configs(module: MultimodalModel) -> Iterator[dict[str, Any]]:
     """The contents of config.json for the nearest CLIP, without the size of images."""
-    text, image = module.encoders.get("text"), module.encoders.get("image")
-    head = module.heads.get("text")
-    if not (isinstance(text, TextTransformer) and isinstance(image, ViT)):
+    if (towers := towers_of(module)) is None:
         return
-    if not isinstance(head, PooledEmbedding):
-        return
+    text, image, head = towers
     vision = image_config(image)
     words = trunk_config(text.trunk) | {
         "vocab_size": text.vocab, "max_position_embeddings": text.max_length,
@@ -153,7 +130,7 @@ def image_config(image: ViT) -> dict[str, Any]:
 
 
 def trunk_config(trunk: Transformer) -> dict[str, Any]:
-    """What a configuration says of one trunk."""
+    """The fields of a configuration that describe one trunk."""
     return {
         "hidden_size": trunk.width, "num_hidden_layers": trunk.depth, "num_attention_heads": trunk.num_heads,
         "intermediate_size": trunk.mlp_width, "hidden_act": activation_name(trunk.activation),

@@ -132,7 +132,7 @@ def _refuse_repeated(name: str, arrays: Mapping[str, np.ndarray], file: Path) ->
 
 
 def _config(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """What CTranslate2 leaves to the shapes of its arrays, as config.json has it."""
+    """The fields of Whisper's config.json, from the shapes of the arrays: CTranslate2 stores no sizes."""
     vocab, width = _matrix(arrays, "decoder/embeddings/weight")
     convolution = arrays["encoder/conv1/weight"]
     if convolution.ndim != 3:

@@ -106,7 +106,7 @@ def _positions(file: Path, graph: Graph, prefix: str) -> np.ndarray:
 
 
 def _config(file: Path, graph: Graph, arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, Any]:
-    """What config.json would say, from the shapes and the constants of the first layer."""
+    """The fields of DINOv2's config.json, from the shapes and the constants of the first layer."""
     layer = "/" + prefix.replace(".", "/") + "encoder/layer.0/"
     nodes = [node for node in graph.nodes if node.name.startswith(layer)]
     needed = ("embeddings.patch_embeddings.projection.weight", "encoder.layer.0.mlp.fc1.weight")
@@ -138,7 +138,7 @@ def _num_heads(file: Path, graph: Graph, nodes: list[Node], width: int) -> int:
 
 
 def _epsilon(file: Path, graph: Graph, nodes: list[Node]) -> float:
-    """What the first norm adds to the variance."""
+    """The epsilon of the first norm."""
     for node in nodes:
         if node.name.endswith("/norm1/Add") and node.kind == "Add" and len(node.inputs) == 2:
             value = graph.constants.get(node.inputs[1])

@@ -12,6 +12,7 @@ from mmjax.encoders import LinearPatches, TextTransformer, ViT
 from mmjax.errors import InputError, excerpt
 from mmjax.heads import PooledEmbedding
 from mmjax.interop.configs import image_input, integer, number, section, text_input
+from mmjax.interop.towers import towers_of
 from mmjax.interop.vit import patches
 from mmjax.interop.weights import LOG_SCALE, Weight, fused_attention, layer_weights, linear, norm
 from mmjax.layers import Transformer
@@ -179,12 +180,9 @@ def trunk_weights(module: Transformer, ours: str, theirs: str) -> Iterator[Weigh
 
 def configs(module: MultimodalModel) -> Iterator[dict[str, Any]]:
     """The contents of open_clip_config.json for the nearest CLIP, without the size of images."""
-    text, image = module.encoders.get("text"), module.encoders.get("image")
-    head = module.heads.get("text")
-    if not (isinstance(text, TextTransformer) and isinstance(image, ViT)):
+    if (towers := towers_of(module)) is None:
         return
-    if not isinstance(head, PooledEmbedding):
-        return
+    text, image, head = towers
     vision = image_config(image)
     words = trunk_config(text.trunk) | {
         "heads": text.trunk.num_heads, "vocab_size": text.vocab, "context_length": text.max_length,
@@ -199,7 +197,7 @@ def configs(module: MultimodalModel) -> Iterator[dict[str, Any]]:
 
 
 def image_config(image: ViT) -> dict[str, Any]:
-    """What vision_cfg says of an encoder, without the size of images."""
+    """The fields of vision_cfg that describe an encoder, without the size of images."""
     return trunk_config(image.trunk) | {
         "patch_size": getattr(image.stem, "patch", (0, 0))[0],
         "head_width": image.trunk.width // image.trunk.num_heads,
@@ -207,7 +205,7 @@ def image_config(image: ViT) -> dict[str, Any]:
 
 
 def trunk_config(trunk: Transformer) -> dict[str, Any]:
-    """What a configuration says of one trunk."""
+    """The fields of a configuration that describe one trunk."""
     return {
         "layers": trunk.depth, "width": trunk.width, "mlp_ratio": trunk.mlp_width / max(trunk.width, 1),
     }  # fmt: skip

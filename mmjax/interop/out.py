@@ -24,7 +24,7 @@ FORMATS = {
     MultimodalModel: (clip, siglip, chinese_clip, whisper),
 }  # fmt: skip
 OPEN_CLIP_FORMATS = {MultimodalModel: (open_clip, coca)}
-# What a contrastive objective starts with, where the parameters hold nothing of it.
+# The initial values of a contrastive objective, written where the parameters hold none.
 OBJECTIVE_STARTS = {LOG_SCALE: np.float32(math.log(1 / 0.07)), LOGIT_BIAS: np.float32(-10)}
 
 

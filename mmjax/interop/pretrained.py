@@ -58,7 +58,7 @@ def load_pretrained(
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """What a configuration describes.
+    """The model that a configuration describes.
 
     unused: beginnings or ends of names in the file that the module does not need.
     inputs: {stream: a value of it}, which give the shapes of the parameters.
@@ -87,7 +87,7 @@ def describe(checkpoint: Checkpoint, own: nn.Module | None = None) -> Descriptio
             module = architecture.encoder(config)
             prefix = common_prefix(checkpoint.arrays, architecture.PREFIXES)
             weights = list(architecture.encoder_weights(_like(own, module), theirs=prefix))
-            # What stands beside the encoder in the file is its heads.
+            # The arrays beside the encoder are those of its heads.
             beside = [name for name in checkpoint.arrays if prefix and not name.startswith(prefix)]
             unused = (*architecture.UNUSED, *beside)
             return Description(module, weights, unused, architecture.inputs(config))

@@ -4,20 +4,23 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mmjax import fusion
-from mmjax.batch import Stream
 from mmjax.encoders import LinearPatches, TextTransformer, ViT
 from mmjax.errors import InputError
 from mmjax.heads import AttentionPooledEmbedding, PooledEmbedding
 from mmjax.interop.clip import image_config, trunk_config, trunk_weights
-from mmjax.interop.configs import activation, image_input, integer, number, section, text_input
+from mmjax.interop.configs import integer, section
+from mmjax.interop.towers import tower_inputs, towers_of, trunk
 from mmjax.interop.vit import patches
 from mmjax.interop.weights import LOG_SCALE, LOGIT_BIAS, Weight, fused_attention, linear, norm
-from mmjax.layers import Transformer
 from mmjax.model import MultimodalModel
 
 MODEL_TYPES = ("siglip",)
 PREFIXES = ()
 UNUSED = ("position_ids",)
+# Of fields that a config leaves out.
+DEFAULTS: dict[str, Any] = {"hidden_act": "gelu_pytorch_tanh", "epsilon": 1e-6}
+
+inputs = tower_inputs
 
 
 def model(config: Mapping[str, Any]) -> MultimodalModel:
@@ -25,7 +28,7 @@ def model(config: Mapping[str, Any]) -> MultimodalModel:
     text, vision = section(config, "text_config"), section(config, "vision_config")
     if not vision.get("vision_use_head", True):
         raise InputError("expected vision_use_head=true in config.json, found false: it has no shared space")
-    words, pictures = trunk(text), trunk(vision)
+    words, pictures = trunk(text, **DEFAULTS), trunk(vision, **DEFAULTS)
     side = integer(vision, "patch_size", 16)
     dim = text.get("projection_size")
     return MultimodalModel(
@@ -60,23 +63,6 @@ def model(config: Mapping[str, Any]) -> MultimodalModel:
     )
 
 
-def inputs(config: Mapping[str, Any]) -> dict[str, Stream]:
-    """A text and an image, whose shapes give those of the parameters."""
-    return text_input() | image_input(section(config, "vision_config"))
-
-
-def trunk(config: Mapping[str, Any]) -> Transformer:
-    """One of the two trunks."""
-    return Transformer(
-        depth=integer(config, "num_hidden_layers", 12),
-        width=integer(config, "hidden_size", 768),
-        num_heads=integer(config, "num_attention_heads", 12),
-        mlp_width=integer(config, "intermediate_size", 3072),
-        activation=activation(config, "hidden_act", "gelu_pytorch_tanh"),
-        epsilon=number(config, "layer_norm_eps", 1e-6),
-    )
-
-
 def model_weights(module: MultimodalModel, theirs: str = "") -> Iterator[Weight]:
     """Its parameters."""
     text, image = module.encoders["text"], module.encoders["image"]
@@ -106,12 +92,9 @@ def model_weights(module: MultimodalModel, theirs: str = "") -> Iterator[Weight]
 
 def configs(module: MultimodalModel) -> Iterator[dict[str, Any]]:
     """The contents of config.json for the nearest SigLIP, without the size of images."""
-    text, image = module.encoders.get("text"), module.encoders.get("image")
-    head = module.heads.get("text")
-    if not (isinstance(text, TextTransformer) and isinstance(image, ViT)):
+    if (towers := towers_of(module)) is None:
         return
-    if not isinstance(head, PooledEmbedding):
-        return
+    text, image, head = towers
     words = {
         "model_type": "siglip_text_model", "vocab_size": text.vocab, "projection_size": head.dim,
         "max_position_embeddings": text.max_length,

@@ -9,8 +9,8 @@ import numpy as np
 from mmjax.errors import InputError
 
 MAX_LISTED = 8  # names in a message
-# What an objective learns in a contrastive model, beside the model's own parameters: the logarithm of what
-# multiplies the cosines, and a bias of the logits.
+# The parameters of a contrastive objective, beside the model's own: the logarithm of the factor of the
+# cosines, and a bias of the logits.
 OBJECTIVE = "objective/"
 LOG_SCALE, LOGIT_BIAS = f"{OBJECTIVE}log_scale", f"{OBJECTIVE}bias"
 

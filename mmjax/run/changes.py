@@ -21,7 +21,7 @@ MAY_CHANGE = (
     (r"on_nonfinite", "what happens after the next non-finite step"),
     (r"(data|evals\..*)\.max_bad_fraction", "when bad data stop the run"),
     (r"data\.datasets\..*\.cache|evals\..*\.(data|train)\.cache", "what is kept in memory"),
-    # What the data are is compared by run/identity.py, and the run holds its tokenizers.
+    # run/identity.py compares the data, and the run holds its tokenizers.
     (r"(data|evals)\..*\.(path|hint|directory)", "where the data and tokenizers are"),
 )
 # (the first name of a path: what of the past the field would change)
@@ -35,12 +35,13 @@ CHANGES_THE_PAST = {
     "optimizer": "the updates already made are other ones",
     "balance": "the updates already made weighted the objectives otherwise",
     "evals": "the results already recorded measured something else",
+    "init_from": "the parameters started from other files",
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Past:
-    """What a run has done so far.
+    """The progress of a run.
 
     text: its experiment. num_taken: the step of its newest checkpoint.
     """

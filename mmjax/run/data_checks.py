@@ -21,7 +21,7 @@ def check_data(experiment: Experiment) -> None:
         are not those of the tokenizers.
     """
     seen: list[Dataset] = []
-    for name, dataset in named_datasets(experiment).items():
+    for name, dataset in described_datasets(experiment).items():
         if dataset not in seen:
             data.refuse_absent_streams(dataset, name)
             seen.append(dataset)
@@ -33,7 +33,7 @@ def check_data(experiment: Experiment) -> None:
 def describe_records(experiment: Experiment) -> list[str]:
     """For each dataset a line with its number of records, and the share of a sample that has each stream."""
     lines = []
-    for name, dataset in named_datasets(experiment).items():
+    for name, dataset in described_datasets(experiment).items():
         try:
             found = data.sample_presence(dataset)
         except (InputError, OSError) as error:  # describing needs no data
@@ -53,7 +53,7 @@ def share(count: int, total: int) -> str:
     return f"{rounded if count in (0, total) else min(max(rounded, 1), 99)} %"
 
 
-def named_datasets(experiment: Experiment) -> dict[str, Dataset]:
+def described_datasets(experiment: Experiment) -> dict[str, Dataset]:
     """{words for messages: dataset} of the training data and the data of evaluations."""
     named = {f"the dataset {name!r}": dataset for name, (_, dataset) in experiment.data.datasets.items()}
     return named | {f"the data of eval {name!r}": each.data for name, each in experiment.evals.items()}

@@ -1,4 +1,4 @@
-"""What the data of a run are: recorded in RUN/data.json when it starts, and compared when it resumes.
+"""The identity of a run's data: recorded in RUN/data.json when it starts, and compared when it resumes.
 
 The order of the examples follows from the number of records, and their contents from the files. A change that
 keeps both the records' number and the files' order, such as a file mended in place, is accepted with a line
@@ -91,7 +91,7 @@ def check_and_record(
 
 
 def changed_data(experiment: Experiment, folder: RunFolder, name: str) -> list[str]:
-    """How the data of the evaluation `name` differ from those that the run recorded; empty if they do not."""
+    """The differences of the data of the evaluation `name` from those that the run recorded."""
     known, prefix, lines = read(folder).get("datasets", {}), f"evals.{name}.", []
     for key, dataset in named_datasets(experiment).items():
         if key.startswith(prefix) and key in known:

@@ -7,6 +7,7 @@ import optax
 
 from mmjax import training
 from mmjax.balance.shared import split_params
+from mmjax.cluster import processes
 from mmjax.experiment import Experiment
 from mmjax.experiment.validation import tracing, uses_shared_parameters, validate
 from mmjax.interop.initial import initial_parts, place
@@ -57,7 +58,8 @@ class Session:
           InputError: `init_from` names files that are missing, damaged or of another architecture.
         """
         e = self.experiment
-        parts = initial_parts(e.init_from, e.model, self.abstract.params) if e.init_from else {}
+        with processes.fail_together():
+            parts = initial_parts(e.init_from, e.model, self.abstract.params) if e.init_from else {}
         state = training.create_state(self.learner, self.optimizer, e.data.spec(), e.seed, self.mesh, e.rules)
         if not parts:
             return state

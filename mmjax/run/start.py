@@ -1,4 +1,4 @@
-"""What a start does with its data before anything compiles: find, open and compare them, train tokenizers."""
+"""Prepares a run's data before anything compiles: finds, opens and compares them, trains tokenizers."""
 
 from pathlib import Path
 

@@ -1,42 +1,15 @@
-"""Bad, odd and hostile inputs, each with what mmjax promises; `python tests/corpus/table.py` counts them."""
+"""Bad, odd and hostile inputs, and what mmjax promises for each. `python tests/corpus/table.py` counts them.
 
-from corpus import (
-    arrays,
-    audio,
-    command_line,
-    data_paths,
-    evaluations,
-    experiments,
-    images,
-    labels,
-    learning,
-    resuming,
-    run_folders,
-    tables,
-    tar_indexes,
-    tars,
-    text,
-    tfds,
-    tokenizers,
-)
+Each module of this folder that is not in MACHINERY has a tuple CASES.
+"""
 
-MODULES = (
-    arrays,
-    audio,
-    command_line,
-    data_paths,
-    evaluations,
-    experiments,
-    images,
-    labels,
-    learning,
-    resuming,
-    run_folders,
-    tables,
-    tar_indexes,
-    tars,
-    text,
-    tfds,
-    tokenizers,
+import importlib
+from pathlib import Path
+
+MACHINERY = ("__init__", "case", "table", "tar_files")
+CASES = tuple(
+    case
+    for file in sorted(Path(__file__).parent.glob("*.py"))
+    if file.stem not in MACHINERY
+    for case in importlib.import_module(f"corpus.{file.stem}").CASES
 )
-CASES = tuple(case for module in MODULES for case in module.CASES)

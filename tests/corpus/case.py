@@ -52,7 +52,7 @@ class Hung(BaseException):
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What came of a case.
+    """The outcome of a case.
 
     kind: as promised ("refused", "skipped", "right"), or "crashed", "silent", "hung", "flooded", "unclear".
     detail: the message, the value or the error.

@@ -58,7 +58,7 @@ def copied(folder: Path) -> Path:
     return Path(shutil.copytree(made()[0], folder / "run"))
 
 
-# What each verb does with a run, as far as it can go without a model.
+# Each verb, applied to a run as far as it can go without a model.
 
 
 def listed(run: Path) -> Any:

@@ -170,7 +170,7 @@ def construct(cls: type) -> Any:
     ids=lambda c: f"{c.__module__[6:]}.{c.__name__}",
 )
 def test_constructors_have_no_side_effects(cls, tmp_path, monkeypatch):
-    """What text can construct opens no file, makes no folder, starts nothing and imports no other package."""
+    """No constructor that text can call opens a file, makes a folder or imports another package."""
     global watched
     monkeypatch.chdir(tmp_path)
     if watch not in hooks:

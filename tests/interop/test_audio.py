@@ -41,7 +41,7 @@ def load(name: str):
 
 def audio(samples: np.ndarray, lengths: np.ndarray) -> Audio:
     mask = np.arange(samples.shape[1])[None] < lengths[:, None]
-    # What is under the mask must not matter.
+    # Masked samples must not matter.
     samples = np.where(mask, np.float32(samples / 32_768), 0.7)
     return Audio(samples=jnp.asarray(samples), mask=jnp.asarray(mask))
 

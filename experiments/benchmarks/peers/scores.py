@@ -7,7 +7,7 @@ import numpy as np
 import sklearn.metrics
 import torch
 
-from mmjax.data.vocabulary import WordPiece
+from mmjax.data.word_piece import WordPiece
 from mmjax.evals import class_scores
 from mmjax.evals.tags import entity_metrics
 from mmjax.evals.text_errors import TextErrors, error_rate, normalise

@@ -43,7 +43,7 @@ def _open(stamps: tuple[FileStamp, ...], field: str) -> Reader:
 
 
 def explain(error: Exception) -> str:
-    """What the ArrayRecord library says of a damaged file, without the hashes that it lists."""
+    """The ArrayRecord library's message about a damaged file, without the hashes that it lists."""
     return one_line(str(error).partition(" (")[0]) or "no ArrayRecord, or a truncated one"
 
 

@@ -25,7 +25,7 @@ class Reader(Protocol):
         """Reads one record. Raises BadExample if the record is invalid, InputError if its file is."""
 
     def identity(self) -> dict[str, Any]:
-        """What these data are: a small JSON value that stays the same when the files are moved.
+        """Describes these data by a small JSON value, which stays the same when the files are moved.
 
         A run records it, and refuses to resume with other data. Examples: `{"files": {"train-0000.tar":
         10240}, "records": 40}`; `{"arrays": {"label": "int64 (40,) 1c291ca3"}, "records": 40}`.

@@ -22,7 +22,7 @@ _PACKED = {  # first bytes of a compressed file: (format, how to unpack it)
 
 
 class FileStamp(NamedTuple):
-    """What tells one version of a file from another."""
+    """A file, and the properties that differ between two versions of it."""
 
     path: str
     size: int  # bytes

@@ -56,7 +56,7 @@ def _is_passed_over(name: str) -> bool:
 
 
 def _explain(target: Path, parent: Path, hint: str) -> str:
-    """What is there instead, and what to do."""
+    """The end of the message about a path without data: the files found instead, and the remedy."""
     if target.is_symlink():
         return ": it is a symbolic link to a file that does not exist. Correct the link."
     there = ""
