@@ -1,6 +1,7 @@
 """Import rules, and the modules that alone may compile, name mesh axes or use flax's logical axes."""
 
 import ast
+import collections
 import subprocess
 import sys
 from pathlib import Path
@@ -89,6 +90,12 @@ def test_nothing_imports_experiments_or_tests():
 def test_no_module_postpones_annotations():
     """`from __future__ import annotations` would turn them into strings, which jaxtyping cannot check."""
     assert not offenders((), lambda node: "__future__" in imported(node))
+
+
+def test_no_two_test_files_have_one_name():
+    """pytest imports a test file by its name alone, and stops at the second of a name."""
+    names = collections.Counter(file.name for file in (ROOT / "tests").rglob("test_*.py"))
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 def test_no_module_has_a_catch_all_name():

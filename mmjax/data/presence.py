@@ -47,8 +47,8 @@ def sample_presence(dataset: Dataset) -> Presence:
     return Presence(len(examples), num_sampled, counts, missing)
 
 
-def refuse_absent_streams(dataset: Dataset, name: str) -> None:
-    """Raises InputError if there is no record, or if a stream occurs in none of them.
+def refuse_absent_streams(dataset: Dataset, name: str) -> Presence:
+    """Returns the sample. Raises InputError if there is no record, or if a stream occurs in none of them.
 
     Args:
       name: what the data are, for the message: "dataset 'train'".
@@ -65,6 +65,7 @@ def refuse_absent_streams(dataset: Dataset, name: str) -> None:
             f"no record of {name} has the stream {stream!r}: {reason}{'' if reason.endswith('?') else '.'} "
             "Correct the field, or remove the stream"
         )
+    return presence
 
 
 def may_have_together(dataset: Dataset, streams: tuple[str, ...]) -> bool:

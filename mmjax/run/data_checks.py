@@ -3,7 +3,7 @@
 import logging
 
 from mmjax import data, evals
-from mmjax.data import Dataset, TextTransform, Vocabulary
+from mmjax.data import Dataset, Presence, TextTransform, Vocabulary
 from mmjax.errors import InputError, one_line
 from mmjax.experiment import Experiment
 from mmjax.objectives.ctc import blank_fault
@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 def check_data(experiment: Experiment) -> None:
-    """Opens all data and reads a sample of each.
+    """Opens all data, reads a sample of each, and logs the share of its records that has each stream.
 
     Raises:
       InputError: a dataset has no record, or a stream that occurs in no record; objectives compare records
@@ -23,7 +23,7 @@ def check_data(experiment: Experiment) -> None:
     seen: list[Dataset] = []
     for name, dataset in described_datasets(experiment).items():
         if dataset not in seen:
-            data.refuse_absent_streams(dataset, name)
+            log.info("%s", _shares(name, data.refuse_absent_streams(dataset, name)))
             seen.append(dataset)
     _compare_sizes(experiment)
     _refuse_absent_pairs(experiment)
@@ -39,12 +39,14 @@ def describe_records(experiment: Experiment) -> list[str]:
         except (InputError, OSError) as error:  # describing needs no data
             lines.append(f"{name}: cannot be read: {one_line(str(error))}")
             continue
-        shares = (f"{stream} {share(count, found.num_sampled)}" for stream, count in found.counts.items())
-        lines.append(
-            f"{name}: {found.num_records:,} records; {found.num_sampled} looked at: {', '.join(shares)}"
-        )
+        lines.append(_shares(name, found))
         lines += [f"  {s} in none: {found.missing[s]}" for s, count in found.counts.items() if not count]
     return lines
+
+
+def _shares(name: str, found: Presence) -> str:
+    shares = (f"{stream} {share(count, found.num_sampled)}" for stream, count in found.counts.items())
+    return f"{name}: {found.num_records:,} records; {found.num_sampled} looked at: {', '.join(shares)}"
 
 
 def share(count: int, total: int) -> str:
